@@ -1,0 +1,2 @@
+//! The `bento` program.
+fn main() {}
