@@ -9,6 +9,7 @@ use std::hash::Hasher;
 /// An interned name. Two symbols of one [`SymbolTable`] are equal exactly when their texts are.
 /// The order of symbols is the order of interning, which says nothing about the texts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
 pub struct Symbol(pub u32);
 
 macro_rules! well_known {
