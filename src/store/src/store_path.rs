@@ -264,7 +264,7 @@ impl References {
 ///
 /// let store = StoreDir::default();
 /// let path = store.make_text_path("greeting", &Hash::digest(HashAlgo::Sha256, "hello"), [])?;
-/// assert_eq!(store.print(&path), "/nix/store/9wiw1n83r80pa1cs0i5yhjwa0s0b94z7-greeting");
+/// assert_eq!(store.print(&path), "/nix/store/5akl8zsmda0yrr63v4khwgskih2g2hsh-greeting");
 /// # Ok::<(), bento_store::store_path::StorePathError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -326,11 +326,11 @@ impl StoreDir {
     pub fn parse(&self, path: impl AsRef<[u8]>) -> Result<StorePath, StorePathError> {
         let path = path.as_ref();
         // Nearly every path is canonical already; no base name of one is `.` or `..`, as both are too short.
-        if let Some(base_name) = self.strip(path)
-            && base_name.len() > HASH_LEN
-            && !base_name.contains(&b'/')
-        {
-            return StorePath::from_base_name(base_name);
+        match self.strip(path) {
+            Some(base_name) if base_name.len() > HASH_LEN && !base_name.contains(&b'/') => {
+                return StorePath::from_base_name(base_name);
+            }
+            _ => {}
         }
         let path = canonical(path)?;
         match self.strip(&path) {
