@@ -79,7 +79,7 @@ pub enum BadNar {
     #[error("input doesn't look like a Nix archive")]
     Magic,
     /// The end of the input in the middle of the archive.
-    #[error("unexpected end of the archive")]
+    #[error("unexpected end-of-file")]
     Truncated,
     /// Something else stands where only this may stand.
     #[error("expected tag '{expected}', got '{found}'")]
@@ -461,7 +461,7 @@ pub fn parse(source: impl Read, visitor: &mut impl Visitor) -> Result<(), NarErr
     let mut parser = Parser { source, offset: 0, visitor, path: PathBuf::new() };
     match parser.string(MAGIC.len()) {
         Ok(magic) if magic == MAGIC => parser.node(0),
-        Ok(_) | Err(NarError::Bad { .. }) => Err(parser.bad(BadNar::Magic)),
+        Ok(_) | Err(NarError::Bad { reason: BadNar::TooLong | BadNar::Padding, .. }) => Err(parser.bad(BadNar::Magic)),
         Err(e) => Err(e),
     }
 }

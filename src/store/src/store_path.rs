@@ -376,7 +376,7 @@ impl StoreDir {
         if hash.algo() != HashAlgo::Sha256 {
             return Err(StorePathError::TextAlgo(hash.algo()));
         }
-        self.make("text", references, false, &hash.to_string(HashFormat::Base16, true), name)
+        self.make("text", references, false, &hash.format(HashFormat::Base16, true), name)
     }
 
     /// The path of an object with this content address and these references.
@@ -398,16 +398,16 @@ impl StoreDir {
                 Err(StorePathError::GitAlgo(hash.algo()))
             }
             ContentAddressMethod::NixArchive if hash.algo() == HashAlgo::Sha256 => {
-                let hash = hash.to_string(HashFormat::Base16, true);
+                let hash = hash.format(HashFormat::Base16, true);
                 self.make("source", &references.others, references.itself, &hash, name)
             }
             ContentAddressMethod::Flat | ContentAddressMethod::NixArchive | ContentAddressMethod::Git => {
                 if !references.is_empty() {
                     return Err(StorePathError::References(name.to_owned()));
                 }
-                let hash = hash.to_string(HashFormat::Base16, true);
+                let hash = hash.format(HashFormat::Base16, true);
                 let inner = Hash::from_sha256(sha256(format!("fixed:out:{}{hash}:", method.prefix()).as_bytes()));
-                self.make("output:out", [], false, &inner.to_string(HashFormat::Base16, true), name)
+                self.make("output:out", [], false, &inner.format(HashFormat::Base16, true), name)
             }
         }
     }
@@ -431,7 +431,7 @@ impl StoreDir {
         output: &str,
         derivation_name: &str,
     ) -> Result<StorePath, StorePathError> {
-        let hash = Hash::from_sha256(*hash).to_string(HashFormat::Base16, true);
+        let hash = Hash::from_sha256(*hash).format(HashFormat::Base16, true);
         self.make(&format!("output:{output}"), [], false, &hash, &output_path_name(derivation_name, output))
     }
 
