@@ -2,5 +2,6 @@
 //!
 //! A library: it reads files through a trait, it never prints and never exits.
 
+pub mod fs;
 pub mod symbol;
 pub mod syntax;
