@@ -330,8 +330,7 @@ impl Input {
     }
 
     pub(super) fn string(&self, name: &str) -> Result<&str, FlakeError> {
-        self.maybe_string(name)?
-            .ok_or_else(|| FlakeError::Reference(format!("input attribute '{name}' is missing")))
+        self.maybe_string(name)?.ok_or_else(|| FlakeError::Reference(format!("input attribute '{name}' is missing")))
     }
 
     fn int(&self, name: &str) -> Result<Option<u64>, FlakeError> {
@@ -885,8 +884,7 @@ fn parse_id(text: &str, options: ParseOptions<'_>) -> Result<Option<ParsedRef>, 
         return Ok(None);
     }
     let Ok(fragment) = url::decode(fragment) else { return Ok(None) };
-    let url =
-        Url { scheme: "flake".to_owned(), path: head.split('/').map(str::to_owned).collect(), ..Url::default() };
+    let url = Url { scheme: "flake".to_owned(), path: head.split('/').map(str::to_owned).collect(), ..Url::default() };
     let parsed = from_url(url, options)?;
     Ok(Some(ParsedRef { fragment, ..parsed }))
 }

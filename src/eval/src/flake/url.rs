@@ -2,7 +2,6 @@
 
 use super::error::FlakeError;
 use fluent_uri::Uri;
-use fluent_uri::component::Host;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -40,9 +39,9 @@ impl Url {
             Some(parsed) => {
                 let port = match parsed.port().map(|port| port.as_str()) {
                     None | Some("") => None,
-                    Some(digits) => Some(
-                        digits.parse().map_err(|_| FlakeError::BadUrl(format!("port '{digits}' is invalid")))?,
-                    ),
+                    Some(digits) => {
+                        Some(digits.parse().map_err(|_| FlakeError::BadUrl(format!("port '{digits}' is invalid")))?)
+                    }
                 };
                 let (user, password) = match parsed.userinfo() {
                     None => (None, None),
@@ -51,10 +50,10 @@ impl Url {
                         Some((user, password)) => (Some(decode(user)?), Some(decode(password)?)),
                     },
                 };
-                let (host, bracketed) = match parsed.host_parsed() {
-                    Host::RegName(name) => (decode(name.as_str())?, false),
-                    Host::Ipv4(..) => (parsed.host().to_owned(), false),
-                    _ => (parsed.host().trim_matches(['[', ']']).to_owned(), true),
+                let host = parsed.host();
+                let (host, bracketed) = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+                    Some(address) => (address.to_owned(), true),
+                    None => (decode(host)?, false),
                 };
                 Some(Authority { user, password, host, bracketed, port })
             }
@@ -64,7 +63,10 @@ impl Url {
             && of_file
             && !authority.host.is_empty()
         {
-            return Err(FlakeError::BadUrl(format!("file:// URL '{text}' has unexpected authority '{}'", authority.host)));
+            return Err(FlakeError::BadUrl(format!(
+                "file:// URL '{text}' has unexpected authority '{}'",
+                authority.host
+            )));
         }
         let mut path = uri.path().as_str();
         if of_file && path.is_empty() {
