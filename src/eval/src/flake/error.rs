@@ -28,6 +28,9 @@ pub enum FlakeError {
     /// A file that could not be read.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// A source that no NAR can be made of.
+    #[error(transparent)]
+    Nar(#[from] bento_store::nar::NarError),
     /// A Git repository that could not be read.
     #[error("{action} in Git repository \"{}\": {}", repository.display(), source.message())]
     Git {

@@ -3,7 +3,7 @@
 use super::error::FlakeError;
 use super::reference::{FlakeRef, attrs_from_json, attrs_to_json, is_flake_id};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The names of inputs that lead from the root of a lock file to one of its nodes.
 pub type InputPath = Vec<String>;
@@ -101,7 +101,8 @@ impl LockFile {
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
         let mut keys = vec![String::new(); self.nodes.len()];
-        let mut taken = std::collections::HashSet::new();
+        let mut taken = HashSet::new();
+        let mut next: HashMap<&str, usize> = HashMap::new();
         // depth first, the inputs in the order of their names
         let mut todo = vec![("root", ROOT)];
         while let Some((name, index)) = todo.pop() {
@@ -109,10 +110,11 @@ impl LockFile {
                 continue;
             }
             let mut key = name.to_owned();
-            let mut number = 2;
+            // all numbers below the next one are taken, so that many inputs of one name don't take quadratic time
+            let number = next.entry(name).or_insert(2);
             while !taken.insert(key.clone()) {
                 key = format!("{name}_{number}");
-                number += 1;
+                *number += 1;
             }
             keys[index] = key;
             todo.extend(self.nodes[index].inputs.iter().rev().filter_map(|(name, edge)| match edge {

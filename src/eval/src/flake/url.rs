@@ -37,7 +37,7 @@ impl Url {
         let authority = match uri.authority() {
             None => None,
             Some(parsed) => {
-                let port = match parsed.port().map(|port| port.as_str()) {
+                let port = match parsed.port().map(fluent_uri::pct_enc::EStr::as_str) {
                     None | Some("") => None,
                     Some(digits) => {
                         Some(digits.parse().map_err(|_| FlakeError::BadUrl(format!("port '{digits}' is invalid")))?)
