@@ -107,7 +107,7 @@ impl ContentAddress {
 impl fmt::Display for ContentAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fixed = if self.method == ContentAddressMethod::Text { "" } else { "fixed:" };
-        write!(f, "{fixed}{}{}", self.method.prefix(), self.hash.to_string(HashFormat::Nix32, true))
+        write!(f, "{fixed}{}{}", self.method.prefix(), self.hash.format(HashFormat::Nix32, true))
     }
 }
 

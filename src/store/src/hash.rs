@@ -220,7 +220,7 @@ impl Hash {
 
     /// Writes the hash in `format`, with `<algo>:` before it if `prefix`. [`HashFormat::Sri`] has its own prefix always.
     #[must_use]
-    pub fn to_string(&self, format: HashFormat, prefix: bool) -> String {
+    pub fn format(&self, format: HashFormat, prefix: bool) -> String {
         let mut out = String::with_capacity(8 + 2 * self.algo.digest_len());
         if format == HashFormat::Sri || prefix {
             out.push_str(self.algo.name());
@@ -237,19 +237,19 @@ impl Hash {
     /// Lower-case hexadecimal without a prefix.
     #[must_use]
     pub fn to_base16(&self) -> String {
-        self.to_string(HashFormat::Base16, false)
+        self.format(HashFormat::Base16, false)
     }
 
     /// Nix's base-32 without a prefix.
     #[must_use]
     pub fn to_nix32(&self) -> String {
-        self.to_string(HashFormat::Nix32, false)
+        self.format(HashFormat::Nix32, false)
     }
 
     /// `<algo>-<base-64>`.
     #[must_use]
     pub fn to_sri(&self) -> String {
-        self.to_string(HashFormat::Sri, true)
+        self.format(HashFormat::Sri, true)
     }
 
     /// Reads `[<algo>:](<base-16> | <nix-32> | <base-64>)` or `<algo>-<base-64>`, telling the formats by their length.

@@ -264,7 +264,7 @@ impl References {
 ///
 /// let store = StoreDir::default();
 /// let path = store.make_text_path("greeting", &Hash::digest(HashAlgo::Sha256, "hello"), [])?;
-/// assert_eq!(store.print(&path), "/nix/store/9wiw1n83r80pa1cs0i5yhjwa0s0b94z7-greeting");
+/// assert_eq!(store.print(&path), "/nix/store/5akl8zsmda0yrr63v4khwgskih2g2hsh-greeting");
 /// # Ok::<(), bento_store::store_path::StorePathError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -326,11 +326,11 @@ impl StoreDir {
     pub fn parse(&self, path: impl AsRef<[u8]>) -> Result<StorePath, StorePathError> {
         let path = path.as_ref();
         // Nearly every path is canonical already; no base name of one is `.` or `..`, as both are too short.
-        if let Some(base_name) = self.strip(path)
-            && base_name.len() > HASH_LEN
-            && !base_name.contains(&b'/')
-        {
-            return StorePath::from_base_name(base_name);
+        match self.strip(path) {
+            Some(base_name) if base_name.len() > HASH_LEN && !base_name.contains(&b'/') => {
+                return StorePath::from_base_name(base_name);
+            }
+            _ => {}
         }
         let path = canonical(path)?;
         match self.strip(&path) {
@@ -376,7 +376,7 @@ impl StoreDir {
         if hash.algo() != HashAlgo::Sha256 {
             return Err(StorePathError::TextAlgo(hash.algo()));
         }
-        self.make("text", references, false, &hash.to_string(HashFormat::Base16, true), name)
+        self.make("text", references, false, &hash.format(HashFormat::Base16, true), name)
     }
 
     /// The path of an object with this content address and these references.
@@ -398,16 +398,16 @@ impl StoreDir {
                 Err(StorePathError::GitAlgo(hash.algo()))
             }
             ContentAddressMethod::NixArchive if hash.algo() == HashAlgo::Sha256 => {
-                let hash = hash.to_string(HashFormat::Base16, true);
+                let hash = hash.format(HashFormat::Base16, true);
                 self.make("source", &references.others, references.itself, &hash, name)
             }
             ContentAddressMethod::Flat | ContentAddressMethod::NixArchive | ContentAddressMethod::Git => {
                 if !references.is_empty() {
                     return Err(StorePathError::References(name.to_owned()));
                 }
-                let hash = hash.to_string(HashFormat::Base16, true);
+                let hash = hash.format(HashFormat::Base16, true);
                 let inner = Hash::from_sha256(sha256(format!("fixed:out:{}{hash}:", method.prefix()).as_bytes()));
-                self.make("output:out", [], false, &inner.to_string(HashFormat::Base16, true), name)
+                self.make("output:out", [], false, &inner.format(HashFormat::Base16, true), name)
             }
         }
     }
@@ -431,7 +431,7 @@ impl StoreDir {
         output: &str,
         derivation_name: &str,
     ) -> Result<StorePath, StorePathError> {
-        let hash = Hash::from_sha256(*hash).to_string(HashFormat::Base16, true);
+        let hash = Hash::from_sha256(*hash).format(HashFormat::Base16, true);
         self.make(&format!("output:{output}"), [], false, &hash, &output_path_name(derivation_name, output))
     }
 
