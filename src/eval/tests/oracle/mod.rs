@@ -23,13 +23,28 @@ impl Oracle {
         }
     }
 
-    /// Evaluates `expression`, impurely and strictly: the value as JSON, or what Nix complained of.
-    pub(crate) fn eval(&self, expression: &str) -> Result<serde_json::Value, String> {
-        let output = Command::new(self.programs.join("nix-instantiate"))
-            .args(["--eval", "--strict", "--json", "-E", expression])
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command
             .args(["--extra-experimental-features", "nix-command flakes"])
             .env("HOME", self.home.path())
-            .env("XDG_CACHE_HOME", self.home.path().join("cache"))
+            .env("XDG_CACHE_HOME", self.home.path().join("cache"));
+        command
+    }
+
+    /// Locks a flake that has no lock file, into `file`.
+    #[allow(dead_code, reason = "not every test that includes this module locks")]
+    pub(crate) fn lock(&self, url: &str, file: &std::path::Path) {
+        let output = self.command("nix").args(["flake", "lock", url, "--output-lock-file"]).arg(file).output();
+        let output = output.expect("nix runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Evaluates `expression`, impurely and strictly: the value as JSON, or what Nix complained of.
+    pub(crate) fn eval(&self, expression: &str) -> Result<serde_json::Value, String> {
+        let output = self
+            .command("nix-instantiate")
+            .args(["--eval", "--strict", "--json", "-E", expression])
             .output()
             .expect("nix-instantiate runs");
         if output.status.success() {
