@@ -2,15 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod oracle;
+mod flake_oracle;
 
 use bento_eval::flake::fetch::{Fetcher, SourceInfo};
 use bento_eval::flake::reference::{FlakeRef, ParseOptions, attrs_from_json};
 use bento_eval::flake::{FlakeDeclaration, FlakeError, FlakeHost, InputDeclaration, LoadOptions, LockedFlake, load};
 use bento_eval::fs::{FileSystem, OverlayFs, RealFs};
 use bento_store::store_path::StoreDir;
+use flake_oracle::{Oracle, quote};
 use git2::{IndexAddOption, Oid, Repository, Signature, Time};
-use oracle::{Oracle, quote};
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -335,6 +335,25 @@ fn a_bare_repository_is_its_head() {
     let source = flake.source(&loaded.fetcher, 0).unwrap();
     assert_eq!(source.info.rev, Some(head.to_string()));
     assert_eq!(shown(&loaded.fetcher, &flake, 0).unwrap(), expected(&oracle, &sandbox.url("git+file", "r")).unwrap());
+}
+
+#[test]
+fn a_shallow_repository_needs_to_be_asked_for_as_such() {
+    let Some(oracle) = Oracle::find() else { return };
+    let sandbox = Sandbox::new();
+    let repository = sandbox.repository("r");
+    sandbox.flake("r", "");
+    let mut commits = Vec::new();
+    for number in 0..3 {
+        sandbox.write("r/file", &"x".repeat(number));
+        commits.push(commit(&repository, 1_500_000_000));
+    }
+    fs::write(sandbox.path("r/.git/shallow"), format!("{}\n", commits[1])).unwrap();
+    let url = sandbox.url("git+file", "r");
+    agree(&oracle, &format!("{url}?shallow=1"));
+    agree(&oracle, &format!("{url}?shallow=1&ref=main"));
+    agree(&oracle, &url);
+    both_refuse(&oracle, &format!("{url}?ref=main"), "is a shallow Git repository, but shallow repositories are only");
 }
 
 #[test]

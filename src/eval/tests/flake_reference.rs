@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod oracle;
+mod flake_oracle;
 
 use bento_eval::flake::reference::{Attrs, FlakeRef, ParseOptions, attrs_from_json, attrs_to_json};
-use oracle::{Oracle, quote};
+use flake_oracle::{Oracle, quote};
 use serde_json::{Value, json};
 
 const HASH: &str = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";

@@ -502,19 +502,11 @@ impl<H: FlakeHost> Resolver<'_, H> {
             (Some(_), Some(overriding)) => overriding.parent.clone(),
             (Some(_), None) => Some(context.path.to_vec()),
         };
+        // only where it is needed: below a node that is taken over from the lock file, `dir` is not that node's
         let base = overriding.as_ref().map_or(context.dir, |overriding| overriding.dir.as_path());
-        let relative_dir = match &relative {
-            None => None,
-            Some(relative) => {
-                let full = fs::canonical(fs::bytes_of(&base.join(relative)));
-                if self.fetcher.store().split(fs::bytes_of(&full)).is_err() {
-                    return Err(
-                        FlakeError::Source(format!("relative input '{flake_ref}' is outside of its source")).into()
-                    );
-                }
-                Some(full)
-            }
-        };
+        let fetcher = self.fetcher;
+        let relative_dir =
+            || relative.as_ref().map(|relative| relative_dir(fetcher, base, relative, &flake_ref)).transpose();
 
         let old_input = old.and_then(|old| match old.node().inputs.get(name) {
             Some(Edge::Node(index)) => Some(OldNode { file: old.file.clone(), index: *index }),
@@ -533,7 +525,8 @@ impl<H: FlakeHost> Resolver<'_, H> {
                     self.resolve(&inputs, child, Some(old_input), context)
                 }
                 None => {
-                    let flake = self.read_input(&old_lock.locked, relative_dir.as_deref(), path, true)?;
+                    let dir = relative_dir()?;
+                    let flake = self.read_input(&old_lock.locked, dir.as_deref(), path, true)?;
                     self.note_fetched(child, &flake);
                     let context = NodeContext { path, trust_lock: false, dir: &flake.dir, ..context };
                     self.resolve(&flake.declaration.inputs, child, Some(old_input), context)
@@ -552,7 +545,8 @@ impl<H: FlakeHost> Resolver<'_, H> {
             _ => flake_ref.clone(),
         };
         if declared.is_flake {
-            let flake = self.read_input(&flake_ref, relative_dir.as_deref(), path, false)?;
+            let dir = relative_dir()?;
+            let flake = self.read_input(&flake_ref, dir.as_deref(), path, false)?;
             let lock = Lock { locked: flake.locked_ref.clone(), original, is_flake: true, parent };
             let child = self.add_node(name, node, lock);
             self.note_fetched(child, &flake);
@@ -566,9 +560,9 @@ impl<H: FlakeHost> Resolver<'_, H> {
             self.parents.pop();
             result
         } else {
-            let (tree, locked, subdir) = match &relative_dir {
+            let (tree, locked, subdir) = match relative_dir()? {
                 Some(dir) => {
-                    let (tree, subdir) = self.tree_around(dir, &flake_ref)?;
+                    let (tree, subdir) = self.tree_around(&dir, &flake_ref)?;
                     (tree, flake_ref.clone(), subdir)
                 }
                 None => {
@@ -655,11 +649,26 @@ impl<H: FlakeHost> Resolver<'_, H> {
 
     /// The source that a path of the overlay is in, and the path in there.
     fn tree_around(&self, dir: &Path, flake_ref: &FlakeRef) -> Result<(Rc<SourceTree>, String), FlakeError> {
-        let outside = |_| FlakeError::Source(format!("relative input '{flake_ref}' is outside of its source"));
-        let (store_path, rest) = self.fetcher.store().split(fs::bytes_of(dir)).map_err(outside)?;
+        let (store_path, rest) =
+            self.fetcher.store().split(fs::bytes_of(dir)).map_err(|_| outside_of_source(flake_ref, dir))?;
         let subdir = String::from_utf8_lossy(rest).trim_start_matches('/').to_owned();
         Ok((Rc::new(SourceTree::inside(store_path, flake_ref.input.clone())), subdir))
     }
+}
+
+/// The directory of a relative input that a flake in `base` declares. It has to be in the same source.
+fn relative_dir(fetcher: &Fetcher, base: &Path, relative: &str, flake_ref: &FlakeRef) -> Result<PathBuf, FlakeError> {
+    let full = fs::canonical(fs::bytes_of(&base.join(relative)));
+    let source = |path: &Path| fetcher.store().split(fs::bytes_of(path)).map(|(store_path, _)| store_path).ok();
+    if source(&full).is_none() || source(&full) != source(base) {
+        return Err(outside_of_source(flake_ref, &full));
+    }
+    Ok(full)
+}
+
+fn outside_of_source(flake_ref: &FlakeRef, dir: &Path) -> FlakeError {
+    let dir = dir.display();
+    FlakeError::Source(format!("relative input '{flake_ref}' leads to '{dir}', which is outside of its source"))
 }
 
 /// The differences between two lock files, a line for each input.
