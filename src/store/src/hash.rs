@@ -460,7 +460,7 @@ pub struct Hasher {
 enum State {
     Md5(Md5),
     Sha1(Sha1),
-    // `ring` has the fastest SHA-2 for processors with and without the SHA extensions.
+    // Without SHA extensions `ring` measured 1.3 to 1.5 times as fast as `sha2`; both use the extensions if there are any.
     Sha256(ring::digest::Context),
     Sha512(ring::digest::Context),
     Blake3(Box<blake3::Hasher>),
