@@ -568,10 +568,8 @@ impl SymlinkResolver {
     /// When a component cannot be looked at, or when links go round in circles.
     pub fn resolve(&self, fs: &dyn FileSystem, path: &Path, mode: Resolve) -> Result<PathBuf, FsError> {
         // the common case: a canonical path below a directory that was seen before
-        if let Some(parent) = path.parent()
-            && self.plain.borrow().contains(parent)
-            && is_canonical(bytes_of(path))
-        {
+        let seen = |parent: &Path| self.plain.borrow().contains(parent);
+        if path.parent().is_some_and(seen) && is_canonical(bytes_of(path)) {
             let is_link = mode == Resolve::Full
                 && fs.lstat(path)?.is_some_and(|metadata| metadata.file_type == FileType::Symlink);
             if !is_link {

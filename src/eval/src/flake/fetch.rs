@@ -184,9 +184,7 @@ impl Fetcher {
 
     fn mount(&self, reading: Reading) -> Result<Rc<SourceTree>, FlakeError> {
         let Reading { mount, hash, mut input, work_tree } = reading;
-        if let Some(expected) = input.nar_hash()?
-            && expected != hash
-        {
+        if let Some(expected) = input.nar_hash()?.filter(|expected| *expected != hash) {
             return Err(nar_mismatch(&input, expected, hash));
         }
         let store_path = self.places.store_path(&input, hash)?;
@@ -476,9 +474,8 @@ fn refuse_attributes(
     filter: Option<&FileSet>,
 ) -> Result<(), FlakeError> {
     for (option, word) in [("exportIgnore", "export-ignore"), ("lfs", "filter=lfs")] {
-        if input.bool(option)?
-            && let Some(path) = find_attribute(files, root, b"", filter, word)?
-        {
+        let found = if input.bool(option)? { find_attribute(files, root, b"", filter, word)? } else { None };
+        if let Some(path) = found {
             return Err(FlakeError::Source(format!(
                 "input '{input}' wants '{option}', which '{}' makes a difference for; that is not supported",
                 path.display()

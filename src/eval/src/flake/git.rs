@@ -164,7 +164,7 @@ impl GitRepository {
             trees: RefCell::default(),
             modules: HashMap::new(),
         };
-        if submodules && let Some(modules) = tree.get_name(".gitmodules") {
+        if let Some(modules) = tree.get_name(".gitmodules").filter(|_| submodules) {
             let blob =
                 self.repository.find_blob(modules.id()).map_err(self.fail("reading .gitmodules of the commit"))?;
             // libgit2 reads configurations from files only
@@ -184,15 +184,12 @@ impl GitRepository {
 
     fn submodule(&self, path: &str, commit: Oid) -> Result<GitTree, FlakeError> {
         let mut places = vec![self.path.join(path), self.repository.path().join("modules").join(path)];
-        if let Ok(submodule) = self.repository.find_submodule(path)
-            && let Some(name) = submodule.name()
-        {
-            places.push(self.repository.path().join("modules").join(name));
+        if let Ok(submodule) = self.repository.find_submodule(path) {
+            places.extend(submodule.name().map(|name| self.repository.path().join("modules").join(name)));
         }
         for place in places {
-            if let Ok(repository) = GitRepository::open(&place)
-                && let Some(commit) = repository.find_commit(&commit.to_string())?
-            {
+            let Ok(repository) = GitRepository::open(&place) else { continue };
+            if let Some(commit) = repository.find_commit(&commit.to_string())? {
                 return repository.tree(commit, true);
             }
         }

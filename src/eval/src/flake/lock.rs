@@ -136,9 +136,7 @@ impl LockFile {
                 continue;
             }
             let mut json = Map::new();
-            if let Some(lock) = &node.lock
-                && !lock.is_flake
-            {
+            if node.lock.as_ref().is_some_and(|lock| !lock.is_flake) {
                 json.insert("flake".to_owned(), false.into());
             }
             if !node.inputs.is_empty() {
@@ -405,13 +403,10 @@ impl<'p> Reader<'p> {
                 Visit::New => state[index] = Visit::Open,
             }
             todo.push((index, true));
-            for edge in file.nodes[index].inputs.values() {
-                if let Edge::Node(child) = edge
-                    && state[*child] != Visit::Done
-                {
-                    todo.push((*child, false));
-                }
-            }
+            todo.extend(file.nodes[index].inputs.values().filter_map(|edge| match edge {
+                Edge::Node(child) if state[*child] != Visit::Done => Some((*child, false)),
+                _ => None,
+            }));
         }
         Ok(())
     }

@@ -244,17 +244,14 @@ impl Input {
                 if reference.is_some_and(|reference| !is_legal_ref_name(reference)) {
                     return bad("an invalid branch/tag name".to_owned());
                 }
-                if let Some(host) = self.maybe_string("host")?
-                    && !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
-                {
+                let in_host = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
+                if self.maybe_string("host")?.is_some_and(|host| !host.bytes().all(in_host)) {
                     return bad("an invalid instance host".to_owned());
                 }
             }
             Scheme::Mercurial => {
                 Url::parse(self.string("url")?, false)?;
-                if let Some(reference) = self.maybe_string("ref")?
-                    && !matches_ref(reference)
-                {
+                if let Some(reference) = self.maybe_string("ref")?.filter(|reference| !matches_ref(reference)) {
                     return Err(FlakeError::BadUrl(format!("invalid Mercurial branch/tag name '{reference}'")));
                 }
             }
@@ -268,9 +265,7 @@ impl Input {
                         ));
                     }
                 }
-                if let Some(reference) = self.maybe_string("ref")?
-                    && !is_legal_ref_name(reference)
-                {
+                if let Some(reference) = self.maybe_string("ref")?.filter(|reference| !is_legal_ref_name(reference)) {
                     return Err(FlakeError::BadUrl(format!("invalid Git branch/tag name '{reference}'")));
                 }
                 let fixed = url::fix_git_url(self.string("url")?)?.to_string();
@@ -782,9 +777,8 @@ impl FlakeRef {
         }
         let of_url = || {
             let mut parsed = Url::parse(text, true)?;
-            if let Some(base_dir) = options.base_dir
-                && matches!(parsed.scheme.as_str(), "path" | "git+file")
-            {
+            let is_local = matches!(parsed.scheme.as_str(), "path" | "git+file");
+            if let Some(base_dir) = options.base_dir.filter(|_| is_local) {
                 let path = parsed.file_path()?;
                 if !path.starts_with('/') {
                     parsed.path = url::path_segments(&absolute(&path, base_dir)?);
@@ -842,9 +836,11 @@ impl FlakeRef {
     #[must_use]
     pub fn canonical(&self) -> FlakeRef {
         let mut result = self.clone();
-        if let Some(Attr::String(text)) = self.input.attrs.get("url")
-            && let Ok(mut parsed) = Url::parse(text, true)
-        {
+        let parsed = match self.input.attrs.get("url") {
+            Some(Attr::String(text)) => Url::parse(text, true).ok(),
+            _ => None,
+        };
+        if let Some(mut parsed) = parsed {
             if !self.subdir.is_empty() && parsed.query.get("dir") == Some(&self.subdir) {
                 parsed.query.remove("dir");
             }

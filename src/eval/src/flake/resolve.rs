@@ -455,10 +455,8 @@ impl<H: FlakeHost> Resolver<'_, H> {
             self.add_overrides(input, &path_of(name), context);
         }
         for path in self.overrides.keys() {
-            if let Some((name, parent)) = path.split_last()
-                && parent == context.path
-                && !inputs.contains_key(name)
-            {
+            let Some((name, parent)) = path.split_last() else { continue };
+            if parent == context.path && !inputs.contains_key(name) {
                 let parent = show_input_path(parent);
                 self.fetcher.warn(&format!("input '{parent}' has an override for a non-existent input '{name}'"));
             }
@@ -512,12 +510,10 @@ impl<H: FlakeHost> Resolver<'_, H> {
             Some(Edge::Node(index)) => Some(OldNode { file: old.file.clone(), index: *index }),
             _ => None,
         });
-        if let Some(old_input) = &old_input
-            && let Some(old_lock) = old_input.lock()
-            && old_lock.original.canonical() == flake_ref.canonical()
-            && old_lock.parent == parent
-            && !explicit
-        {
+        let kept = old_input.as_ref().and_then(|old_input| Some((old_input, old_input.lock()?))).filter(|(_, lock)| {
+            lock.original.canonical() == flake_ref.canonical() && lock.parent == parent && !explicit
+        });
+        if let Some((old_input, old_lock)) = kept {
             let child = self.add_node(name, node, old_lock.clone());
             return match self.inputs_of_lock(old_input, path, context) {
                 Some(inputs) => {

@@ -59,10 +59,7 @@ impl Url {
             }
         };
         let of_file = transport(&scheme) == "file";
-        if let Some(authority) = &authority
-            && of_file
-            && !authority.host.is_empty()
-        {
+        if let Some(authority) = authority.as_ref().filter(|authority| of_file && !authority.host.is_empty()) {
             return Err(FlakeError::BadUrl(format!(
                 "file:// URL '{text}' has unexpected authority '{}'",
                 authority.host
