@@ -29,7 +29,7 @@ fn parsed() -> Vec<(&'static str, Value)> {
             "/a b/c?narHash=sha256-47DEQpj8HBSa",
             json!({"narHash": "sha256-47DEQpj8HBSa", "path": "/a b/c", "type": "path"}),
         ),
-        ("git+file:///tmp/x?dir=a&ref=m", json!({"dir": "a", "ref": "m", "type": "git", "url": "file:///tmp/x"})),
+        ("git+file:///srv/x?dir=a&ref=m", json!({"dir": "a", "ref": "m", "type": "git", "url": "file:///srv/x"})),
         (
             "git+ssh://git@github.com/a/b?shallow=1",
             json!({"shallow": true, "type": "git", "url": "ssh://git@github.com/a/b"}),
