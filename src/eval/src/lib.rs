@@ -2,5 +2,7 @@
 //!
 //! A library: it reads files through a trait, it never prints and never exits.
 
+pub mod flake;
+pub mod fs;
 pub mod symbol;
 pub mod syntax;
