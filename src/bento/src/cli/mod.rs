@@ -1,0 +1,56 @@
+//! The command line: one file per command.
+
+mod agent;
+mod deploy;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::fleet::config::Config;
+
+/// Keeps a fleet of NixOS machines up to date.
+#[derive(Parser)]
+#[command(name = "bento", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Deploy(deploy::Deploy),
+    Agent(agent::Agent),
+    Status(status::Status),
+}
+
+/// Runs the program with this process's arguments: status 0 only if everything happened that was asked for.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Deploy(command) => command.run(),
+        Command::Agent(command) => command.run(),
+        Command::Status(command) => command.run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The fleet's directory: `BENTO_DIR`, or else the working directory.
+fn fleet_dir() -> Result<PathBuf> {
+    let here = std::env::current_dir().context("cannot tell the working directory")?;
+    let dir = std::env::var_os("BENTO_DIR").filter(|dir| !dir.is_empty());
+    Ok(dir.map_or_else(|| here.clone(), |dir| here.join(dir)))
+}
+
+/// The fleet's settings.
+fn fleet_config(dir: &std::path::Path) -> Result<Config> {
+    Config::read(&dir.join("config.sh"))
+}
