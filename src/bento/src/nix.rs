@@ -95,7 +95,8 @@ impl Evaluator for NixEvaluator {
     }
 
     fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
-        let both = "toplevel: { drvPath = toplevel.drvPath; outPath = toplevel.outPath; }";
+        // an attribute named outPath would turn the whole set into its string
+        let both = "toplevel: { drv = toplevel.drvPath; out = toplevel.outPath; }";
         let command = match host.kind {
             HostKind::Flake => {
                 let installable = flake_toplevel(&tree.path(), host.name.as_str())?;
@@ -113,13 +114,12 @@ impl Evaluator for NixEvaluator {
             }
         };
         #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
         struct Paths {
-            drv_path: StorePath,
-            out_path: StorePath,
+            drv: StorePath,
+            out: StorePath,
         }
         let paths: Paths = run_json(command)?;
-        Ok(Evaluation { drv_path: paths.drv_path, toplevel: paths.out_path })
+        Ok(Evaluation { drv_path: paths.drv, toplevel: paths.out })
     }
 }
 

@@ -171,6 +171,7 @@ fn lay_out(dir: &HostDir, reader: Option<Reader>) -> Result<()> {
         make_dir(path)?;
     }
     give_to_one(dir.path(), reader)?;
+    give_to_one(&dir.releases(), reader)?;
     if let Some(reader) = reader {
         let metadata = fs::symlink_metadata(&logs).with_context(|| format!("cannot read {}", logs.display()))?;
         if (metadata.uid(), metadata.gid()) != (reader.uid, reader.gid) {

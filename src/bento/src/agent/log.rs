@@ -47,6 +47,11 @@ impl Log {
     /// Adds a line about what the agent does, and shows it.
     pub fn say(&mut self, line: &str) -> Result<()> {
         eprintln!("{line}");
+        self.note(line)
+    }
+
+    /// Adds a line that is shown elsewhere.
+    pub fn note(&mut self, line: &str) -> Result<()> {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
         writeln!(self.file, "{now} bento: {line}").with_context(|| format!("cannot write {}", self.path.display()))
     }

@@ -194,7 +194,7 @@ impl Agent<'_> {
     /// back.
     fn complain(&mut self, serial: u64, stage: Stage, wanted: Option<StorePath>, error: Error) -> Result<Error> {
         let reason = format!("{error:#}");
-        self.log.say(&format!("error: {reason}"))?;
+        self.log.note(&format!("error: {reason}"))?;
         if self.journal.state.complaint.as_ref() != Some(&reason) {
             self.journal.state.attempts += 1;
             let running = self.system.running();
@@ -341,7 +341,7 @@ impl Agent<'_> {
     fn close(&mut self, ending: Ending) -> Result<Error> {
         let Ending { outcome, stage, error, built, previous, retry } = ending;
         let reason = format!("{error:#}");
-        self.log.say(&format!("error: {reason}"))?;
+        self.log.note(&format!("error: {reason}"))?;
         if stage != Stage::Done {
             self.journal.enter(Phase::Ended { outcome, stage, reason, built, previous, retry })?;
             self.report()?;

@@ -5,7 +5,7 @@
 //! test that can't run says so.
 
 // each file of tests uses a part of it
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Read;
