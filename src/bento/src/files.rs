@@ -104,6 +104,7 @@ pub fn try_lock(path: &Path) -> Result<Option<Flock<File>>> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
+        .read(true)
         .write(true)
         .mode(0o600)
         .custom_flags(OFlag::O_NOFOLLOW.bits())

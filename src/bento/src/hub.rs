@@ -53,7 +53,9 @@ impl Hub {
             .with_context(|| format!("cannot create {} (CHROOT_DIR in config.sh)", self.root.display()))?;
         let file = self.root.join(".bento.lock");
         let lock = files::try_lock(&file)?;
-        lock.with_context(|| format!("another deploy is at work: it holds {}; try again when it is done", file.display()))
+        lock.with_context(|| {
+            format!("another deploy is at work: it holds {}; try again when it is done", file.display())
+        })
     }
 
     /// One host's directory.

@@ -97,7 +97,8 @@ impl Manifest {
         }
         for file in &self.files {
             place(Path::new(""), &file.path).context("the manifest")?;
-            if file.blake3.len() != 64 || !file.blake3.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            if file.blake3.len() != 64 || !file.blake3.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            {
                 bail!("the manifest has no BLAKE3 hash for {:?}", file.path);
             }
             let mut dir = file.path.as_str();
@@ -130,7 +131,8 @@ impl Manifest {
 
     /// Whether both would have a host do exactly the same; when and under which serial does not count.
     pub fn same_content(&self, other: &Self) -> bool {
-        let normal = |manifest: &Self| Self { serial: 0, created: Timestamp::UNIX_EPOCH, expires: None, ..manifest.clone() };
+        let normal =
+            |manifest: &Self| Self { serial: 0, created: Timestamp::UNIX_EPOCH, expires: None, ..manifest.clone() };
         normal(self) == normal(other)
     }
 

@@ -128,7 +128,10 @@ fn run_json<T: DeserializeOwned>(mut command: Command) -> Result<T> {
     let name = command.get_program().to_owned();
     let output = command.stdin(Stdio::null()).output().with_context(|| not_started(&name))?;
     if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr).trim_end());
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        // it speaks of an option that the caller of bento can't give
+        let lines = complaint.lines().filter(|line| !line.starts_with("(use '--show-trace'"));
+        bail!("{}", lines.collect::<Vec<_>>().join("\n").trim().trim_start_matches("error: "));
     }
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("{} printed something unexpected", PathBuf::from(name).display()))

@@ -122,7 +122,9 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<P
 fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, now: Timestamp) -> Result<(Manifest, Option<u64>)> {
     // a manifest that can't be read is replaced; its serial is the newest release's, as that is written first
     let current = dir.manifest().ok().flatten();
-    let newest = current.as_ref().map_or_else(|| serials(&dir.releases()).map(|all| all.last().copied()), |m| Ok(Some(m.serial)))?;
+    let newest = current
+        .as_ref()
+        .map_or_else(|| serials(&dir.releases()).map(|all| all.last().copied()), |m| Ok(Some(m.serial)))?;
     let manifest = Manifest {
         schema: manifest::SCHEMA,
         serial: newest.unwrap_or(0) + 1,

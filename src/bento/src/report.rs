@@ -44,7 +44,9 @@ impl Outcome {
 
     /// The outcome of that word.
     fn from_word(word: &str) -> Option<Self> {
-        [Self::Success, Self::Autoupdate, Self::Failure, Self::Rollback].into_iter().find(|outcome| outcome.word() == word)
+        [Self::Success, Self::Autoupdate, Self::Failure, Self::Rollback]
+            .into_iter()
+            .find(|outcome| outcome.word() == word)
     }
 }
 

@@ -26,6 +26,8 @@ pub fn tree_time() -> SystemTime {
 pub struct SourceTree {
     /// Holds the tree; private to this user.
     holder: TempDir,
+    /// What it is a copy of.
+    from: PathBuf,
 }
 
 impl SourceTree {
@@ -36,18 +38,30 @@ impl SourceTree {
     /// leads nowhere or back to a directory above it, a file that can't be read or is none, and a name that isn't UTF-8
     /// are errors.
     pub fn stage(from: &Path) -> Result<Self> {
-        let holder = tempfile::Builder::new().prefix("bento-").tempdir().context("cannot make a directory to stage in")?;
+        let holder = tempfile::Builder::new()
+            .prefix("bento-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()
+            .context("cannot make a directory to stage in")?;
         let tree = holder.path().join(TREE_NAME);
         make_dir(&tree)?;
         let mut above = Vec::new();
         copy_dir(from, &tree, &mut above)?;
         stamp(&tree)?;
-        Ok(Self { holder })
+        Ok(Self { holder, from: from.to_owned() })
     }
 
     /// Where the tree is; its base name is [`TREE_NAME`].
     pub fn path(&self) -> PathBuf {
         self.holder.path().join(TREE_NAME)
+    }
+
+    /// A message about the tree, with the files' names in the administrator's directory instead of those in the copy.
+    pub fn original_names(&self, message: &str) -> String {
+        match (self.path().to_str(), self.from.to_str()) {
+            (Some(copy), Some(from)) => message.replace(copy, from),
+            _ => message.to_owned(),
+        }
     }
 
     /// Whether the tree has a file at this path.
@@ -110,7 +124,9 @@ fn copy_dir(from: &Path, to: &Path, above: &mut Vec<(u64, u64, PathBuf)>) -> Res
             continue;
         }
         let metadata = fs::metadata(&path).with_context(|| match fs::read_link(&path) {
-            Ok(target) => format!("{} is a symbolic link to {}, which can't be followed", path.display(), target.display()),
+            Ok(target) => {
+                format!("{} is a symbolic link to {}, which can't be followed", path.display(), target.display())
+            }
             Err(_) => format!("cannot read {}", path.display()),
         })?;
         let target = to.join(name);
@@ -137,8 +153,7 @@ fn copy_dir(from: &Path, to: &Path, above: &mut Vec<(u64, u64, PathBuf)>) -> Res
 fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let mut source = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
     let context = || format!("cannot copy {} to {}", from.display(), to.display());
-    let mut copy =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).with_context(context)?;
+    let mut copy = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).with_context(context)?;
     io::copy(&mut source, &mut copy).with_context(context)?;
     copy.set_permissions(Permissions::from_mode(mode)).with_context(context)?;
     copy.set_modified(tree_time()).with_context(context)

@@ -150,9 +150,9 @@ impl HubAddress {
 
 /// The fingerprint of the key that the server has shown, as `ssh-keygen -l` writes it.
 fn fingerprint(session: &Session) -> String {
-    session.host_key_hash(ssh2::HashType::Sha256).map_or_else(String::new, |hash| {
-        format!("SHA256:{}", STANDARD.encode(hash).trim_end_matches('='))
-    })
+    session
+        .host_key_hash(ssh2::HashType::Sha256)
+        .map_or_else(String::new, |hash| format!("SHA256:{}", STANDARD.encode(hash).trim_end_matches('=')))
 }
 
 impl Connection {
@@ -163,9 +163,7 @@ impl Connection {
             false => anyhow!(e).context(format!("cannot open {path} on the hub")),
         })?;
         let mut content = Vec::new();
-        file.take(limit + 1)
-            .read_to_end(&mut content)
-            .with_context(|| format!("cannot read {path} from the hub"))?;
+        file.take(limit + 1).read_to_end(&mut content).with_context(|| format!("cannot read {path} from the hub"))?;
         if content.len() as u64 > limit {
             bail!("{path} on the hub is larger than {limit} bytes");
         }

@@ -352,7 +352,8 @@ fn two_deploys_and_two_agents_keep_apart() {
     lab.flake_host("web", "");
     lab.bento(&["deploy"]).succeeds();
     let hold = |file: &str| {
-        let mut child = Command::new("flock").arg("--no-fork").arg(lab.path(file)).args(["sleep", "60"]).spawn().unwrap();
+        let mut child =
+            Command::new("flock").arg("--no-fork").arg(lab.path(file)).args(["sleep", "60"]).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert!(child.try_wait().unwrap().is_none());
         child

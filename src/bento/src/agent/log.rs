@@ -66,11 +66,16 @@ impl Log {
     /// With a time limit, it and everything that it started is ended when that has passed. An error is a program that
     /// didn't end with status 0.
     pub fn run(&mut self, command: &mut Command, limit: Option<Duration>) -> Result<()> {
+        self.run_with_input(command, Stdio::null(), limit)
+    }
+
+    /// Runs a program as [`Log::run`] does, with its standard input from elsewhere.
+    pub fn run_with_input(&mut self, command: &mut Command, input: Stdio, limit: Option<Duration>) -> Result<()> {
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
         let program = PathBuf::from(command.get_program());
         self.say(&format!("running {} {}", program.display(), words.join(" ")))?;
         let output = || self.file.try_clone().with_context(|| format!("cannot write {}", self.path.display()));
-        command.stdin(Stdio::null()).stdout(output()?).stderr(output()?).process_group(0);
+        command.stdin(input).stdout(output()?).stderr(output()?).process_group(0);
         let mut child = command.spawn().with_context(|| not_started(program.as_os_str()))?;
         let status = match limit {
             None => child.wait().with_context(|| format!("cannot wait for {}", program.display()))?,

@@ -274,11 +274,7 @@ impl Agent<'_> {
     }
 
     /// Makes a confirmed system the one that is booted, and reports; gives it back.
-    fn make_permanent(
-        &mut self,
-        toplevel: StorePath,
-        previous: Option<StorePath>,
-    ) -> Result<StorePath, Box<Ending>> {
+    fn make_permanent(&mut self, toplevel: StorePath, previous: Option<StorePath>) -> Result<StorePath, Box<Ending>> {
         let permanent = self
             .system
             .set_profile(&toplevel, &mut self.log)
@@ -310,13 +306,7 @@ impl Agent<'_> {
     }
 
     /// Activates the recorded previous system again, and tells what that makes of the attempt.
-    fn go_back(
-        &mut self,
-        built: Option<StorePath>,
-        previous: Option<StorePath>,
-        stage: Stage,
-        error: Error,
-    ) -> Ending {
+    fn go_back(&mut self, built: Option<StorePath>, previous: Option<StorePath>, stage: Stage, error: Error) -> Ending {
         let failed = |error| Ending {
             outcome: Outcome::Failure,
             stage,

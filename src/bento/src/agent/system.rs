@@ -1,13 +1,16 @@
 //! The machine that the agent works on: what runs, building, activating, booting.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::Flock;
 
 use crate::agent::config::AgentConfig;
 use crate::agent::log::Log;
+use crate::files;
 use crate::host::HostKind;
 use crate::manifest::Manifest;
 use crate::nix::{Programs, TOPLEVEL, flake_toplevel, non_flake_expression, with_search_path};
@@ -55,7 +58,7 @@ impl<'a> System<'a> {
 
     /// Gives a store path free again.
     pub fn release(&self, name: &str) -> Result<()> {
-        crate::files::remove(&self.root(name))
+        files::remove(&self.root(name))
     }
 
     fn root(&self, name: &str) -> PathBuf {
@@ -68,7 +71,7 @@ impl<'a> System<'a> {
     pub fn build(&self, manifest: &Manifest, tree: &Path, log: &mut Log) -> Result<StorePath> {
         let result = self.root("result");
         // a stale result must never pass for this build's
-        crate::files::remove(&result)?;
+        files::remove(&result)?;
         let mut command = match manifest.kind {
             HostKind::Flake => {
                 let mut command = self.programs.nix("build");
@@ -101,7 +104,10 @@ impl<'a> System<'a> {
         Ok(built)
     }
 
-    /// Activates a system.
+    /// Activates a system; never while another activation is at work.
+    ///
+    /// An activation outlives an agent that is killed. It holds its lock as its standard input, so the next agent can
+    /// wait for its end; not for longer than any activation may take.
     pub fn activate(&self, toplevel: &StorePath, action: Action, log: &mut Log) -> Result<()> {
         let word = match action {
             Action::Test => "test",
@@ -109,7 +115,29 @@ impl<'a> System<'a> {
         };
         let mut command = Command::new(toplevel.as_path().join("bin/switch-to-configuration"));
         command.arg(word).envs(&self.config.system.environment);
-        log.run(&mut command, Some(Duration::from_secs(self.config.system.activation_timeout)))
+        let limit = Duration::from_secs(self.config.system.activation_timeout);
+        let lock = self.wait_for_activation(limit, log)?;
+        let input = match &lock {
+            Some(lock) => Stdio::from(lock.try_clone().context("cannot pass on the lock of activations")?),
+            None => Stdio::null(),
+        };
+        log.run_with_input(&mut command, input, Some(limit))
+    }
+
+    /// Waits until no activation is at work. Gives the lock that says so, or nothing if the other one takes too long.
+    fn wait_for_activation(&self, limit: Duration, log: &mut Log) -> Result<Option<Flock<File>>> {
+        let file = self.config.state_dir.join("activation.lock");
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(lock) = files::try_lock(&file)? {
+                return Ok(Some(lock));
+            }
+            if Instant::now() >= deadline {
+                log.say("an earlier activation does not end: going on without waiting for it")?;
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Makes a system the profile's, so that it is kept and listed as a generation.

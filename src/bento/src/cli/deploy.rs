@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
@@ -14,6 +14,7 @@ use crate::host::{HostKind, HostName};
 use crate::hub::Hub;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
+use crate::store_path::StorePath;
 
 /// Evaluate the fleet's hosts and publish those that changed
 ///
@@ -52,9 +53,19 @@ struct Line {
     serial: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     toplevel: Option<String>,
+    /// The digest of the host's files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    package: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     seconds: f64,
+}
+
+/// What became of one host that could be evaluated.
+struct Done {
+    published: Published,
+    toplevel: StorePath,
+    package: String,
 }
 
 impl Line {
@@ -65,6 +76,7 @@ impl Line {
             outcome: "failed",
             serial: None,
             toplevel: None,
+            package: None,
             error: Some(format!("{error:#}")),
             seconds: start.elapsed().as_secs_f64(),
         }
@@ -116,8 +128,8 @@ impl Deploy {
         for host in fleet.selected(&selection) {
             let start = Instant::now();
             say(match self.deploy(&hub, host, evaluator.as_ref(), &search_path) {
-                Ok((published, toplevel)) => {
-                    let (outcome, serial) = match published {
+                Ok(done) => {
+                    let (outcome, serial) = match done.published {
                         Published::Unchanged { serial } => ("unchanged", serial),
                         Published::New { serial } if self.dry_run => ("would-publish", serial),
                         Published::New { serial } => ("published", serial),
@@ -127,7 +139,8 @@ impl Deploy {
                         directory: host.dir.display().to_string(),
                         outcome,
                         serial: Some(serial),
-                        toplevel: Some(toplevel),
+                        toplevel: Some(done.toplevel.to_string()),
+                        package: Some(done.package),
                         error: None,
                         seconds: start.elapsed().as_secs_f64(),
                     }
@@ -146,21 +159,19 @@ impl Deploy {
     }
 
     /// Evaluates one host and publishes it.
-    fn deploy(
-        &self,
-        hub: &Hub,
-        host: &FleetHost,
-        evaluator: &dyn Evaluator,
-        search_path: &SearchPath,
-    ) -> Result<(Published, String)> {
-        let evaluation = evaluator.evaluate(&host.tree, &host.host, search_path)?;
-        let toplevel = evaluation.toplevel.to_string();
+    fn deploy(&self, hub: &Hub, host: &FleetHost, evaluator: &dyn Evaluator, search_path: &SearchPath) -> Result<Done> {
+        let evaluation = evaluator
+            .evaluate(&host.tree, &host.host, search_path)
+            .map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))))?;
+        let package = Package::of(&host.tree.path())?;
+        let (toplevel, digest) = (evaluation.toplevel.clone(), package.digest());
         let now = Timestamp::now();
-        let expires = self.valid_for.map(|days| now.checked_add(Span::new().hours(24 * i64::from(days)))).transpose()?;
+        let expires =
+            self.valid_for.map(|days| now.checked_add(Span::new().hours(24 * i64::from(days)))).transpose()?;
         let candidate = Candidate {
             host: &host.host,
             tree: &host.tree,
-            package: Package::of(&host.tree.path())?,
+            package,
             evaluation,
             search_path: match host.host.kind {
                 HostKind::Flake => Vec::new(),
@@ -168,15 +179,13 @@ impl Deploy {
             },
             expires,
         };
-        if self.dry_run {
-            return Ok((publish::plan(hub, &candidate, now)?, toplevel));
-        }
-        let published = publish::publish(hub, &candidate, now)?;
-        if publish::lacks_user(&host.host)? {
+        let published =
+            if self.dry_run { publish::plan(hub, &candidate, now)? } else { publish::publish(hub, &candidate, now)? };
+        if !self.dry_run && publish::lacks_user(&host.host)? {
             let name = &host.host.name;
             eprintln!("{name}: this machine has no user {name} yet, so the host can't log in");
         }
-        Ok((published, toplevel))
+        Ok(Done { published, toplevel, package: digest })
     }
 }
 

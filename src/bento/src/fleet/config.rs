@@ -32,16 +32,17 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self> {
         let variables = assignments(text)?;
         let get = |name: &str| variables.get(name).filter(|(_, value)| !value.is_empty());
-        let (line, chroot_dir) = get("CHROOT_DIR").context("CHROOT_DIR is not set: it names the directory to publish in")?;
+        let (line, chroot_dir) =
+            get("CHROOT_DIR").context("CHROOT_DIR is not set: it names the directory to publish in")?;
         let chroot_dir = PathBuf::from(chroot_dir);
         if !chroot_dir.is_absolute() {
             bail!("line {line}: CHROOT_DIR must be an absolute path, not {:?}", chroot_dir.display().to_string());
         }
         let remote_port = match get("REMOTE_PORT") {
             None => 22,
-            Some((line, port)) => {
-                port.parse().map_err(|_| anyhow!("line {line}: REMOTE_PORT must be a port from 1 to 65535, not {port:?}"))?
-            }
+            Some((line, port)) => port
+                .parse()
+                .map_err(|_| anyhow!("line {line}: REMOTE_PORT must be a port from 1 to 65535, not {port:?}"))?,
         };
         let timeout = match get("TIMEOUT") {
             None => 20,

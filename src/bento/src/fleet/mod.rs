@@ -143,7 +143,11 @@ impl Fleet {
             if !known {
                 // a flake that can't be read may well hold the name
                 if let Some(broken) = self.broken.iter().find(|broken| broken.name.is_none()) {
-                    bail!("no host {name} was found, but {} could not be read: {:#}", broken.dir.display(), broken.error);
+                    bail!(
+                        "no host {name} was found, but {} could not be read: {:#}",
+                        broken.dir.display(),
+                        broken.error
+                    );
                 }
                 let all: Vec<&str> = self.hosts.iter().map(|host| host.host.name.as_str()).collect();
                 let hint = if all.is_empty() { String::new() } else { format!("; found: {}", all.join(", ")) };
@@ -226,6 +230,7 @@ fn hosts_of(candidate: &Candidate, evaluator: &dyn Evaluator, selection: &Select
             let tree = Rc::new(SourceTree::stage(dir)?);
             let names = evaluator
                 .flake_hosts(&tree)
+                .map_err(|error| anyhow!(tree.original_names(&format!("{error:#}"))))
                 .with_context(|| format!("cannot read nixosConfigurations of {}", dir.join("flake.nix").display()))?;
             if names.is_empty() {
                 bail!("{} has no nixosConfigurations", dir.join("flake.nix").display());

@@ -207,7 +207,10 @@ fn state(manifest: &Manifest, words: &[Word], changed: Option<Timestamp>) -> Hos
         Outcome::Rollback => HostState::Rollbacked,
         Outcome::Autoupdate => HostState::AutoUpgraded,
         Outcome::Success => {
-            let successes = words.iter().filter(|word| about_current(word) && word.outcome.is_success()).count();
+            // a host that reports is judged by its reports alone
+            let same_kind = |word: &Word| word.number.is_some() == last.number.is_some();
+            let successes =
+                words.iter().filter(|word| same_kind(word) && about_current(word) && word.outcome.is_success()).count();
             if manifest.kind == HostKind::Flake && !runs_it {
                 HostState::Diverged
             } else if successes > 1 {
@@ -258,13 +261,7 @@ fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
     for (name, log, time) in logs_found {
         // a log that a report names says nothing that the report doesn't
         if !told.contains(&name) {
-            words.all.push(Word {
-                number: None,
-                outcome: log.outcome,
-                version: Some(log.version),
-                reason: None,
-                time,
-            });
+            words.all.push(Word { number: None, outcome: log.outcome, version: Some(log.version), reason: None, time });
         }
     }
     // a host that has an agent of ours is judged by its reports; what it said before that comes first
@@ -280,7 +277,11 @@ fn read_report(path: &Path, host: &HostName, number: (u64, u64)) -> Result<Repor
         anyhow::bail!("a report of the host {}, but it lies with {host}'s", report.host);
     }
     if (report.serial, report.attempt) != number {
-        anyhow::bail!("a report of attempt {} at release {}, but its name says otherwise", report.attempt, report.serial);
+        anyhow::bail!(
+            "a report of attempt {} at release {}, but its name says otherwise",
+            report.attempt,
+            report.serial
+        );
     }
     Ok(report)
 }

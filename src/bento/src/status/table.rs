@@ -12,7 +12,7 @@ const COLUMNS: [(&str, usize); 5] =
 /// What stands under the titles.
 const RULES: [&str; 5] = ["-------", "---------", "-----------", "-------------", "----"];
 /// The least gap between two columns.
-const GAP: usize = 3;
+const GAP: usize = 1;
 
 /// The mark of a state.
 fn mark(state: HostState) -> &'static str {

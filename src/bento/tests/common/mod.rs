@@ -225,10 +225,7 @@ impl Lab {
 
     /// Writes a host without a flake; `system` are the attributes of its tiny system but for the name.
     pub fn non_flake(&self, name: &str, system: &str) {
-        self.write(
-            &format!("fleet/hosts/{name}/configuration.nix"),
-            &format!("{{ name = \"{name}\"; {system} }}\n"),
-        );
+        self.write(&format!("fleet/hosts/{name}/configuration.nix"), &format!("{{ name = \"{name}\"; {system} }}\n"));
     }
 
     /// Writes a flake with hosts, each with the attributes of its tiny system but for the name.
@@ -351,7 +348,14 @@ impl Lab {
         Some(link.to_str().unwrap().to_owned())
     }
 
-    /// Every call of a host's `switch-to-configuration`: the action and the base name's hash-free end.
+    /// The system that a host's profile names.
+    pub fn profile(&self, host: &str) -> String {
+        let link = self.path(&format!("hosts/{host}/nix/var/nix/profiles/system"));
+        let output = self.inside("readlink").arg("-f").arg(link).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Every call of a host's `switch-to-configuration`: the action and the system.
     pub fn activations(&self, host: &str) -> Vec<String> {
         let text = fs::read_to_string(self.path(&format!("hosts/{host}/activations"))).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
