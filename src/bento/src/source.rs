@@ -33,7 +33,7 @@ pub struct SourceTree {
 impl SourceTree {
     /// Copies `from` with its symbolic links followed.
     ///
-    /// Left out: `.git`, `result` links into the Nix store, and directories without a file in them (neither git nor a
+    /// Left out: `.git`, `.direnv`, `result` links into the Nix store, and directories without a file in them (neither git nor a
     /// manifest knows these). Modes become 0644 or 0755, or 0600 or 0700 for what the world may not read. A link that
     /// leads nowhere or back to a directory above it, a file that can't be read or is none, and a name that isn't UTF-8
     /// are errors.
@@ -120,7 +120,7 @@ fn copy_dir(from: &Path, to: &Path, above: &mut Vec<(u64, u64, PathBuf)>) -> Res
         let path = entry.path();
         let name = entry.file_name();
         let name = name.to_str().with_context(|| format!("the name of {} is not UTF-8", path.display()))?;
-        if name == ".git" || is_build_result(&path, name) {
+        if name == ".git" || name == ".direnv" || is_build_result(&path, name) {
             continue;
         }
         let metadata = fs::metadata(&path).with_context(|| match fs::read_link(&path) {

@@ -11,8 +11,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use ssh2::{ErrorCode, MethodType, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
-use crate::host::HostName;
-
 /// A public key of the hub, as in `ssh_host_ed25519_key.pub`: the kind, the key in base-64, maybe a comment.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -59,7 +57,7 @@ pub struct HubAddress {
     #[serde(default = "default_port")]
     pub port: u16,
     /// The user to log in as: the host's name on every hub that bento set up.
-    pub user: HostName,
+    pub user: String,
     /// The hub's keys; any other is refused.
     pub host_keys: Vec<HostKey>,
     /// The private key to log in with.
@@ -119,7 +117,7 @@ impl HubAddress {
                 fingerprint(&session)
             );
         }
-        session.userauth_pubkey_file(self.user.as_str(), None, &self.identity, None).with_context(|| {
+        session.userauth_pubkey_file(&self.user, None, &self.identity, None).with_context(|| {
             format!(
                 "cannot log in to the hub {hub} as {} with the key {}: is its public half in the hub's fleet.nix?",
                 self.user,

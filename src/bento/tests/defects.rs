@@ -1,5 +1,8 @@
 //! What the original bento gets wrong, each as a test of the same situation.
 
+// a test may unwrap: that is how it fails
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,8 @@
 //! What a host's key can do on the hub, tried with a real `sftp`.
 
+// a test may unwrap: that is how it fails
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,8 @@
 //! The pull path, from `bento deploy` over a real sshd to `bento status`.
 
+// a test may unwrap: that is how it fails
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::Lab;

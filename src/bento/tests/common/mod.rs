@@ -116,7 +116,7 @@ impl Lab {
         }
         let dir = tempfile::Builder::new().prefix("bento-lab-").tempdir().unwrap();
         let at = dir.path();
-        for sub in ["chroot", "fleet", "fleet/hosts", "keys", "home"] {
+        for sub in ["chroot", "fleet", "fleet/hosts", "keys", "home", "tmp"] {
             fs::create_dir(at.join(sub)).unwrap();
         }
         fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
@@ -273,6 +273,7 @@ impl Lab {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", self.path("home"))
+            .env("TMPDIR", self.path("tmp"))
             .env("BENTO_DIR", self.path("fleet"))
             .env("NIX_PATH", format!("nixpkgs={TINY}"))
             .env("NIX_CONFIG", "substituters =\nbuild-users-group =\nsandbox = false\nflake-registry =\n")
