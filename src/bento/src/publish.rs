@@ -141,10 +141,22 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, now: Timestamp) -> Re
     };
     let current = current.filter(|current| {
         current.same_content(&manifest)
-            && current.expires.is_none_or(|expires| expires > now)
+            && lasts(current.expires, manifest.expires, now)
             && is_whole(&dir.path().join(release_dir(current.serial)), &current.files)
     });
     Ok((manifest, current.map(|current| current.serial)))
+}
+
+/// Whether a release's end is still far enough away: at least half as far as a new one's would be, or both have none.
+fn lasts(current: Option<Timestamp>, new: Option<Timestamp>, now: Timestamp) -> bool {
+    match (current, new) {
+        (None, None) => true,
+        (Some(current), Some(new)) => {
+            let left = |end: Timestamp| end.duration_since(now).as_secs();
+            left(current) > left(new) / 2
+        }
+        _ => false,
+    }
 }
 
 /// Whether a published release has all its files, as they were.

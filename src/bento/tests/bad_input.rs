@@ -279,7 +279,41 @@ fn manifests_that_are_not_for_this_host_and_moment() {
     }
     assert_eq!(lab.activations("web").len(), 2);
     lab.write("chroot/web/manifest.json", &sound);
+    assert_eq!(lab.state("web"), "failing");
     lab.agent("web").succeeds();
+    // it takes its complaints back, and only once
+    assert_eq!(lab.state("web"), "up-to-date");
+    let reports = lab.reports("web").len();
+    lab.agent("web").succeeds();
+    assert_eq!(lab.reports("web").len(), reports);
+}
+
+#[test]
+fn a_hub_that_takes_no_reports_does_not_keep_the_host_from_its_release() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "text = \"one\";");
+    lab.bento(&["deploy"]).succeeds();
+    let logs = lab.path("chroot/web/logs");
+    std::os::unix::fs::chown(&logs, Some(0), None).unwrap();
+    fs::set_permissions(&logs, fs::Permissions::from_mode(0o700)).unwrap();
+    lab.agent("web").fails_with(&["the report is not delivered yet", "report"]);
+    assert_eq!(lab.running("web").unwrap(), lab.manifest("web")["toplevel"]);
+    lab.agent("web").fails_with(&["cannot deliver the reports of earlier runs"]);
+    // a damaged one in the queue holds up nothing
+    lab.write("hosts/web/state/outbox/0.json", "{");
+    std::os::unix::fs::chown(&logs, Some(61000), None).unwrap();
+    let ran = lab.agent("web").succeeds();
+    assert!(ran.stderr.contains("0.json is damaged"), "{}", ran.stderr);
+    assert_eq!(lab.names("hosts/web/state/outbox"), ["0.damaged"]);
+    assert_eq!(lab.state("web"), "up-to-date");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let Some(lab) = Lab::new() else { return };
+    let mut child = lab.command(&["status"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

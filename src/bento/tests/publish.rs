@@ -17,7 +17,7 @@ use bento::publish::{Candidate, Published, publish};
 use bento::source::SourceTree;
 use bento::store_path::StorePath;
 use common::fingerprint;
-use jiff::Timestamp;
+use jiff::{Span, Timestamp};
 use tempfile::TempDir;
 
 fn write(dir: &Path, path: &str, text: &str) {
@@ -46,6 +46,12 @@ impl Bench {
 
     /// Publishes what is in the directory; `version` tells systems apart.
     fn publish(&self, version: char) -> Published {
+        self.publish_until(version, None)
+    }
+
+    /// The same, for hosts to accept so many hours from now.
+    fn publish_until(&self, version: char, hours: Option<i64>) -> Published {
+        let now = Timestamp::now();
         let host = Host { name: HostName::new("bench-host").unwrap(), kind: HostKind::Flake };
         let tree = SourceTree::stage(self.source.path()).unwrap();
         let path =
@@ -56,9 +62,9 @@ impl Bench {
             tree: &tree,
             evaluation: Evaluation { drv_path: path(".drv"), toplevel: path("") },
             search_path: Vec::new(),
-            expires: None,
+            expires: hours.map(|hours| now.checked_add(Span::new().hours(hours)).unwrap()),
         };
-        publish(&Hub::new(self.hub.path()), &candidate, Timestamp::now()).unwrap()
+        publish(&Hub::new(self.hub.path()), &candidate, now).unwrap()
     }
 
     fn host(&self) -> std::path::PathBuf {
@@ -168,6 +174,18 @@ fn everything_that_a_host_would_do_differently_makes_a_release() {
     fs::remove_file(bench.source.path().join("REBOOT")).unwrap();
     assert_eq!(bench.publish('2'), Published::New { serial: 5 });
     bench.assert_whole(5);
+}
+
+#[test]
+fn a_release_is_renewed_before_it_expires() {
+    let bench = Bench::new();
+    assert_eq!(bench.publish_until('1', Some(10)), Published::New { serial: 1 });
+    assert_eq!(bench.publish_until('1', Some(10)), Published::Unchanged { serial: 1 });
+    assert_eq!(bench.publish_until('1', Some(19)), Published::Unchanged { serial: 1 });
+    assert_eq!(bench.publish_until('1', Some(21)), Published::New { serial: 2 });
+    assert_eq!(bench.publish('1'), Published::New { serial: 3 });
+    assert_eq!(bench.publish('1'), Published::Unchanged { serial: 3 });
+    assert_eq!(bench.publish_until('1', Some(1)), Published::New { serial: 4 });
 }
 
 #[test]

@@ -94,6 +94,17 @@ struct Agent<'a> {
     journal: Journal,
 }
 
+/// What a report says beyond who says it and when.
+struct Said {
+    serial: u64,
+    outcome: Outcome,
+    stage: Stage,
+    reason: Option<String>,
+    wanted: Option<StorePath>,
+    built: Option<StorePath>,
+    previous: Option<StorePath>,
+}
+
 /// How an attempt ended short of the new system.
 struct Ending {
     outcome: Outcome,
@@ -131,7 +142,10 @@ impl Agent<'_> {
     /// Asks the hub and takes up what is new.
     fn poll(&mut self) -> Result<Polled> {
         let hub = self.config.hub.connect()?;
-        self.outbox.deliver(&hub).context("cannot deliver the reports of earlier runs")?;
+        // a hub that takes no reports may still have the release that mends that; the run ends with another try
+        if let Err(error) = self.outbox.deliver(&hub) {
+            self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
+        }
         let manifest = match read_manifest(&hub) {
             Ok(manifest) => manifest,
             Err(error) => return Err(self.complain(self.journal.state.serial, Stage::Manifest, None, error)?),
@@ -143,6 +157,7 @@ impl Agent<'_> {
         if manifest.serial == state.serial {
             match state.phase {
                 Phase::Reported { outcome } if outcome.is_success() => {
+                    self.take_back_complaint(&manifest, outcome)?;
                     return Ok(Polled::Current { serial: manifest.serial });
                 }
                 Phase::Reported { .. } => {
@@ -196,31 +211,50 @@ impl Agent<'_> {
         let reason = format!("{error:#}");
         self.log.note(&format!("error: {reason}"))?;
         if self.journal.state.complaint.as_ref() != Some(&reason) {
-            self.journal.state.attempts += 1;
-            let running = self.system.running();
-            let now = Timestamp::now();
-            let report = Report {
-                schema: report::SCHEMA,
-                host: self.config.host.clone(),
-                serial,
-                attempt: self.journal.state.attempts,
-                outcome: Outcome::Failure,
-                stage,
-                reason: Some(reason.clone()),
-                wanted,
-                built: None,
-                previous: running.clone(),
-                running,
-                started: now,
-                finished: now,
-                log: None,
-                agent: env!("CARGO_PKG_VERSION").to_owned(),
-            };
-            self.outbox.add(&report, &self.log.content()?)?;
-            self.journal.state.complaint = Some(reason);
+            self.journal.state.complaint = Some(reason.clone());
+            let outcome = Outcome::Failure;
+            self.queue(Said { serial, outcome, stage, reason: Some(reason), wanted, built: None, previous: None })?;
             self.journal.save()?;
         }
         Ok(error)
+    }
+
+    /// Says that the host runs its release after all, if the last thing that it said was a complaint.
+    fn take_back_complaint(&mut self, manifest: &Manifest, outcome: Outcome) -> Result<()> {
+        if self.journal.state.complaint.take().is_some() {
+            let (serial, stage) = (manifest.serial, Stage::Done);
+            let wanted = Some(manifest.toplevel.clone());
+            self.queue(Said { serial, outcome, stage, reason: None, wanted, built: None, previous: None })?;
+            self.journal.save()?;
+        }
+        Ok(())
+    }
+
+    /// Queues a report, with what was logged, under the next attempt's number.
+    fn queue(&mut self, said: Said) -> Result<()> {
+        let now = Timestamp::now();
+        let report = Report {
+            schema: report::SCHEMA,
+            host: self.config.host.clone(),
+            serial: said.serial,
+            attempt: self.journal.state.attempts + 1,
+            outcome: said.outcome,
+            stage: said.stage,
+            reason: said.reason,
+            wanted: said.wanted,
+            built: said.built,
+            previous: said.previous,
+            running: self.system.running(),
+            started: self.journal.state.started.unwrap_or(now),
+            finished: now,
+            log: None,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        // queued before the state moves on: a crash in between queues the same attempt again, in the same place
+        self.outbox.add(&report, &self.log.content()?)?;
+        self.journal.state.attempts += 1;
+        self.journal.state.started = None;
+        Ok(())
     }
 
     /// Makes the built system the one that runs and boots; gives it back.
@@ -341,38 +375,22 @@ impl Agent<'_> {
 
     /// Queues the report of the attempt that the state tells of, and is done with it.
     fn report(&mut self) -> Result<()> {
-        let now = Timestamp::now();
         let state = &mut self.journal.state;
-        let (outcome, stage, reason, built, previous, retry) = match state.phase.clone() {
+        let (serial, wanted) = (state.serial, state.wanted.clone());
+        let (said, retry) = match state.phase.clone() {
             Phase::Booted { toplevel, previous } => {
-                (Outcome::Success, Stage::Done, None, Some(toplevel), previous, false)
+                let (outcome, stage, built) = (Outcome::Success, Stage::Done, Some(toplevel));
+                (Said { serial, outcome, stage, reason: None, wanted, built, previous }, false)
             }
             Phase::Ended { outcome, stage, reason, built, previous, retry } => {
-                (outcome, stage, Some(reason), built, previous, retry)
+                (Said { serial, outcome, stage, reason: Some(reason), wanted, built, previous }, retry)
             }
             other => bail!("there is nothing to report in the state {other:?}"),
         };
-        let report = Report {
-            schema: report::SCHEMA,
-            host: self.config.host.clone(),
-            serial: state.serial,
-            attempt: state.attempts + 1,
-            outcome,
-            stage,
-            reason,
-            wanted: state.wanted.clone(),
-            built,
-            previous,
-            running: self.system.running(),
-            started: state.started.unwrap_or(now),
-            finished: now,
-            log: None,
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        self.log.say(&format!("release {}: {}", report.serial, outcome.word()))?;
-        // queued before the state moves on: a crash in between queues the same attempt again, in the same place
-        self.outbox.add(&report, &self.log.content()?)?;
-        self.journal.state.attempts += 1;
+        state.complaint = None;
+        let outcome = said.outcome;
+        self.log.say(&format!("release {serial}: {}", outcome.word()))?;
+        self.queue(said)?;
         self.journal.enter(if retry { Phase::Idle } else { Phase::Reported { outcome } })?;
         for root in ["previous", "result"] {
             self.system.release(root)?;

@@ -64,10 +64,14 @@ impl Outbox {
     /// Delivers all that is queued, oldest first; what is delivered leaves the outbox.
     pub fn deliver(&self, hub: &Connection) -> Result<()> {
         for file in self.queued()? {
-            let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let mut report = Report::parse(&text).with_context(|| file.display().to_string())?;
             let log_file = file.with_extension("log.gz");
-            let log = fs::read(&log_file).with_context(|| format!("cannot read {}", log_file.display()))?;
+            let Ok((mut report, log)) = read(&file, &log_file) else {
+                // kept for people to look at, but it must not hold up the others
+                eprintln!("{} is damaged: set aside", file.display());
+                let aside = file.with_extension("damaged");
+                fs::rename(&file, &aside).with_context(|| format!("cannot create {}", aside.display()))?;
+                continue;
+            };
             deliver_log(hub, &mut report, &log)?;
             // on disk before it is sent: a report that is sent twice is the same both times
             files::write_atomic(&file, &report.to_json()?, 0o600, None)?;
@@ -77,6 +81,11 @@ impl Outbox {
         }
         Ok(())
     }
+}
+
+/// Reads a queued report and its log.
+fn read(file: &Path, log_file: &Path) -> Result<(Report, Vec<u8>)> {
+    Ok((Report::parse(&fs::read(file)?)?, fs::read(log_file)?))
 }
 
 /// Uploads a log under the first free name, and puts that name into the report.

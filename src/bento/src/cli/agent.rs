@@ -30,8 +30,10 @@ impl Agent {
     pub(super) fn run(self) -> Result<ExitCode> {
         let Command::Run { config } = self.command;
         match agent::run(&AgentConfig::read(&config)?)? {
-            Polled::Current { serial } => println!("release {serial} is current"),
-            Polled::Updated { serial, toplevel } => println!("release {serial} is active: {toplevel}"),
+            Polled::Current { serial } => super::print(&format!("release {serial} is current\n"))?,
+            Polled::Updated { serial, toplevel } => {
+                super::print(&format!("release {serial} is active: {toplevel}\n"))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

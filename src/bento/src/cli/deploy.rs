@@ -152,7 +152,7 @@ impl Deploy {
             record_fleet(&hub, &fleet)?;
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&lines)?);
+            super::print_json(&lines)?;
         }
         let failed = lines.iter().any(|line| line.error.is_some());
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -24,10 +24,10 @@ impl Status {
         let now = Timestamp::now();
         let hosts = status::status(&Hub::new(&config.chroot_dir), now)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&hosts)?);
+            super::print_json(&hosts)?;
         } else {
             let coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            print!("{}", status::table::render(&hosts, now, coloured));
+            super::print(&status::table::render(&hosts, now, coloured))?;
         }
         Ok(ExitCode::SUCCESS)
     }

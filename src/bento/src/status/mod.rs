@@ -207,10 +207,11 @@ fn state(manifest: &Manifest, words: &[Word], changed: Option<Timestamp>) -> Hos
         Outcome::Rollback => HostState::Rollbacked,
         Outcome::Autoupdate => HostState::AutoUpgraded,
         Outcome::Success => {
-            // a host that reports is judged by its reports alone
-            let same_kind = |word: &Word| word.number.is_some() == last.number.is_some();
-            let successes =
-                words.iter().filter(|word| same_kind(word) && about_current(word) && word.outcome.is_success()).count();
+            // a host that reports is judged by its reports alone; and a success after a failure is no repetition
+            let repeats = |word: &&Word| {
+                word.number.is_some() == last.number.is_some() && about_current(word) && word.outcome.is_success()
+            };
+            let successes = words.iter().rev().take_while(repeats).count();
             if manifest.kind == HostKind::Flake && !runs_it {
                 HostState::Diverged
             } else if successes > 1 {

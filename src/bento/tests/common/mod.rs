@@ -85,7 +85,8 @@ pub struct Lab {
     pub port: u16,
 }
 
-/// Whether laboratories can be set up here; if not, the reason is printed and the test ends as skipped.
+/// Whether laboratories can be set up here; if not, the reason is printed and the test ends as skipped. Where
+/// `BENTO_REQUIRE_LAB` is set, it fails instead: so that nobody takes skipped tests for passed ones.
 pub fn available() -> bool {
     let missing = |program: &str| {
         !Command::new("sh").args(["-c", &format!("command -v {program} >/dev/null")]).status().unwrap().success()
@@ -103,6 +104,7 @@ pub fn available() -> bool {
         None
     };
     if let Some(reason) = &reason {
+        assert!(std::env::var_os("BENTO_REQUIRE_LAB").is_none(), "no laboratory here: {reason}");
         eprintln!("skipped: {reason}");
     }
     reason.is_none()
