@@ -187,6 +187,35 @@ fn a_failed_release_is_tried_again_only_when_the_serial_grows() {
 }
 
 #[test]
+fn trouble_before_the_activation_is_reported_once_and_tried_again() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    let good = lab.running("web").unwrap();
+    lab.flake_host("web", "text = \"new\";");
+    lab.bento(&["deploy"]).succeeds();
+    // the old system can't be protected from collection, so nothing is begun
+    for program in ["nix", "nix-env"] {
+        fs::create_dir_all(lab.path("bin")).unwrap();
+        std::os::unix::fs::symlink(format!("/usr/bin/{program}"), lab.path("bin").join(program)).unwrap();
+    }
+    std::os::unix::fs::symlink("/bin/false", lab.path("bin/nix-store")).unwrap();
+    let config = lab.read("hosts/web/agent.toml");
+    let bin_dir = format!("[nix]\nbin-dir = \"{}\"", lab.path("bin").display());
+    lab.write("hosts/web/agent.toml", &config.replace("[nix]", &bin_dir));
+    for _ in 0..3 {
+        lab.agent("web").fails_with(&["nix-store ended with"]);
+        assert_eq!(lab.running("web").unwrap(), good);
+        assert_eq!(lab.reports("web").len(), 2);
+        assert_eq!(lab.state("web"), "failing");
+    }
+    lab.write("hosts/web/agent.toml", &config);
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+}
+
+#[test]
 fn a_hub_that_was_down_is_tried_again() {
     let Some(mut lab) = Lab::new() else { return };
     lab.flake_host("web", "");

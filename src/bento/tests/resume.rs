@@ -127,6 +127,7 @@ fn a_boot_entry_that_cannot_be_written_is_undone() {
     lab.agent("web").fails_with(&["cannot make the system the one that is booted"]);
     assert_eq!(lab.running("web").unwrap(), good);
     assert_eq!(lab.profile("web"), good);
+    assert_eq!(lab.read("hosts/web/boot").trim(), good);
     assert_eq!(lab.state("web"), "rollbacked");
 }
 

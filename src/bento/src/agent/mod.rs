@@ -135,7 +135,7 @@ impl Agent<'_> {
                     Err(ending) => self.close(*ending).map(|_| ()),
                 }
             }
-            Phase::Booted { .. } | Phase::Ended { .. } => self.report().map(|_| ()),
+            Phase::Booted { .. } | Phase::Ended { .. } => self.report(),
         }
     }
 
@@ -314,10 +314,14 @@ impl Agent<'_> {
             .set_profile(&toplevel, &mut self.log)
             .and_then(|()| self.system.activate(&toplevel, Action::Boot, &mut self.log));
         if let Err(error) = permanent {
-            // the profile must not name a system that isn't booted
+            // neither profile nor boot loader may be left with a system that was given up
             if let Some(previous) = &previous {
-                if let Err(error) = self.system.set_profile(previous, &mut self.log) {
-                    eprintln!("cannot set the profile back: {error:#}");
+                let back = self
+                    .system
+                    .set_profile(previous, &mut self.log)
+                    .and_then(|()| self.system.activate(previous, Action::Boot, &mut self.log));
+                if let Err(error) = back {
+                    eprintln!("cannot boot {previous} again: {error:#}");
                 }
             }
             let error = error.context("cannot make the system the one that is booted");
@@ -326,8 +330,7 @@ impl Agent<'_> {
         let phase = Phase::Booted { toplevel: toplevel.clone(), previous: previous.clone() };
         let reported = self.journal.enter(phase).and_then(|()| self.report());
         match reported {
-            Ok(_) => Ok(toplevel),
-            // the state says that it is booted, so the next run reports it
+            Ok(()) => Ok(toplevel),
             Err(error) => Err(Box::new(Ending {
                 outcome: Outcome::Failure,
                 stage: Stage::Done,
@@ -362,14 +365,25 @@ impl Agent<'_> {
     }
 
     /// Writes down and reports how an attempt ended; gives its error back.
+    ///
+    /// What may be tried again and ends the same way again is not reported again.
     fn close(&mut self, ending: Ending) -> Result<Error> {
         let Ending { outcome, stage, error, built, previous, retry } = ending;
         let reason = format!("{error:#}");
         self.log.note(&format!("error: {reason}"))?;
-        if stage != Stage::Done {
-            self.journal.enter(Phase::Ended { outcome, stage, reason, built, previous, retry })?;
-            self.report()?;
+        if stage == Stage::Done {
+            // the system is booted, only the report is missing: the state says so, and the next run reports
+            return Ok(error);
         }
+        if retry && self.journal.state.complaint.as_ref() == Some(&reason) {
+            self.journal.enter(Phase::Idle)?;
+            return Ok(error);
+        }
+        let complaint = retry.then(|| reason.clone());
+        self.journal.enter(Phase::Ended { outcome, stage, reason, built, previous, retry })?;
+        self.report()?;
+        self.journal.state.complaint = complaint;
+        self.journal.save()?;
         Ok(error)
     }
 
