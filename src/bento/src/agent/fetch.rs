@@ -1,0 +1,86 @@
+//! Fetching a release: into a fresh directory, every file verified, nothing in place before all of it is.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::files::{self, TEMPORARY};
+use crate::manifest::{Manifest, release_dir};
+use crate::package::place;
+use crate::source::{TREE_NAME, stamp};
+use crate::ssh::Connection;
+
+/// How many fetched releases are kept.
+const KEPT: usize = 2;
+
+/// Fetches the files of a release below `releases`, and gives the tree that they are in.
+pub fn fetch(hub: &Connection, manifest: &Manifest, releases: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(releases).with_context(|| format!("cannot create {}", releases.display()))?;
+    files::clear_temporaries(releases)?;
+    let temporary = releases.join(format!("{TEMPORARY}{}", manifest.serial));
+    let tree = temporary.join(TREE_NAME);
+    fs::create_dir_all(&tree).with_context(|| format!("cannot create {}", tree.display()))?;
+    fs::set_permissions(&temporary, Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot set the mode of {}", temporary.display()))?;
+    for file in &manifest.files {
+        let source = format!("{}/{}", release_dir(manifest.serial), file.path);
+        let content = hub.read(&source, file.size)?;
+        if content.len() as u64 != file.size {
+            bail!("{source} is damaged: it has {} bytes instead of {}", content.len(), file.size);
+        }
+        if blake3::hash(&content).to_hex().as_str() != file.blake3 {
+            bail!("{source} is damaged: its BLAKE3 hash is not the manifest's");
+        }
+        let target = place(&tree, &file.path)?;
+        if let Some(dir) = target.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        let context = || format!("cannot write {}", target.display());
+        let mode = file.mode.bits();
+        let mut copy =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&target).with_context(context)?;
+        copy.write_all(&content).with_context(context)?;
+        copy.set_permissions(Permissions::from_mode(mode)).with_context(context)?;
+        copy.sync_all().with_context(context)?;
+    }
+    stamp_tree(&tree)?;
+    let place = releases.join(manifest.serial.to_string());
+    files::remove(&place)?;
+    fs::rename(&temporary, &place).with_context(|| format!("cannot create {}", place.display()))?;
+    files::sync_dir(releases)?;
+    prune(releases, manifest.serial)?;
+    Ok(place.join(TREE_NAME))
+}
+
+/// Gives everything in a tree the time stamp of trees, directories after what is in them.
+fn stamp_tree(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            stamp_tree(&entry.path())?;
+        } else {
+            stamp(&entry.path())?;
+        }
+    }
+    fs::set_permissions(dir, Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot set the mode of {}", dir.display()))?;
+    stamp(dir)
+}
+
+/// Removes all but the newest of the fetched releases.
+fn prune(releases: &Path, current: u64) -> Result<()> {
+    let mut serials = Vec::new();
+    for entry in fs::read_dir(releases).with_context(|| format!("cannot list {}", releases.display()))? {
+        serials.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    serials.sort_unstable();
+    for serial in &serials[..serials.len().saturating_sub(KEPT)] {
+        if *serial != current {
+            files::remove(&releases.join(serial.to_string()))?;
+        }
+    }
+    Ok(())
+}

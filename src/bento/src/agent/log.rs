@@ -1,0 +1,120 @@
+//! The log of an attempt: everything that its programs print, in one file that outlives a crash.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::nix::not_started;
+
+/// How often a program that runs against the clock is looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a program may take to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A log that is being written.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    /// Opens the log of the attempt that is under way; what an interrupted agent wrote is kept.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Begins the log of another attempt.
+    pub fn clear(&mut self) -> Result<()> {
+        self.file.set_len(0).with_context(|| format!("cannot empty {}", self.path.display()))
+    }
+
+    /// Adds a line about what the agent does, and shows it.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        eprintln!("{line}");
+        self.note(line)
+    }
+
+    /// Adds a line that is shown elsewhere.
+    pub fn note(&mut self, line: &str) -> Result<()> {
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        writeln!(self.file, "{now} bento: {line}").with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// All that was written.
+    pub fn content(&self) -> Result<Vec<u8>> {
+        std::fs::read(&self.path).with_context(|| format!("cannot read {}", self.path.display()))
+    }
+
+    /// Runs a program; all that it prints goes into the log.
+    ///
+    /// With a time limit, it and everything that it started is ended when that has passed. An error is a program that
+    /// didn't end with status 0.
+    pub fn run(&mut self, command: &mut Command, limit: Option<Duration>) -> Result<()> {
+        self.run_with_input(command, Stdio::null(), limit)
+    }
+
+    /// Runs a program as [`Log::run`] does, with its standard input from elsewhere.
+    pub fn run_with_input(&mut self, command: &mut Command, input: Stdio, limit: Option<Duration>) -> Result<()> {
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        let program = PathBuf::from(command.get_program());
+        self.say(&format!("running {} {}", program.display(), words.join(" ")))?;
+        let output = || self.file.try_clone().with_context(|| format!("cannot write {}", self.path.display()));
+        command.stdin(input).stdout(output()?).stderr(output()?).process_group(0);
+        let mut child = command.spawn().with_context(|| not_started(program.as_os_str()))?;
+        let status = match limit {
+            None => child.wait().with_context(|| format!("cannot wait for {}", program.display()))?,
+            Some(limit) => match wait_until(&mut child, Instant::now() + limit)? {
+                Some(status) => status,
+                None => {
+                    end(&mut child)?;
+                    bail!("{} did not end within {} s and was killed", program.display(), limit.as_secs());
+                }
+            },
+        };
+        if !status.success() {
+            bail!("{} ended with {status}", program.display());
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a program's end, but not beyond a deadline.
+fn wait_until(child: &mut std::process::Child, deadline: Instant) -> Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait().context("cannot wait for a program")? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Ends a program and what it started: first asked to, then killed.
+fn end(child: &mut std::process::Child) -> Result<()> {
+    // the child leads its own process group
+    let group = Pid::from_raw(i32::try_from(child.id()).context("a process id is out of range")?);
+    // a group that is gone already needs no signal
+    let _ = killpg(group, Signal::SIGTERM);
+    wait_until(child, Instant::now() + GRACE)?;
+    let _ = killpg(group, Signal::SIGKILL);
+    child.wait().context("cannot wait for a program")?;
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! The outbox: reports and logs on their way to the hub, kept on disk until they are there.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::files;
+use crate::report::{LogName, Report};
+use crate::ssh::Connection;
+
+/// Where the hub takes reports.
+const LOGS: &str = "logs";
+/// How many names are tried for a log or report whose name is taken.
+const NAMES: u64 = 1000;
+
+/// Reports that are queued in a directory, as `SERIAL-ATTEMPT.json` with the log as `SERIAL-ATTEMPT.log.gz`.
+#[derive(Debug)]
+pub struct Outbox {
+    dir: PathBuf,
+}
+
+impl Outbox {
+    /// The outbox in a state directory.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        let dir = state_dir.join("outbox");
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        files::clear_temporaries(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// Queues a report with its log, durably. Queueing the same attempt again replaces it.
+    pub fn add(&self, report: &Report, log: &[u8]) -> Result<()> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(log).context("cannot compress the log")?;
+        let packed = encoder.finish().context("cannot compress the log")?;
+        let stem = format!("{:020}-{:06}", report.serial, report.attempt);
+        // the report last: what has a report is complete
+        files::write_atomic(&self.dir.join(format!("{stem}.log.gz")), &packed, 0o600, None)?;
+        files::write_atomic(&self.dir.join(format!("{stem}.json")), &report.to_json()?, 0o600, None)
+    }
+
+    /// The queued reports' files, oldest first.
+    fn queued(&self) -> Result<Vec<PathBuf>> {
+        let mut queued = Vec::new();
+        for entry in fs::read_dir(&self.dir).with_context(|| format!("cannot list {}", self.dir.display()))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                queued.push(path);
+            }
+        }
+        queued.sort();
+        Ok(queued)
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.queued()?.is_empty())
+    }
+
+    /// Delivers all that is queued, oldest first; what is delivered leaves the outbox.
+    pub fn deliver(&self, hub: &Connection) -> Result<()> {
+        for file in self.queued()? {
+            let log_file = file.with_extension("log.gz");
+            let Ok((mut report, log)) = read(&file, &log_file) else {
+                // kept for people to look at, but it must not hold up the others
+                eprintln!("{} is damaged: set aside", file.display());
+                let aside = file.with_extension("damaged");
+                fs::rename(&file, &aside).with_context(|| format!("cannot create {}", aside.display()))?;
+                continue;
+            };
+            deliver_log(hub, &mut report, &log)?;
+            // on disk before it is sent: a report that is sent twice is the same both times
+            files::write_atomic(&file, &report.to_json()?, 0o600, None)?;
+            deliver_report(hub, &mut report)?;
+            files::remove(&file)?;
+            files::remove(&log_file)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a queued report and its log.
+fn read(file: &Path, log_file: &Path) -> Result<(Report, Vec<u8>)> {
+    Ok((Report::parse(&fs::read(file)?)?, fs::read(log_file)?))
+}
+
+/// Uploads a log under the first free name, and puts that name into the report.
+fn deliver_log(hub: &Connection, report: &mut Report, log: &[u8]) -> Result<()> {
+    let mut name = LogName::new(report.finished, report.running.as_ref(), report.outcome);
+    for number in 1..=NAMES {
+        name.number = number;
+        if hub.upload(&format!("{LOGS}/{name}"), log)? {
+            report.log = Some(name.to_string());
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the hub has {NAMES} other logs of the same minute")
+}
+
+/// Uploads a report under its attempt's number, or a higher one if that is taken: an agent that lost its state counts
+/// from the beginning.
+fn deliver_report(hub: &Connection, report: &mut Report) -> Result<()> {
+    for _ in 0..NAMES {
+        if hub.upload(&format!("{LOGS}/{}", report.file_name()), &report.to_json()?)? {
+            return Ok(());
+        }
+        report.attempt += 1;
+    }
+    anyhow::bail!("the hub has {NAMES} other reports of release {}", report.serial)
+}

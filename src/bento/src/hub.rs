@@ -1,0 +1,163 @@
+//! The hub's directory: what lies where, for one host and for all.
+//!
+//! ```text
+//! CHROOT_DIR/
+//!   .bento.lock            keeps two deploys apart
+//!   .fleet.json            the hosts that the last whole deploy found
+//!   HOST/                  root-owned; the SFTP chroot of that host
+//!     manifest.json        names the current release: what makes a release current is this file's rename
+//!     releases/N/          the files of release N; the last few are kept for readers that are at it
+//!     config -> releases/N
+//!     last_change_date     touched on change; what agents of the original bento look at
+//!     logs/                the only place that the host may write
+//! ```
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use nix::fcntl::Flock;
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+use crate::host::HostName;
+use crate::manifest::{self, Manifest};
+
+/// The file that holds the list of hosts.
+const FLEET_FILE: &str = ".fleet.json";
+
+/// A hub's directory (`CHROOT_DIR`).
+#[derive(Clone, Debug)]
+pub struct Hub {
+    root: PathBuf,
+}
+
+/// The hosts that the fleet had when it was last deployed as a whole.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FleetRecord {
+    schema: u32,
+    hosts: Vec<HostName>,
+}
+
+impl Hub {
+    /// The hub in this directory, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Makes the directory if it isn't there, and keeps other deploys away for as long as the result lives.
+    pub fn lock(&self) -> Result<Flock<File>> {
+        fs::create_dir_all(&self.root)
+            .with_context(|| format!("cannot create {} (CHROOT_DIR in config.sh)", self.root.display()))?;
+        let file = self.root.join(".bento.lock");
+        let lock = files::try_lock(&file)?;
+        lock.with_context(|| {
+            format!("another deploy is at work: it holds {}; try again when it is done", file.display())
+        })
+    }
+
+    /// One host's directory.
+    pub fn host(&self, name: &HostName) -> HostDir {
+        HostDir { path: self.root.join(name.as_str()) }
+    }
+
+    /// The names of all directories that could be a host's, sorted.
+    pub fn hosts(&self) -> Result<Vec<HostName>> {
+        let mut hosts = Vec::new();
+        let context = || format!("cannot read {} (CHROOT_DIR in config.sh)", self.root.display());
+        for entry in fs::read_dir(&self.root).with_context(context)? {
+            let entry = entry.with_context(context)?;
+            if entry.file_type().with_context(context)?.is_dir() {
+                hosts.extend(entry.file_name().to_str().and_then(|name| HostName::new(name).ok()));
+            }
+        }
+        hosts.sort();
+        Ok(hosts)
+    }
+
+    /// The hosts that the last whole deploy found, if there was one.
+    pub fn fleet(&self) -> Result<Option<Vec<HostName>>> {
+        let file = self.root.join(FLEET_FILE);
+        match fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Ok(text) => {
+                let record: FleetRecord = serde_json::from_slice(&text)
+                    .with_context(|| format!("{} is damaged: remove it and deploy again", file.display()))?;
+                Ok(Some(record.hosts))
+            }
+        }
+    }
+
+    /// Remembers which hosts the fleet has; writes only if that changed.
+    pub fn record_fleet(&self, mut hosts: Vec<HostName>) -> Result<()> {
+        hosts.sort();
+        hosts.dedup();
+        if self.fleet().ok().flatten().as_ref() != Some(&hosts) {
+            let text = serde_json::to_vec_pretty(&FleetRecord { schema: 1, hosts })?;
+            files::write_atomic(&self.root.join(FLEET_FILE), &text, 0o600, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// One host's directory on the hub.
+#[derive(Clone, Debug)]
+pub struct HostDir {
+    path: PathBuf,
+}
+
+impl HostDir {
+    /// The directory itself: the host's chroot.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The manifest's file.
+    pub fn manifest_file(&self) -> PathBuf {
+        self.path.join(manifest::FILE)
+    }
+
+    /// Where the host puts its logs and reports.
+    pub fn logs(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
+    /// Where the releases are.
+    pub fn releases(&self) -> PathBuf {
+        self.path.join("releases")
+    }
+
+    /// The link to the current release's files.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config")
+    }
+
+    /// The file whose time stamp says when the host's release last changed.
+    pub fn last_change_date(&self) -> PathBuf {
+        self.path.join("last_change_date")
+    }
+
+    /// The current release's manifest, if anything was published.
+    pub fn manifest(&self) -> Result<Option<Manifest>> {
+        let file = self.manifest_file();
+        match fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Ok(text) => Manifest::parse(&text).map(Some).with_context(|| file.display().to_string()),
+        }
+    }
+
+    /// When the release last changed, as the original bento tells it.
+    pub fn changed(&self) -> Option<Timestamp> {
+        modified(&self.last_change_date())
+    }
+}
+
+/// When a file was last written.
+pub fn modified(path: &Path) -> Option<Timestamp> {
+    let time = fs::symlink_metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    Timestamp::try_from(time).ok()
+}

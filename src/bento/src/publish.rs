@@ -1,0 +1,305 @@
+//! Publishing: an evaluated package becomes the current release of a host, all at once or not at all.
+//!
+//! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; `manifest.json`,
+//! whose rename is the moment at which the release is current; `config` and `last_change_date`, for agents of the
+//! original bento. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
+//! crash after it the new one (and the next publish mends the rest).
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use nix::unistd::{Uid, User};
+
+use crate::evaluation::Evaluation;
+use crate::files::{self, TEMPORARY};
+use crate::host::Host;
+use crate::hub::{HostDir, Hub, modified};
+use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir};
+use crate::package::{Package, PackageFile, hash_file};
+use crate::source::SourceTree;
+
+/// How many releases a host's directory keeps: readers of an old manifest still find its files.
+const KEPT: usize = 5;
+
+/// What shall be published to one host.
+#[derive(Debug)]
+pub struct Candidate<'a> {
+    /// For whom.
+    pub host: &'a Host,
+    /// The staged files.
+    pub tree: &'a SourceTree,
+    /// What they are.
+    pub package: Package,
+    /// What they come to.
+    pub evaluation: Evaluation,
+    /// Entries of the search path that the host shall use.
+    pub search_path: Vec<String>,
+    /// When the release expires, if ever.
+    pub expires: Option<Timestamp>,
+}
+
+/// What became of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// The host's current release is the same already; nothing was touched.
+    Unchanged {
+        /// Its serial.
+        serial: u64,
+    },
+    /// There is (or, if only planned, would be) a new release.
+    New {
+        /// Its serial.
+        serial: u64,
+    },
+}
+
+/// A user of this machine that may read a host's directory.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    uid: u32,
+    gid: u32,
+}
+
+/// The host's user, if this process may give files away and there is one.
+fn reader(host: &Host) -> Result<Option<Reader>> {
+    if !Uid::effective().is_root() {
+        return Ok(None);
+    }
+    let user = User::from_name(host.name.as_str()).with_context(|| format!("cannot look up the user {}", host.name))?;
+    Ok(user.map(|user| Reader { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
+}
+
+/// Whether this process could give a host's directory to its user but there is no such user yet.
+pub fn lacks_user(host: &Host) -> Result<bool> {
+    Ok(Uid::effective().is_root() && reader(host)?.is_none())
+}
+
+/// Says what [`publish`] would do, and does nothing.
+pub fn plan(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<Published> {
+    let (manifest, current) = next_manifest(&hub.host(&candidate.host.name), candidate, now)?;
+    Ok(match current {
+        Some(serial) => Published::Unchanged { serial },
+        None => Published::New { serial: manifest.serial },
+    })
+}
+
+/// Makes the candidate the host's current release. The caller holds the hub's lock.
+pub fn publish(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<Published> {
+    let dir = hub.host(&candidate.host.name);
+    let reader = reader(candidate.host)?;
+    lay_out(&dir, reader)?;
+    clear_leftovers(&dir)?;
+    let (manifest, current) = next_manifest(&dir, candidate, now)?;
+    if let Some(serial) = current {
+        finish(&dir, serial)?;
+        give_to(&dir.releases(), reader)?;
+        give_to(&dir.manifest_file(), reader)?;
+        return Ok(Published::Unchanged { serial });
+    }
+    let serial = manifest.serial;
+    let releases = dir.releases();
+    let temporary = releases.join(format!("{TEMPORARY}{serial}"));
+    make_dir(&temporary)?;
+    for file in &manifest.files {
+        put(&candidate.tree.path(), &temporary, file)?;
+    }
+    give_to(&temporary, reader)?;
+    sync_dirs(&temporary)?;
+    let place = releases.join(serial.to_string());
+    fs::rename(&temporary, &place).with_context(|| format!("cannot create {}", place.display()))?;
+    files::sync_dir(&releases)?;
+    files::write_atomic(&dir.manifest_file(), &manifest.to_json()?, 0o640, reader.map(|r| r.gid))?;
+    finish(&dir, serial)?;
+    prune(&releases, serial)?;
+    Ok(Published::New { serial })
+}
+
+/// The manifest that a candidate would get, and the serial of the current release if that is the same and whole.
+fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, now: Timestamp) -> Result<(Manifest, Option<u64>)> {
+    // a manifest that can't be read is replaced; its serial is the newest release's, as that is written first
+    let current = dir.manifest().ok().flatten();
+    let newest = current
+        .as_ref()
+        .map_or_else(|| serials(&dir.releases()).map(|all| all.last().copied()), |m| Ok(Some(m.serial)))?;
+    let manifest = Manifest {
+        schema: manifest::SCHEMA,
+        serial: newest.unwrap_or(0) + 1,
+        created: now,
+        expires: candidate.expires,
+        host: candidate.host.name.clone(),
+        mode: ReleaseMode::Source,
+        kind: candidate.host.kind,
+        toplevel: candidate.evaluation.toplevel.clone(),
+        drv_path: candidate.evaluation.drv_path.clone(),
+        search_path: candidate.search_path.clone(),
+        policy: Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") },
+        files: candidate.package.files.clone(),
+    };
+    let current = current.filter(|current| {
+        current.same_content(&manifest)
+            && lasts(current.expires, manifest.expires, now)
+            && is_whole(&dir.path().join(release_dir(current.serial)), &current.files)
+    });
+    Ok((manifest, current.map(|current| current.serial)))
+}
+
+/// Whether a release's end is still far enough away: at least half as far as a new one's would be, or both have none.
+fn lasts(current: Option<Timestamp>, new: Option<Timestamp>, now: Timestamp) -> bool {
+    match (current, new) {
+        (None, None) => true,
+        (Some(current), Some(new)) => {
+            let left = |end: Timestamp| end.duration_since(now).as_secs();
+            left(current) > left(new) / 2
+        }
+        _ => false,
+    }
+}
+
+/// Whether a published release has all its files, as they were.
+fn is_whole(dir: &Path, files: &[PackageFile]) -> bool {
+    files.iter().all(|file| hash_file(&dir.join(&file.path)).is_ok_and(|hash| hash == file.blake3))
+}
+
+/// The serials of the releases in a directory, sorted.
+fn serials(releases: &Path) -> Result<Vec<u64>> {
+    let entries = match fs::read_dir(releases) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("cannot list {}", releases.display()))?,
+    };
+    let mut serials = Vec::new();
+    for entry in entries {
+        serials.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    serials.sort_unstable();
+    Ok(serials)
+}
+
+/// Makes a host's directories, with their owners and modes, where they aren't so already.
+fn lay_out(dir: &HostDir, reader: Option<Reader>) -> Result<()> {
+    let logs = dir.logs();
+    for path in [dir.path(), &dir.releases(), &logs] {
+        make_dir(path)?;
+    }
+    give_to_one(dir.path(), reader)?;
+    give_to_one(&dir.releases(), reader)?;
+    if let Some(reader) = reader {
+        let metadata = fs::symlink_metadata(&logs).with_context(|| format!("cannot read {}", logs.display()))?;
+        if (metadata.uid(), metadata.gid()) != (reader.uid, reader.gid) {
+            std::os::unix::fs::lchown(&logs, Some(reader.uid), Some(reader.gid))
+                .with_context(|| format!("cannot give {} to its host", logs.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory that only its owner and group can use, if it isn't there.
+fn make_dir(path: &Path) -> Result<()> {
+    let mut builder = DirBuilder::new();
+    match builder.mode(0o750).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(e).with_context(|| format!("cannot create {}", path.display()))
+        }
+        Err(_) => Ok(()),
+        // the umask may have taken bits away
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o750))
+            .with_context(|| format!("cannot set the mode of {}", path.display())),
+    }
+}
+
+/// Removes what interrupted publishes left: temporary files, and releases that no manifest ever named.
+fn clear_leftovers(dir: &HostDir) -> Result<()> {
+    files::clear_temporaries(dir.path())?;
+    files::clear_temporaries(&dir.releases())?;
+    if let Ok(Some(manifest)) = dir.manifest() {
+        for serial in serials(&dir.releases())? {
+            if serial > manifest.serial {
+                files::remove(&dir.path().join(release_dir(serial)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes one file of a release, durably.
+fn put(tree: &Path, release: &Path, file: &PackageFile) -> Result<()> {
+    let (from, to) = (tree.join(&file.path), release.join(&file.path));
+    let mut above = release.to_owned();
+    let parts: Vec<&str> = file.path.split('/').collect();
+    for part in &parts[..parts.len() - 1] {
+        above.push(part);
+        make_dir(&above)?;
+    }
+    let mode = if file.mode.executable() { 0o750 } else { 0o640 };
+    let context = || format!("cannot write {}", to.display());
+    let mut source = fs::File::open(&from).with_context(|| format!("cannot read {}", from.display()))?;
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(mode).open(&to).with_context(context)?;
+    io::copy(&mut source, &mut copy).with_context(context)?;
+    copy.set_permissions(Permissions::from_mode(mode)).with_context(context)?;
+    copy.sync_all().with_context(context)
+}
+
+/// Lets the host's group read a file or a whole tree, where it can't already; changes no time of modification.
+fn give_to(path: &Path, reader: Option<Reader>) -> Result<()> {
+    give_to_one(path, reader)?;
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+        for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
+            give_to(&entry?.path(), reader)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the host's group read one file or directory, which stays root's.
+fn give_to_one(path: &Path, reader: Option<Reader>) -> Result<()> {
+    let Some(reader) = reader else { return Ok(()) };
+    let context = || format!("cannot let the host read {}", path.display());
+    let metadata = fs::symlink_metadata(path).with_context(context)?;
+    if (metadata.uid(), metadata.gid()) != (0, reader.gid) {
+        std::os::unix::fs::lchown(path, Some(0), Some(reader.gid)).with_context(context)?;
+    }
+    Ok(())
+}
+
+/// Makes the directories of a tree durable (its files are already).
+fn sync_dirs(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_dirs(&entry.path())?;
+        }
+    }
+    files::sync_dir(dir)
+}
+
+/// Brings `config` and `last_change_date` in line with the current release, if they aren't.
+fn finish(dir: &HostDir, serial: u64) -> Result<()> {
+    let (config, target) = (dir.config(), release_dir(serial));
+    if !fs::read_link(&config).is_ok_and(|current| current == Path::new(&target)) {
+        // the original bento had a directory here
+        if fs::symlink_metadata(&config).is_ok_and(|metadata| metadata.is_dir()) {
+            files::remove(&config)?;
+        }
+        files::link_atomic(&target, &config)?;
+    }
+    let touched = modified(&dir.last_change_date());
+    if touched.is_none() || touched < modified(&dir.manifest_file()) {
+        let gid = fs::symlink_metadata(dir.path()).map(|metadata| metadata.gid()).ok();
+        files::write_atomic(&dir.last_change_date(), b"", 0o640, gid)?;
+    }
+    Ok(())
+}
+
+/// Removes all but the last few releases.
+fn prune(releases: &Path, current: u64) -> Result<()> {
+    let all = serials(releases)?;
+    for serial in &all[..all.len().saturating_sub(KEPT)] {
+        if *serial != current {
+            files::remove(&releases.join(serial.to_string()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! A report: what a host says of one attempt at a release, and the names under which logs and reports are kept.
+
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::host::HostName;
+use crate::store_path::StorePath;
+
+/// The version of the report's schema that this program writes and understands.
+pub const SCHEMA: u32 = 1;
+/// No report is larger, in bytes.
+pub const LIMIT: u64 = 1 << 20;
+
+/// How an attempt ended, by the words that the original bento uses in file names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The host runs the release.
+    Success,
+    /// The host updated its inputs by itself, and runs the result.
+    Autoupdate,
+    /// The host could not get that far; it runs what it ran before.
+    Failure,
+    /// The host activated the release and went back to what it ran before.
+    Rollback,
+}
+
+impl Outcome {
+    /// The word in file names.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Autoupdate => "autoupdate",
+            Self::Failure => "failure",
+            Self::Rollback => "rollback",
+        }
+    }
+
+    /// Whether the host runs what the attempt was about.
+    pub fn is_success(self) -> bool {
+        matches!(self, Self::Success | Self::Autoupdate)
+    }
+
+    /// The outcome of that word.
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Success, Self::Autoupdate, Self::Failure, Self::Rollback]
+            .into_iter()
+            .find(|outcome| outcome.word() == word)
+    }
+}
+
+/// The part of an attempt that was at work when it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Reading and checking the manifest.
+    Manifest,
+    /// Fetching and verifying the files.
+    Fetch,
+    /// Building the system.
+    Build,
+    /// Switching to the system for a test.
+    Activate,
+    /// Seeing whether the hub can still be reached.
+    Confirm,
+    /// Making the system the one that is booted.
+    Boot,
+    /// All of it is done.
+    Done,
+}
+
+/// What a host says of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Who says so.
+    pub host: HostName,
+    /// The release that was attempted.
+    pub serial: u64,
+    /// Number of the attempt at this release, from 1.
+    pub attempt: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How far it got.
+    pub stage: Stage,
+    /// Why it got no further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the release asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<StorePath>,
+    /// What was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<StorePath>,
+    /// What ran before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<StorePath>,
+    /// What runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<StorePath>,
+    /// When the attempt began, by the host's clock.
+    pub started: Timestamp,
+    /// When it ended, by the host's clock.
+    pub finished: Timestamp,
+    /// The file name of its log, beside the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// The version of the agent.
+    pub agent: String,
+}
+
+impl Report {
+    /// Reads a report; an unknown schema is told as such.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Schema {
+            schema: u32,
+        }
+        let Schema { schema } = serde_json::from_slice(text).context("no report")?;
+        if schema != SCHEMA {
+            bail!("a report of schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
+        }
+        serde_json::from_slice(text).context("no report")
+    }
+
+    /// The file name in `logs/`.
+    pub fn file_name(&self) -> String {
+        report_name(self.serial, self.attempt)
+    }
+
+    /// The report as it is stored.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self).context("cannot write the report")?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
+/// The file name of a report.
+pub fn report_name(serial: u64, attempt: u64) -> String {
+    format!("report-{serial}-{attempt}.json")
+}
+
+/// Serial and attempt of a report, from its file name.
+pub fn parse_report_name(name: &str) -> Option<(u64, u64)> {
+    let (serial, attempt) = name.strip_prefix("report-")?.strip_suffix(".json")?.split_once('-')?;
+    Some((serial.parse().ok()?, attempt.parse().ok()?))
+}
+
+/// What a log's file name says: `YYYYMMDD-HHMM[-N]_VERSION_OUTCOME.log.gz`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogName {
+    /// The minute, by the writer's clock: `YYYYMMDD-HHMM`.
+    pub minute: String,
+    /// Number among the logs of the same minute and outcome, from 1; the first has no number in its name.
+    pub number: u64,
+    /// The base name of the system's store path.
+    pub version: String,
+    /// How the attempt ended.
+    pub outcome: Outcome,
+}
+
+impl LogName {
+    /// The name of the log of an attempt that ended at `finished` (in UTC) with `running` as the host's system.
+    pub fn new(finished: Timestamp, running: Option<&StorePath>, outcome: Outcome) -> Self {
+        Self {
+            minute: finished.strftime("%Y%m%d-%H%M").to_string(),
+            number: 1,
+            version: running.map_or("unknown", StorePath::base_name).to_owned(),
+            outcome,
+        }
+    }
+
+    /// Reads a file name. The version may hold every character, `_` and the outcomes' words among them.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (time, rest) = name.strip_suffix(".log.gz")?.split_once('_')?;
+        let (version, word) = rest.rsplit_once('_')?;
+        let mut parts = time.splitn(3, '-');
+        let (day, minute) = (parts.next()?, parts.next()?);
+        let digits = |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(day, 8) || !digits(minute, 4) || version.is_empty() {
+            return None;
+        }
+        let number = parts.next().map_or(Some(1), |number| number.parse().ok())?;
+        let outcome = Outcome::from_word(word)?;
+        Some(Self { minute: format!("{day}-{minute}"), number, version: version.to_owned(), outcome })
+    }
+}
+
+impl std::fmt::Display for LogName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.minute)?;
+        if self.number > 1 {
+            write!(f, "-{}", self.number)?;
+        }
+        write!(f, "_{}_{}.log.gz", self.version, self.outcome.word())
+    }
+}

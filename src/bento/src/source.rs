@@ -1,0 +1,160 @@
+//! A source tree: a host's directory as it will be on the host, in a private place.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+/// The base name of every staged tree and of every tree on a host.
+///
+/// `./.` in a configuration is copied to the store under the directory's base name, so hub and host must agree on it.
+pub const TREE_NAME: &str = "config";
+
+/// The time stamp that every file and directory of a tree gets: as in the store, one second after the epoch.
+///
+/// A `path:` flake's `lastModified` is the newest time stamp in it, so hub and host must agree on that too.
+pub fn tree_time() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1)
+}
+
+/// A host's files, copied with symbolic links followed; removed when dropped.
+#[derive(Debug)]
+pub struct SourceTree {
+    /// Holds the tree; private to this user.
+    holder: TempDir,
+    /// What it is a copy of.
+    from: PathBuf,
+}
+
+impl SourceTree {
+    /// Copies `from` with its symbolic links followed.
+    ///
+    /// Left out: `.git`, `.direnv`, `result` links into the Nix store, and directories without a file in them (neither git nor a
+    /// manifest knows these). Modes become 0644 or 0755, or 0600 or 0700 for what the world may not read. A link that
+    /// leads nowhere or back to a directory above it, a file that can't be read or is none, and a name that isn't UTF-8
+    /// are errors.
+    pub fn stage(from: &Path) -> Result<Self> {
+        let holder = tempfile::Builder::new()
+            .prefix("bento-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()
+            .context("cannot make a directory to stage in")?;
+        let tree = holder.path().join(TREE_NAME);
+        make_dir(&tree)?;
+        let mut above = Vec::new();
+        copy_dir(from, &tree, &mut above)?;
+        stamp(&tree)?;
+        Ok(Self { holder, from: from.to_owned() })
+    }
+
+    /// Where the tree is; its base name is [`TREE_NAME`].
+    pub fn path(&self) -> PathBuf {
+        self.holder.path().join(TREE_NAME)
+    }
+
+    /// A message about the tree, with the files' names in the administrator's directory instead of those in the copy.
+    pub fn original_names(&self, message: &str) -> String {
+        match (self.path().to_str(), self.from.to_str()) {
+            (Some(copy), Some(from)) => message.replace(copy, from),
+            _ => message.to_owned(),
+        }
+    }
+
+    /// Whether the tree has a file at this path.
+    pub fn has(&self, path: &str) -> bool {
+        self.path().join(path).is_file()
+    }
+}
+
+/// Gives a file or directory the time stamp of trees.
+pub fn stamp(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|f| f.set_modified(tree_time()))
+        .with_context(|| format!("cannot set the time of {}", path.display()))
+}
+
+/// Makes a directory of a tree.
+fn make_dir(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(e).with_context(|| format!("cannot create {}", path.display()))
+        }
+        _ => fs::set_permissions(path, Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot set the mode of {}", path.display())),
+    }
+}
+
+/// A link that `nix build` leaves: named `result` or `result-...` and pointing into the store.
+fn is_build_result(path: &Path, name: &str) -> bool {
+    (name == "result" || name.starts_with("result-"))
+        && fs::read_link(path).is_ok_and(|target| target.starts_with("/nix/store"))
+}
+
+/// The mode that a file has in a tree.
+fn tree_mode(mode: u32) -> u32 {
+    let normal = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
+    if mode & 0o004 == 0 { normal & 0o700 } else { normal }
+}
+
+/// Copies one directory; `above` holds the device and inode of each directory that is being copied, to see loops.
+/// Gives whether there was any file in it.
+fn copy_dir(from: &Path, to: &Path, above: &mut Vec<(u64, u64, PathBuf)>) -> Result<bool> {
+    let reading = || format!("cannot read the directory {}", from.display());
+    let itself = fs::metadata(from).with_context(reading)?;
+    if let Some((_, _, start)) = above.iter().find(|(dev, ino, _)| (*dev, *ino) == (itself.dev(), itself.ino())) {
+        bail!(
+            "the symbolic link {} leads back to {}, which it is in: such a loop has no end; remove the link",
+            from.display(),
+            start.display()
+        );
+    }
+    above.push((itself.dev(), itself.ino(), from.to_owned()));
+    let mut entries = fs::read_dir(from).and_then(Iterator::collect::<io::Result<Vec<_>>>).with_context(reading)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    let mut any = false;
+    for entry in entries {
+        let path = entry.path();
+        let name = entry.file_name();
+        let name = name.to_str().with_context(|| format!("the name of {} is not UTF-8", path.display()))?;
+        if name == ".git" || name == ".direnv" || is_build_result(&path, name) {
+            continue;
+        }
+        let metadata = fs::metadata(&path).with_context(|| match fs::read_link(&path) {
+            Ok(target) => {
+                format!("{} is a symbolic link to {}, which can't be followed", path.display(), target.display())
+            }
+            Err(_) => format!("cannot read {}", path.display()),
+        })?;
+        let target = to.join(name);
+        if metadata.is_dir() {
+            make_dir(&target)?;
+            if copy_dir(&path, &target, above)? {
+                stamp(&target)?;
+                any = true;
+            } else {
+                fs::remove_dir(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+            }
+        } else if metadata.is_file() {
+            copy_file(&path, &target, tree_mode(metadata.mode()))?;
+            any = true;
+        } else {
+            bail!("{} is neither a file nor a directory: a host's directory can't hold it", path.display());
+        }
+    }
+    above.pop();
+    Ok(any)
+}
+
+/// Copies a file's content; never readable to more people than in the end.
+fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    let mut source = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let context = || format!("cannot copy {} to {}", from.display(), to.display());
+    let mut copy = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).with_context(context)?;
+    io::copy(&mut source, &mut copy).with_context(context)?;
+    copy.set_permissions(Permissions::from_mode(mode)).with_context(context)?;
+    copy.set_modified(tree_time()).with_context(context)
+}

@@ -1,0 +1,146 @@
+//! An agent that finds what an earlier run left when it was cut short.
+
+// a test may unwrap: that is how it fails
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::Lab;
+
+/// Deploys a good system and has the host run it; then a second one is published.
+fn with_good_system(lab: &Lab, second: &str) -> String {
+    lab.flake_host("web", "text = \"good\";");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    lab.flake_host("web", second);
+    lab.bento(&["deploy"]).succeeds();
+    lab.running("web").unwrap()
+}
+
+/// Changes the phase in the agent's journal.
+fn set_phase(lab: &Lab, phase: &serde_json::Value) {
+    let mut state: serde_json::Value = serde_json::from_str(&lab.read("hosts/web/state/state.json")).unwrap();
+    state["phase"] = phase.clone();
+    state["serial"] = 2.into();
+    state["attempts"] = 0.into();
+    lab.write("hosts/web/state/state.json", &state.to_string());
+}
+
+#[test]
+fn killed_while_testing_it_goes_back_to_the_recorded_system() {
+    let Some(lab) = Lab::new() else { return };
+    let good = with_good_system(
+        &lab,
+        "text = \"new\"; onTest = \"touch \\$TINY_ROOT/testing; sleep 3; echo late >> \\$TINY_ROOT/activations\";",
+    );
+    let config = lab.path("hosts/web/agent.toml");
+    let mut agent =
+        lab.command(&["agent", "run", "--config", config.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while !lab.path("hosts/web/testing").exists() {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    assert_ne!(lab.running("web").unwrap(), good);
+    lab.agent("web").fails_with(&["release 2 failed here before"]);
+    assert_eq!(lab.running("web").unwrap(), good);
+    assert_eq!(lab.read("hosts/web/boot").trim(), good);
+    // the killed agent's activation went on: the old system's began only when it had ended
+    assert_eq!(lab.activations("web")[3..], ["late".to_owned(), format!("test {good}")]);
+    let report = &lab.reports("web")[1];
+    assert_eq!(report["outcome"], "rollback");
+    assert!(report["reason"].as_str().unwrap().contains("interrupted"));
+    // the log tells both runs' parts
+    let log = lab.log("web", report);
+    assert!(log.contains("switching (test)") && log.contains("going back"), "{log}");
+    assert_eq!(lab.state("web"), "rollbacked");
+}
+
+#[test]
+fn killed_after_the_confirmation_it_makes_the_system_permanent() {
+    let Some(lab) = Lab::new() else { return };
+    let good = with_good_system(&lab, "text = \"new\";");
+    lab.agent("web").succeeds();
+    let new = lab.running("web").unwrap();
+    // as it was after the confirmation: booted is still the old system, nothing is reported
+    fs::remove_file(lab.path("chroot/web/logs/report-2-1.json")).unwrap();
+    lab.write("hosts/web/boot", &good);
+    set_phase(&lab, &serde_json::json!({ "state": "confirmed", "toplevel": new, "previous": good }));
+    lab.agent("web").succeeds();
+    assert_eq!(lab.read("hosts/web/boot").trim(), new);
+    assert_eq!(lab.state("web"), "up-to-date");
+    assert_eq!(lab.activations("web").iter().filter(|line| line.starts_with("test")).count(), 2);
+}
+
+#[test]
+fn killed_before_the_report_it_reports() {
+    let Some(lab) = Lab::new() else { return };
+    let good = with_good_system(&lab, "text = \"new\";");
+    lab.agent("web").succeeds();
+    let new = lab.running("web").unwrap();
+    fs::remove_file(lab.path("chroot/web/logs/report-2-1.json")).unwrap();
+    set_phase(&lab, &serde_json::json!({ "state": "booted", "toplevel": new, "previous": good }));
+    let before = lab.activations("web");
+    lab.agent("web").succeeds();
+    assert_eq!(lab.activations("web"), before);
+    assert_eq!(lab.reports("web")[1]["outcome"], "success");
+}
+
+#[test]
+fn killed_before_the_build_it_begins_anew() {
+    let Some(lab) = Lab::new() else { return };
+    with_good_system(&lab, "text = \"new\";");
+    for phase in [
+        serde_json::json!({ "state": "fetched" }),
+        serde_json::json!({ "state": "realised", "toplevel": lab.manifest("web")["toplevel"] }),
+    ] {
+        set_phase(&lab, &phase);
+        lab.agent("web").succeeds();
+        assert_eq!(lab.running("web").unwrap(), lab.manifest("web")["toplevel"]);
+    }
+}
+
+#[test]
+fn an_activation_that_hangs_is_ended_and_undone() {
+    let Some(lab) = Lab::new() else { return };
+    lab.configure_agent("web", "activation-timeout = 1");
+    let config = lab.read("hosts/web/agent.toml");
+    assert!(config.contains("activation-timeout"));
+    let good = with_good_system(&lab, "text = \"new\"; onTest = \"sleep 300\";");
+    let start = Instant::now();
+    lab.agent("web").fails_with(&["did not end within 1 s and was killed"]);
+    assert!(start.elapsed() < Duration::from_secs(60));
+    assert_eq!(lab.running("web").unwrap(), good);
+    assert_eq!(lab.state("web"), "rollbacked");
+}
+
+#[test]
+fn a_boot_entry_that_cannot_be_written_is_undone() {
+    let Some(lab) = Lab::new() else { return };
+    let good = with_good_system(&lab, "text = \"new\"; onBoot = \"exit 1\";");
+    lab.agent("web").fails_with(&["cannot make the system the one that is booted"]);
+    assert_eq!(lab.running("web").unwrap(), good);
+    assert_eq!(lab.profile("web"), good);
+    assert_eq!(lab.read("hosts/web/boot").trim(), good);
+    assert_eq!(lab.state("web"), "rollbacked");
+}
+
+#[test]
+fn an_agent_that_lost_its_state_overwrites_no_report() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    let first = lab.read("chroot/web/logs/report-1-1.json");
+    fs::remove_dir_all(lab.path("hosts/web/state")).unwrap();
+    lab.agent("web").succeeds();
+    assert_eq!(lab.read("chroot/web/logs/report-1-1.json"), first);
+    assert_eq!(lab.reports("web").len(), 2);
+    assert_eq!(lab.state("web"), "extra-logs");
+}
