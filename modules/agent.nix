@@ -32,9 +32,9 @@ in
 
     package = mkOption {
       type = types.package;
-      default = pkgs.bento or (throw "services.bento.agent.package is not set, and there is no `bento' among the packages: use bento's overlay, or its nixosModules.agent");
-      defaultText = lib.literalExpression "pkgs.bento";
-      description = "The bento package to run.";
+      default = pkgs.bento-fleet or (throw "services.bento.agent.package is not set, and the packages have no `bento-fleet': use bento's overlay, or its nixosModules.agent");
+      defaultText = lib.literalExpression "pkgs.bento-fleet";
+      description = "The bento package to run. It is called `bento-fleet' among packages, because nixpkgs' `bento' is another program.";
     };
 
     host = mkOption {

@@ -64,11 +64,11 @@ in
     # sshd insists that the root of a chroot belongs to root and that nobody else can write to it.
     systemd.tmpfiles.rules = [ "d ${cfg.chrootDir} 0755 root root -" ]
       ++ lib.concatMap
-        (host: [
-          "d ${cfg.chrootDir}/${host.name} 0750 root ${cfg.group} -"
-          "d ${cfg.chrootDir}/${host.name}/logs 0700 ${host.name} ${cfg.group} -"
-        ])
-        hosts;
+      (host: [
+        "d ${cfg.chrootDir}/${host.name} 0750 root ${cfg.group} -"
+        "d ${cfg.chrootDir}/${host.name}/logs 0700 ${host.name} ${cfg.group} -"
+      ])
+      hosts;
 
     services.openssh.enable = true;
     services.openssh.extraConfig = lib.mkAfter ''
