@@ -1,0 +1,7 @@
+# where the hub's hosts have their directories
+CHROOT_DIR=/home/chroot
+# the hub, as the hosts reach it
+REMOTE_IP=hub.example.org
+REMOTE_PORT=22
+# seconds to wait for it
+TIMEOUT=20

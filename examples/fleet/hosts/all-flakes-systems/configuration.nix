@@ -1,0 +1,7 @@
+{
+  imports = [
+    ./hardware-configuration.nix
+    ./utils/bento.nix
+    ./utils/common-stuff.nix
+  ];
+}

@@ -1,0 +1,7 @@
+{
+  users.users.solene = {
+    isNormalUser = true;
+    extraGroups = [ "wheel" "networkmanager" ];
+  };
+  users.groups.networkmanager = { };
+}

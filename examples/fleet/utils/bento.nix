@@ -1,0 +1,12 @@
+# What makes a machine a host of this fleet: it asks the hub for its configuration.
+{
+  imports = [ ./agent.nix ];
+
+  services.bento.agent = {
+    enable = true;
+    hub = {
+      address = "hub.example.org";
+      hostKeys = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzrqJEQg7md5z/sBMxAWqutOvle06BEkXGJtOe6s/GJ" ];
+    };
+  };
+}

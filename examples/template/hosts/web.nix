@@ -1,0 +1,6 @@
+{
+  imports = [ ./hardware.nix ];
+
+  services.nginx.enable = true;
+  networking.firewall.allowedTCPPorts = [ 80 443 ];
+}
