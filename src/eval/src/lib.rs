@@ -4,3 +4,4 @@
 
 pub mod symbol;
 pub mod syntax;
+pub mod text;
