@@ -119,9 +119,6 @@ fn random_patterns_match_and_split_as_in_cpp_nix() {
 
 #[test]
 fn errors_read_as_in_cpp_nix() {
-    assert_eq!(
-        Regex::compile(b"(").err().map(|e| e.to_string()),
-        Some("invalid regular expression '('".to_owned())
-    );
+    assert_eq!(Regex::compile(b"(").err().map(|e| e.to_string()), Some("invalid regular expression '('".to_owned()));
     assert_eq!(Regex::compile(b".{100001}").err(), Some(RegexError::MemoryLimit(b".{100001}".to_vec())));
 }

@@ -225,8 +225,7 @@ pub(super) fn parse(pattern: &[u8]) -> Result<Nfa, Failure> {
     while let Some(byte) = parser.bump() {
         let atom = match byte {
             b'^' | b'$' => {
-                let assertion =
-                    parser.nfa.single(if byte == b'^' { Op::LineBegin } else { Op::LineEnd })?;
+                let assertion = parser.nfa.single(if byte == b'^' { Op::LineBegin } else { Op::LineEnd })?;
                 // An assertion takes no quantifier: what follows must start a term of its own.
                 parser.append(&mut level, assertion);
                 continue;
@@ -526,9 +525,38 @@ fn collating_element(name: &[u8]) -> Option<u8> {
         return letter.is_ascii_alphabetic().then_some(letter);
     }
     const CONTROLS: [&str; 32] = [
-        "NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "alert", "backspace", "tab", "newline", "vertical-tab",
-        "form-feed", "carriage-return", "SO", "SI", "DLE", "DC1", "DC2", "DC3", "DC4", "NAK", "SYN", "ETB", "CAN",
-        "EM", "SUB", "ESC", "IS4", "IS3", "IS2", "IS1",
+        "NUL",
+        "SOH",
+        "STX",
+        "ETX",
+        "EOT",
+        "ENQ",
+        "ACK",
+        "alert",
+        "backspace",
+        "tab",
+        "newline",
+        "vertical-tab",
+        "form-feed",
+        "carriage-return",
+        "SO",
+        "SI",
+        "DLE",
+        "DC1",
+        "DC2",
+        "DC3",
+        "DC4",
+        "NAK",
+        "SYN",
+        "ETB",
+        "CAN",
+        "EM",
+        "SUB",
+        "ESC",
+        "IS4",
+        "IS3",
+        "IS2",
+        "IS1",
     ];
     const DIGITS: [&str; 10] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
     const SIGNS: [(&str, u8); 33] = [

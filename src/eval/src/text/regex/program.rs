@@ -119,15 +119,30 @@ enum Step {
 
 /// What is left to do in turning a tree into decisions.
 enum Lower {
-    Visit { tree: u32, on_match: u32, on_failure: u32 },
+    Visit {
+        tree: u32,
+        on_match: u32,
+        on_failure: u32,
+    },
     /// The decision on top of the results is where to go if `tree` fails.
-    Else { tree: u32, on_match: u32 },
+    Else {
+        tree: u32,
+        on_match: u32,
+    },
     /// The two on top are where to go if `tree` matches and if it fails.
-    Longest { tree: u32 },
+    Longest {
+        tree: u32,
+    },
     /// The one on top is where to go in both cases.
-    Either { tree: u32 },
+    Either {
+        tree: u32,
+    },
     /// Remember the result.
-    Store { tree: u32, on_match: u32, on_failure: u32 },
+    Store {
+        tree: u32,
+        on_match: u32,
+        on_failure: u32,
+    },
 }
 
 struct Builder<'n> {
