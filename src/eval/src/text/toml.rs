@@ -28,8 +28,11 @@ pub enum TomlError {
     /// It has a date or time, and timestamps were not asked for.
     #[error("while parsing TOML: Dates and times are not supported")]
     Timestamp,
-    /// A string or name that contains NUL.
-    #[error("input string '{}' cannot be represented as Nix string because it contains null bytes", builder::show_nul(.0))]
+    /// A string or name that contains NUL. Nix repeats the whole of its own error here.
+    #[error(
+        "while parsing TOML: error: input string '{}' cannot be represented as Nix string because it contains null bytes",
+        builder::show_nul(.0)
+    )]
     Nul(Vec<u8>),
 }
 

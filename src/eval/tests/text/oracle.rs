@@ -1,10 +1,11 @@
 //! Asking C++ Nix, and making up inputs.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+use crate::golden::Case;
 
 /// C++ Nix, found through `BENTO_NIX`.
 pub(crate) struct Oracle {
@@ -23,7 +24,7 @@ impl Oracle {
         Some(Oracle { program })
     }
 
-    /// Evaluates `expression`; gives what was printed, or the last error line.
+    /// Evaluates `expression`; gives what was printed, or the last line that starts with `error: `.
     pub(crate) fn run(&self, args: &[&str], expression: &[u8]) -> Result<Vec<u8>, String> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
         let mut child = Command::new(&self.program)
@@ -46,8 +47,8 @@ impl Oracle {
             return Ok(stdout);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let start = stderr.rfind("error: ").unwrap_or(0);
-        Err(stderr[start..].trim_start_matches("error: ").trim_end().to_owned())
+        let last = stderr.lines().rfind(|line| line.trim_start().starts_with("error: "));
+        Err(last.unwrap_or(&stderr).trim().to_owned())
     }
 
     /// Evaluates `expression` to JSON.
@@ -55,6 +56,65 @@ impl Oracle {
         let text = self.run(&["--json"], expression)?;
         Ok(serde_json::from_slice(&text).expect("the oracle prints JSON"))
     }
+}
+
+/// How the outcome of a golden case is written.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Form {
+    Json,
+    Printed,
+}
+
+/// Checks that `ours` gives for the arguments of each case what the case says, and, if there is an oracle, that the
+/// case says what the oracle makes of `expression`. In that `@1`, `@2`, … stand for the arguments as literals and
+/// `@raw` for the first as it is.
+pub(crate) fn check(
+    test: &str,
+    cases: &[Case],
+    form: Form,
+    expression: &str,
+    ours: impl Fn(&[&[u8]]) -> Result<String, String>,
+) {
+    for (arguments, expected) in cases {
+        let got =
+            ours(arguments).unwrap_or_else(|error| format!("error: {}", error.lines().next().unwrap_or_default()));
+        let shown: Vec<_> = arguments.iter().map(|a| a.escape_ascii().to_string()).collect();
+        assert_eq!(got, *expected, "{test}: {shown:?}");
+    }
+    let Some(oracle) = Oracle::find(test) else { return };
+    let args: &[&str] = if form == Form::Json { &["--json"] } else { &[] };
+    let (failing, fine): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|(_, out)| out.starts_with("error: "));
+    let all: Vec<u8> = fine.iter().flat_map(|case| [b"(", &*fill(expression, case.0), b")\n"].concat()).collect();
+    let outcomes: Vec<&str> = fine.iter().map(|case| case.1).collect();
+    let expected = match form {
+        Form::Json => format!("[{}]", outcomes.join(",")),
+        Form::Printed => format!("[ {} ]", outcomes.join(" ")),
+    };
+    let printed = oracle.run(args, &[b"[", &*all, b"]"].concat()).unwrap_or_else(|error| panic!("{test}: {error}"));
+    assert_eq!(String::from_utf8_lossy(&printed), expected, "{test}");
+    for (arguments, expected) in failing {
+        let error = oracle.run(args, &fill(expression, arguments)).expect_err("the oracle fails, too");
+        assert!(error.starts_with(expected), "{test}: {error:?} instead of {expected:?}");
+    }
+}
+
+fn fill(expression: &str, arguments: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = expression;
+    while let Some((before, after)) = rest.split_once('@') {
+        out.extend(before.as_bytes());
+        if let Some(after) = after.strip_prefix("raw") {
+            out.extend(arguments[0]);
+            rest = after;
+        } else {
+            let (number, after) = after.split_at(1);
+            let index: usize = number.parse().expect("a digit follows the sign");
+            out.extend(literal(arguments[index - 1]));
+            rest = after;
+        }
+    }
+    out.extend(rest.as_bytes());
+    out
 }
 
 /// A string literal for `bytes`.
@@ -70,14 +130,6 @@ pub(crate) fn literal(bytes: &[u8]) -> Vec<u8> {
     }
     out.push(b'"');
     out
-}
-
-/// A hexadecimal number with enough digits for a message.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 /// A small generator of pseudo-random numbers (splitmix64): the same inputs on every run.

@@ -15,7 +15,7 @@ pub(super) const END: u32 = u32::MAX;
 pub(super) const ACCEPT: u32 = u32::MAX;
 
 /// Bounds on the work of listing; beyond lies a nesting of loops that libstdc++ could not run either.
-const MAX_STEPS: usize = 1 << 22;
+const MAX_STEPS: usize = 1 << 24;
 const MAX_OPS: usize = 1 << 22;
 
 /// Holds at the start of the input.
@@ -302,6 +302,7 @@ impl Builder<'_> {
                                 results.push(nothing);
                                 continue;
                             }
+                            self.steps += self.active.len();
                             let here = Explored { state: id, rounds: self.current_rounds(), conditions };
                             if matches!(state.op, Op::Either) {
                                 let mark = self.explored.len();
@@ -379,13 +380,16 @@ impl Builder<'_> {
     }
 
     /// Whether `state` was tried before in this walk, with at least as many ways open, and failed.
-    fn is_explored(&self, state: StateId, conditions: u8) -> bool {
-        self.explored_count[state as usize] > 0
-            && self.explored.iter().any(|e| {
-                e.state == state
-                    && e.conditions & !conditions == 0
-                    && e.rounds.iter().all(|&(id, rounds)| rounds <= self.rounds[id as usize])
-            })
+    fn is_explored(&mut self, state: StateId, conditions: u8) -> bool {
+        if self.explored_count[state as usize] == 0 {
+            return false;
+        }
+        self.steps += self.explored.len();
+        self.explored.iter().any(|e| {
+            e.state == state
+                && e.conditions & !conditions == 0
+                && e.rounds.iter().all(|&(id, rounds)| rounds <= self.rounds[id as usize])
+        })
     }
 
     fn add_explored(&mut self, explored: Explored) {
