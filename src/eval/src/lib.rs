@@ -6,3 +6,4 @@ pub mod flake;
 pub mod fs;
 pub mod symbol;
 pub mod syntax;
+pub mod text;
