@@ -43,7 +43,9 @@ impl Oracle {
         let output = child.wait_with_output().expect("the oracle ends");
         if output.status.success() {
             let mut stdout = output.stdout;
-            stdout.pop_if(|byte| *byte == b'\n');
+            if stdout.last() == Some(&b'\n') {
+                stdout.pop();
+            }
             return Ok(stdout);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -93,7 +93,7 @@ fn random_replacements_and_paths_come_out_as_in_cpp_nix() {
         expression.extend(b")(toString (/. + ");
         expression.extend(literal(path.as_bytes()));
         expression.extend(b"))\n");
-        let (from, to) = (from.each_ref().map(|s| s.as_bytes()), to.each_ref().map(|s| s.as_bytes()));
+        let (from, to) = (from.each_ref().map(String::as_bytes), to.each_ref().map(String::as_bytes));
         expected.push(replaced(&from, &to, text.as_bytes()));
         expected.push(base_name(path.as_bytes()).to_vec());
         expected.push(dir_name(path.as_bytes()).to_vec());

@@ -103,7 +103,7 @@ pub(super) fn full_match(program: &Program, text: &[u8]) -> Result<Option<Captur
     let attempt = Attempt { start: 0, whole: true, at_begin: true, not_empty: false };
     // Where the next byte leaves no choice nothing is tried twice.
     let mut settled = (!program.deterministic).then(|| Table::new(program, text.len(), 64));
-    let mut path = Vec::new();
+    let mut path = Vec::with_capacity(text.len().min(1 << 10) + 1);
     Ok(first_match(program, text, attempt, settled.as_mut(), &mut path)?.then(|| captures(program, 0, &path)))
 }
 
@@ -153,7 +153,7 @@ fn takes(program: &Program, decision: &Decision, text: &[u8], position: usize) -
     text.get(position).is_some_and(|&byte| program.sets[decision.set as usize].contains(byte))
 }
 
-/// The values of the table for [`longest_match`]: unknown, no match, or one more than the length of the longest.
+/// The values of the table for [`longest_match`]: unknown, no match, or `NO_MATCH + 1` plus the length of the longest.
 const UNKNOWN: usize = 0;
 const NO_MATCH: usize = 1;
 
