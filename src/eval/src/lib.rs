@@ -1,9 +1,30 @@
 //! The Nix language, evaluated as C++ Nix 2.34 does.
 //!
-//! A library: it reads files through a trait, it never prints and never exits.
+//! A library: it reads files through a trait, it never prints and never exits. [`evaluate`] gives an [`Evaluator`], which
+//! evaluates files, expressions and flakes to [`value::Value`]s and computes the derivations that they describe, byte for
+//! byte as C++ Nix does. It does not touch the Nix store: what would be written there is kept in memory, and a read of it is
+//! served from where it came from.
 
+mod builtins;
+pub mod context;
+pub mod error;
+mod eval;
+#[allow(missing_docs, reason = "each field's type and comment say it")]
+pub mod expr;
+mod files;
 pub mod flake;
 pub mod fs;
+mod position;
+mod print;
+mod resolve;
+mod settings;
+mod suggest;
 pub mod symbol;
 pub mod syntax;
 pub mod text;
+pub mod value;
+
+pub use error::{Error, ErrorKind, Frame, Result};
+pub use eval::{Coerce, Evaluated, Evaluator};
+pub use position::{Location, Origin};
+pub use settings::{Host, SearchPath, Settings, evaluate};

@@ -156,6 +156,12 @@ impl<'a> Value<'a> {
         self.word == other.word
     }
 
+    /// A number that no other value in memory has at the same time; for immediates their encoding.
+    #[inline]
+    pub fn address(self) -> usize {
+        self.word.addr().get()
+    }
+
     /// Whether this marks a slot without a value.
     #[inline]
     pub fn is_unset(self) -> bool {
@@ -569,6 +575,7 @@ impl<'a> Thunk<'a> {
 pub struct Env<'a>(NonNull<EnvHead<'a>>);
 
 struct EnvHead<'a> {
+    life: PhantomData<Cell<&'a ()>>,
     up: Option<Env<'a>>,
     #[cfg(debug_assertions)]
     len: usize,
@@ -747,6 +754,7 @@ impl<'a> Heap<'a> {
         // SAFETY: the words are fresh; header and all slots are written before the handle is given out.
         unsafe {
             words.cast::<EnvHead<'a>>().write(EnvHead {
+                life: PhantomData,
                 up,
                 #[cfg(debug_assertions)]
                 len,

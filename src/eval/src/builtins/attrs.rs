@@ -1,0 +1,3 @@
+//! Builtins.
+use super::PrimOp;
+pub(super) const TABLE: &[PrimOp] = &[];

@@ -1,0 +1,144 @@
+//! The built-in functions, one module per subject.
+
+mod attrs;
+mod context;
+mod control;
+mod derivation;
+mod fetch;
+mod flakes;
+mod lists;
+mod numbers;
+mod paths;
+mod strings;
+mod structured;
+
+use crate::error::Result;
+use crate::eval::{Evaluated, Evaluator};
+use crate::symbol::{Symbol, sym};
+use crate::value::{Pos, Value};
+use rustc_hash::FxHashMap;
+
+pub(crate) use derivation::KnownDerivation;
+
+/// More arguments than any builtin takes.
+pub(crate) const MAX_ARITY: usize = 4;
+
+/// What carries a builtin out. The result may be a thunk.
+pub(crate) type Function = for<'e, 'v, 'a> fn(&'e Evaluator<'a>, &'v [Value<'a>], Pos) -> Evaluated<'a>;
+
+/// A built-in function.
+pub(crate) struct PrimOp {
+    /// Its global name, with `__` unless it is also there without.
+    pub(crate) name: &'static str,
+    /// How many arguments it takes.
+    pub(crate) arity: u8,
+    /// Bit `i` is set if argument `i` is forced before anything else happens (after the set ones before it). The caller then
+    /// hands over values, not thunks.
+    pub(crate) strict: u8,
+    /// Whether an error in it gets a line in the trace.
+    pub(crate) traced: bool,
+    /// What carries it out.
+    pub(crate) function: Function,
+}
+
+impl PrimOp {
+    /// A builtin that may leave its arguments unevaluated.
+    const fn lazy(name: &'static str, arity: u8, function: Function) -> PrimOp {
+        PrimOp { name, arity, strict: 0, traced: true, function }
+    }
+
+    /// A builtin that forces the arguments with bits in `strict` first.
+    const fn strict(name: &'static str, arity: u8, strict: u8, function: Function) -> PrimOp {
+        PrimOp { name, arity, strict, traced: true, function }
+    }
+
+    /// Leaves it out of traces.
+    const fn untraced(mut self) -> PrimOp {
+        self.traced = false;
+        self
+    }
+}
+
+const TABLES: &[&[PrimOp]] = &[
+    attrs::TABLE,
+    context::TABLE,
+    control::TABLE,
+    derivation::TABLE,
+    fetch::TABLE,
+    flakes::TABLE,
+    lists::TABLE,
+    numbers::TABLE,
+    paths::TABLE,
+    strings::TABLE,
+    structured::TABLE,
+];
+
+/// The builtin with this index.
+#[inline]
+pub(crate) fn get(index: u32) -> &'static PrimOp {
+    &TABLES[(index >> 8) as usize][(index & 255) as usize]
+}
+
+/// What builtins remember during an evaluation.
+#[derive(Default)]
+pub(crate) struct State<'a> {
+    pub(crate) files: crate::files::FileState<'a>,
+    pub(crate) derivations: derivation::DerivationState,
+    pub(crate) paths: paths::PathState,
+    pub(crate) strings: strings::StringState,
+    pub(crate) flakes: flakes::FlakeState<'a>,
+}
+
+/// Carries out a deferred computation that a builtin registered.
+pub(crate) fn resume_deferred<'a>(evaluator: &Evaluator<'a>, number: u32) -> Evaluated<'a> {
+    flakes::resume(evaluator, number)
+}
+
+/// All variables that every program has.
+pub(crate) fn globals<'a>(evaluator: &Evaluator<'a>) -> FxHashMap<Symbol, Value<'a>> {
+    let mut globals = FxHashMap::default();
+    let mut builtins = Vec::new();
+    let heap = &evaluator.heap;
+    let symbols = &evaluator.symbols;
+    let mut add = |name: &str, value: Value<'a>| {
+        globals.insert(symbols.intern(name.as_bytes()), value);
+        let short = name.strip_prefix("__").unwrap_or(name);
+        builtins.push((symbols.intern(short.as_bytes()), Pos::NONE, value));
+    };
+    add("true", Value::TRUE);
+    add("false", Value::FALSE);
+    add("null", Value::NULL);
+    for (table_index, table) in TABLES.iter().enumerate() {
+        for (index, prim_op) in table.iter().enumerate() {
+            add(prim_op.name, Value::prim_op((table_index as u32) << 8 | index as u32));
+        }
+    }
+    let settings = &evaluator.settings;
+    add("__storeDir", heap.string(settings.store.as_str().as_bytes()));
+    add("__nixVersion", heap.string(b"2.34.8"));
+    add("__langVersion", heap.int(6));
+    if !settings.pure {
+        add("__currentSystem", heap.string(settings.system.as_bytes()));
+        let time = settings.time.unwrap_or_else(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            now.map_or(0, |elapsed| elapsed.as_secs() as i64)
+        });
+        add("__currentTime", heap.int(time));
+    }
+    add("__nixPath", evaluator.search_path_value());
+    // `builtins` contains itself: the set is made with a place for it first.
+    let thunk = heap.thunk_of_suspension(crate::value::Suspension::Deferred(flakes::NO_SUCH_DEFERRED));
+    builtins.push((symbols.intern(b"builtins"), Pos::NONE, thunk));
+    let set: Value<'a> = heap.attrs(&mut builtins).into();
+    if let Some(place) = set.as_attrs().and_then(|set| set.get(symbols.intern(b"builtins"))) {
+        place.set(set);
+    }
+    globals.insert(symbols.intern(b"builtins"), set);
+    let _ = sym::EMPTY;
+    globals
+}
+
+/// A function's result for a wrong argument that the type checks above it rule out.
+fn check<T>(value: Option<T>, error: impl FnOnce() -> Box<crate::Error>) -> Result<T> {
+    value.ok_or_else(error)
+}

@@ -1,0 +1,81 @@
+//! What goes wrong while evaluating.
+
+use crate::value::Pos;
+
+/// The result of an evaluation step.
+pub type Result<T> = std::result::Result<T, Box<Error>>;
+
+/// What kind of error it is. `tryEval` catches [`ErrorKind::Throw`] and [`ErrorKind::Assert`] only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    /// `throw`
+    Throw,
+    /// A failed `assert`.
+    Assert,
+    /// `abort`
+    Abort,
+    /// Anything else that is wrong with the program.
+    Eval,
+    /// A syntax error.
+    Parse,
+    /// `infinite recursion encountered`
+    InfiniteRecursion,
+    /// The depth of calls or the stack is used up.
+    Overflow,
+    /// A file can't be read, or a path is not allowed.
+    File,
+}
+
+/// An evaluation's error: message, place, and how the evaluation got there.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// What kind of error it is.
+    pub kind: ErrorKind,
+    /// The message in Nix's words, without `error:`.
+    pub message: String,
+    /// Where, if known.
+    pub pos: Pos,
+    /// What was being done, the innermost first.
+    pub trace: Vec<Frame>,
+    /// Names that are similar to one that was not found.
+    pub suggestions: Vec<String>,
+}
+
+/// One step of an evaluation that failed.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Where, if known.
+    pub pos: Pos,
+    /// What was being done.
+    pub message: String,
+}
+
+impl Error {
+    /// An error of this kind.
+    #[cold]
+    pub fn new(kind: ErrorKind, pos: Pos, message: impl Into<String>) -> Box<Self> {
+        Box::new(Error { kind, message: message.into(), pos, trace: Vec::new(), suggestions: Vec::new() })
+    }
+
+    /// An error in the program.
+    #[cold]
+    pub fn eval(pos: Pos, message: impl Into<String>) -> Box<Self> {
+        Error::new(ErrorKind::Eval, pos, message)
+    }
+
+    /// The same error with one more step of the trace.
+    #[cold]
+    #[must_use]
+    pub fn traced(mut self: Box<Self>, pos: Pos, message: impl Into<String>) -> Box<Self> {
+        self.trace.push(Frame { pos, message: message.into() });
+        self
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

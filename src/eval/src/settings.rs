@@ -1,0 +1,115 @@
+//! What an evaluation depends on besides the files: settings, and what it asks of its caller.
+
+use crate::eval::Evaluator;
+use crate::fs::{OverlayFs, RealFs};
+use bento_store::store_path::StoreDir;
+use bumpalo::Bump;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Entries of `-I` and `NIX_PATH`: a prefix, possibly empty, and what it stands for.
+pub type SearchPath = Vec<(String, String)>;
+
+/// How to evaluate.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The store directory.
+    pub store: StoreDir,
+    /// `builtins.nixPath`.
+    pub search_path: SearchPath,
+    /// `builtins.currentSystem`.
+    pub system: String,
+    /// `builtins.currentTime`, in seconds since 1970; `None` for the time at which the evaluation starts.
+    pub time: Option<i64>,
+    /// Whether evaluation is pure: no environment, no current time or system, no paths but those that are locked by a hash.
+    pub pure: bool,
+    /// Whether only paths on the search path and in `allowed_paths` may be read (`--restrict-eval`).
+    pub restricted: bool,
+    /// What may be read if evaluation is pure or restricted.
+    pub allowed_paths: Vec<PathBuf>,
+    /// How deep calls may be nested.
+    pub max_call_depth: u32,
+    /// Whether `|>` and `<|` are allowed.
+    pub pipe_operators: bool,
+    /// Whether content-addressed derivations are allowed.
+    pub ca_derivations: bool,
+    /// Whether dynamic derivations are allowed.
+    pub dynamic_derivations: bool,
+    /// Whether impure derivations are allowed.
+    pub impure_derivations: bool,
+    /// Whether `fromTOML` reads times.
+    pub parse_toml_timestamps: bool,
+    /// Whether `traceVerbose` speaks.
+    pub trace_verbose: bool,
+    /// Whether `abort` is called on a warning.
+    pub abort_on_warn: bool,
+    /// Whether the text of every derivation is kept, to write it out afterwards.
+    pub keep_derivations: bool,
+    /// The home directory, for paths that start with `~`.
+    pub home: Option<Vec<u8>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            store: StoreDir::default(),
+            search_path: Vec::new(),
+            system: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            time: None,
+            pure: false,
+            restricted: false,
+            allowed_paths: Vec::new(),
+            max_call_depth: 10_000,
+            pipe_operators: false,
+            ca_derivations: false,
+            dynamic_derivations: false,
+            impure_derivations: false,
+            parse_toml_timestamps: false,
+            trace_verbose: false,
+            abort_on_warn: false,
+            keep_derivations: false,
+            home: None,
+        }
+    }
+}
+
+/// What an evaluation asks of its caller.
+pub trait Host {
+    /// An environment variable, for `builtins.getEnv`; never asked if evaluation is pure.
+    fn env(&self, name: &str) -> Option<Vec<u8>>;
+    /// A warning, without `warning:`.
+    fn warn(&self, message: &str);
+    /// What `builtins.trace` says, without `trace:`.
+    fn trace(&self, message: &str);
+}
+
+/// The stack of an evaluation in bytes. Only what is used of it takes memory.
+const STACK_SIZE: usize = 4 << 30;
+
+/// Runs an evaluation on a thread of its own, whose stack is large enough for the deepest calls that Nix allows. All values
+/// live until `body` returns.
+///
+/// # Errors
+/// When no such thread can be started.
+///
+/// # Panics
+/// When `body` does.
+pub fn evaluate<R: Send>(
+    settings: Settings,
+    host: impl Host + Send + 'static,
+    body: impl for<'a> FnOnce(&Evaluator<'a>) -> R + Send,
+) -> std::io::Result<R> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("evaluation".to_owned()).stack_size(STACK_SIZE).spawn_scoped(
+            scope,
+            move || {
+                let arena = Bump::new();
+                let store = settings.store.as_str().to_owned();
+                let fs = Rc::new(OverlayFs::new(Rc::new(RealFs), store.as_ref()));
+                let evaluator = Evaluator::new(&arena, settings, fs, Rc::new(host), STACK_SIZE);
+                body(&evaluator)
+            },
+        )?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
