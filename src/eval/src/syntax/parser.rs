@@ -39,7 +39,7 @@ pub struct ParseOptions<'o> {
 
 /// Parses a whole text.
 ///
-/// The tree is allocated in `arena`, which must not be smaller-lived than the tree; names are interned in `symbols`. Needs up
+/// The tree is allocated in `arena`, and nothing else stays there; names are interned in `symbols`. Needs up
 /// to 64 MiB of stack for the deepest texts that are accepted. Positions are those that C++ Nix gives.
 ///
 /// # Errors
