@@ -467,6 +467,17 @@ impl<'a> Attrs<'a> {
         self.head().keys.get().len() == 0
     }
 
+    /// About how many attributes there are: those of the layers, not counted once where two have the same name.
+    pub fn size_hint(self) -> usize {
+        let mut size = 0;
+        let mut current = Some(self);
+        while let Some(attrs) = current {
+            size += attrs.head().keys.get().len();
+            current = attrs.head().base.get();
+        }
+        size
+    }
+
     /// Its layers, at least 1.
     fn depth(self) -> usize {
         let mut depth = 1;

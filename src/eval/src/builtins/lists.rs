@@ -1,3 +1,383 @@
-//! Builtins.
+//! Builtins on lists.
+
 use super::PrimOp;
-pub(super) const TABLE: &[PrimOp] = &[];
+use super::attrs::required;
+use super::numbers::less_than;
+use crate::error::{Error, Result};
+use crate::eval::{Evaluated, Evaluator};
+use crate::symbol::sym;
+use crate::value::{Kind, List, Pos, Value};
+use rustc_hash::FxHashMap;
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+
+pub(super) const TABLE: &[PrimOp] = &[
+    PrimOp::strict("__isList", 1, 1, is_list),
+    PrimOp::strict("__elemAt", 2, 1, elem_at),
+    PrimOp::strict("__head", 1, 1, head),
+    PrimOp::strict("__tail", 1, 1, tail),
+    PrimOp::strict("map", 2, 2, map),
+    PrimOp::strict("__filter", 2, 2, filter),
+    PrimOp::lazy("__elem", 2, elem),
+    PrimOp::strict("__concatLists", 1, 1, concat_lists),
+    PrimOp::strict("__length", 1, 1, length),
+    PrimOp::lazy("__foldl'", 3, foldl),
+    PrimOp::lazy("__any", 2, any),
+    PrimOp::lazy("__all", 2, all),
+    PrimOp::strict("__genList", 2, 2, gen_list),
+    PrimOp::strict("__sort", 2, 2, sort),
+    PrimOp::lazy("__partition", 2, partition),
+    PrimOp::lazy("__groupBy", 2, group_by),
+    PrimOp::lazy("__concatMap", 2, concat_map),
+    PrimOp::strict("__genericClosure", 1, 1, generic_closure),
+];
+
+/// The most elements that a list may have: what fits into the memory of any machine.
+const MAX_LEN: i64 = 1 << 40;
+
+fn is_list<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a> {
+    Ok(Value::bool(matches!(ev.force(args[0])?.kind(), Kind::List(_))))
+}
+
+fn elem_at<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.elemAt'")?;
+    let index = ev.force_int(args[1], pos, "while evaluating the second argument passed to 'builtins.elemAt'")?;
+    match usize::try_from(index).ok().and_then(|index| list.cells().get(index)) {
+        Some(cell) => ev.force_cell(cell),
+        None => {
+            let message =
+                format!("'builtins.elemAt' called with index {index} on a list of size {}", list.len());
+            Err(Error::eval(pos, message))
+        }
+    }
+}
+
+fn head<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.head'")?;
+    match list.cells().first() {
+        Some(cell) => ev.force_cell(cell),
+        None => Err(Error::eval(pos, "'builtins.head' called on an empty list")),
+    }
+}
+
+fn tail<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.tail'")?;
+    match list.cells().split_first() {
+        Some((_, rest)) => Ok(ev.heap.list_with(rest.len(), |index| rest[index].get()).into()),
+        None => Err(Error::eval(pos, "'builtins.tail' called on an empty list")),
+    }
+}
+
+fn map<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.map")?;
+    if list.is_empty() {
+        return Ok(list.into());
+    }
+    let what = "while evaluating the first argument passed to builtins.map";
+    let function = reusable(ev.force_function(args[0], pos, what)?, args[0]);
+    let cells = list.cells();
+    Ok(ev.heap.list_with(cells.len(), |index| ev.heap.thunk_of_call(function, cells[index].get())).into())
+}
+
+/// The evaluated value, unless the place that it came from has to stay recognisable.
+fn reusable<'a>(forced: Value<'a>, original: Value<'a>) -> Value<'a> {
+    if forced.may_replace_thunk() { forced } else { original }
+}
+
+fn filter<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.filter")?;
+    if list.is_empty() {
+        return Ok(list.into());
+    }
+    let what = "while evaluating the first argument passed to builtins.filter";
+    let function = ev.force_function(args[0], pos, what)?;
+    let mut kept = Vec::with_capacity(list.len());
+    for element in list.iter() {
+        let result = ev.call(function, &[element], Pos::NONE)?;
+        let what = "while evaluating the return value of the filtering function passed to builtins.filter";
+        if ev.force_bool(result, pos, what)? {
+            kept.push(element);
+        }
+    }
+    if kept.len() == list.len() {
+        return Ok(list.into());
+    }
+    Ok(ev.heap.list(&kept).into())
+}
+
+fn elem<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.elem")?;
+    for element in list.cells() {
+        if ev.equal(args[0], element.get(), pos)? {
+            return Ok(Value::TRUE);
+        }
+    }
+    Ok(Value::FALSE)
+}
+
+fn concat<'a>(ev: &Evaluator<'a>, lists: &[List<'a>]) -> Value<'a> {
+    let mut non_empty = lists.iter().filter(|list| !list.is_empty());
+    let (Some(&first), second) = (non_empty.next(), non_empty.next()) else {
+        return ev.heap.empty_list().into();
+    };
+    if second.is_none() {
+        return first.into();
+    }
+    let mut elements = lists.iter().flat_map(|list| list.iter());
+    let len = lists.iter().map(|list| list.len()).sum();
+    ev.heap.list_with(len, |_| elements.next().unwrap_or(Value::NULL)).into()
+}
+
+fn concat_lists<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let lists = ev.force_list(args[0], pos, "while evaluating the first argument passed to builtins.concatLists")?;
+    let what = "while evaluating a value of the list passed to builtins.concatLists";
+    let lists =
+        lists.cells().iter().map(|cell| ev.force_list(cell.get(), pos, what)).collect::<Result<Vec<List<'a>>>>()?;
+    Ok(concat(ev, &lists))
+}
+
+fn length<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to builtins.length")?;
+    Ok(ev.heap.int(list.len() as i64))
+}
+
+fn foldl<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let what = "while evaluating the first argument passed to builtins.foldlStrict";
+    let function = ev.force_function(args[0], pos, what)?;
+    let list = ev.force_list(args[2], pos, "while evaluating the third argument passed to builtins.foldlStrict")?;
+    let mut result = args[1];
+    for element in list.iter() {
+        result = ev.call(function, &[result, element], Pos::NONE)?;
+    }
+    ev.force(result)
+}
+
+fn any_or_all<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos, stop_at: bool, name: &str) -> Evaluated<'a> {
+    let what = format!("while evaluating the first argument passed to builtins.{name}");
+    let function = ev.force_function(args[0], pos, &what)?;
+    let what = format!("while evaluating the second argument passed to builtins.{name}");
+    let list = ev.force_list(args[1], pos, &what)?;
+    for element in list.iter() {
+        let result = ev.call(function, &[element], Pos::NONE)?;
+        let Kind::Bool(truth) = result.kind() else {
+            let what = format!("while evaluating the return value of the function passed to builtins.{name}");
+            return Err(ev.not_a(result, "a Boolean", pos, &what));
+        };
+        if truth == stop_at {
+            return Ok(Value::bool(stop_at));
+        }
+    }
+    Ok(Value::bool(!stop_at))
+}
+
+fn any<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    any_or_all(ev, args, pos, true, "any")
+}
+
+fn all<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    any_or_all(ev, args, pos, false, "all")
+}
+
+fn gen_list<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let len = ev.force_int(args[1], pos, "while evaluating the second argument passed to builtins.genList")?;
+    if !(0..=MAX_LEN).contains(&len) {
+        return Err(Error::eval(pos, format!("cannot create list of size {len}")));
+    }
+    // As in Nix, the function is not looked at before an element is.
+    Ok(ev.heap.list_with(len as usize, |index| ev.heap.thunk_of_call(args[0], ev.heap.int(index as i64))).into())
+}
+
+fn sort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.sort")?;
+    if list.is_empty() {
+        return Ok(list.into());
+    }
+    let function =
+        ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.sort")?;
+    let is_less_than =
+        matches!(function.kind(), Kind::PrimOp(index) if super::get(index).name == "__lessThan");
+    let values: Vec<Value<'a>> = list.iter().collect();
+    let sorted = merge_sort(values, &mut |a, b| {
+        if is_less_than {
+            let (a, b) = (ev.force(a)?, ev.force(b)?);
+            return less_than(ev, a, b, Pos::NONE, "while evaluating the ordering function passed to builtins.sort");
+        }
+        let result = ev.call(function, &[a, b], Pos::NONE)?;
+        let what = "while evaluating the return value of the sorting function passed to builtins.sort";
+        ev.force_bool(result, pos, what)
+    })?;
+    Ok(ev.heap.list(&sorted).into())
+}
+
+/// Sorts stably with a comparison that may fail, and that need not be an order: then the result is some permutation.
+fn merge_sort<'a>(
+    mut values: Vec<Value<'a>>,
+    less: &mut impl FnMut(Value<'a>, Value<'a>) -> Result<bool>,
+) -> Result<Vec<Value<'a>>> {
+    let mut buffer = Vec::with_capacity(values.len());
+    let mut width = 1;
+    while width < values.len() {
+        buffer.clear();
+        for chunk in values.chunks(2 * width) {
+            let (mut left, mut right) = chunk.split_at(width.min(chunk.len()));
+            while let (Some((&a, left_rest)), Some((&b, right_rest))) = (left.split_first(), right.split_first()) {
+                if less(b, a)? {
+                    buffer.push(b);
+                    right = right_rest;
+                } else {
+                    buffer.push(a);
+                    left = left_rest;
+                }
+            }
+            buffer.extend_from_slice(left);
+            buffer.extend_from_slice(right);
+        }
+        std::mem::swap(&mut values, &mut buffer);
+        width *= 2;
+    }
+    Ok(values)
+}
+
+fn partition<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let what = "while evaluating the first argument passed to builtins.partition";
+    let function = ev.force_function(args[0], pos, what)?;
+    let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.partition")?;
+    let (mut right, mut wrong) = (Vec::new(), Vec::new());
+    for element in list.iter() {
+        ev.force(element)?;
+        let result = ev.call(function, &[element], Pos::NONE)?;
+        let what = "while evaluating the return value of the partition function passed to builtins.partition";
+        if ev.force_bool(result, pos, what)? {
+            right.push(element);
+        } else {
+            wrong.push(element);
+        }
+    }
+    let mut entries = vec![
+        (sym::RIGHT, Pos::NONE, ev.heap.list(&right).into()),
+        (sym::WRONG, Pos::NONE, ev.heap.list(&wrong).into()),
+    ];
+    Ok(ev.heap.attrs(&mut entries).into())
+}
+
+fn group_by<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let what = "while evaluating the first argument passed to builtins.groupBy";
+    let function = ev.force_function(args[0], pos, what)?;
+    let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.groupBy")?;
+    let mut groups: FxHashMap<_, Vec<Value<'a>>> = FxHashMap::default();
+    for element in list.iter() {
+        let result = ev.call(function, &[element], Pos::NONE)?;
+        let what = "while evaluating the return value of the grouping function passed to builtins.groupBy";
+        let name = ev.symbols.intern(ev.force_string_no_context(result, pos, what)?);
+        groups.entry(name).or_default().push(element);
+    }
+    let mut entries: Vec<_> =
+        groups.into_iter().map(|(name, values)| (name, Pos::NONE, ev.heap.list(&values).into())).collect();
+    Ok(ev.heap.attrs(&mut entries).into())
+}
+
+fn concat_map<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let what = "while evaluating the first argument passed to builtins.concatMap";
+    let function = ev.force_function(args[0], pos, what)?;
+    let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.concatMap")?;
+    let mut lists = Vec::with_capacity(list.len());
+    for element in list.iter() {
+        let result = ev.call(function, &[element], pos)?;
+        let what = "while evaluating the return value of the function passed to builtins.concatMap";
+        lists.push(ev.force_list(result, pos, what)?);
+    }
+    Ok(concat(ev, &lists))
+}
+
+/// Keys that were seen, in the order of `<`.
+#[derive(Default)]
+struct Seen<'a> {
+    /// The common case: strings.
+    strings: rustc_hash::FxHashSet<&'a [u8]>,
+    /// All other keys, sorted; and the strings too once there is a key of another type.
+    sorted: Vec<Value<'a>>,
+}
+
+impl<'a> Seen<'a> {
+    /// Whether the key is new.
+    fn insert(&mut self, ev: &Evaluator<'a>, key: Value<'a>) -> Result<bool> {
+        if let (Kind::Str(text), true) = (key.kind(), self.sorted.is_empty()) {
+            return Ok(self.strings.insert(text.bytes()));
+        }
+        if let Some(&text) = self.strings.iter().next() {
+            // Keys of two types: the comparison says what is wrong with that.
+            less_than(ev, key, ev.heap.string(text), Pos::NONE, "")?;
+        }
+        let mut failure = None;
+        let found = self.sorted.binary_search_by(|other| {
+            if failure.is_some() {
+                return Ordering::Equal;
+            }
+            let compare = || {
+                if less_than(ev, *other, key, Pos::NONE, "")? {
+                    return Ok(Ordering::Less);
+                }
+                Ok(if less_than(ev, key, *other, Pos::NONE, "")? { Ordering::Greater } else { Ordering::Equal })
+            };
+            compare().unwrap_or_else(|error| {
+                failure = Some(error);
+                Ordering::Equal
+            })
+        });
+        match (failure, found) {
+            (Some(error), _) => Err(error),
+            (None, Ok(_)) => Ok(false),
+            (None, Err(index)) => {
+                self.sorted.insert(index, key);
+                Ok(true)
+            }
+        }
+    }
+}
+
+fn generic_closure<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a> {
+    let what = "while evaluating the first argument passed to builtins.genericClosure";
+    let attrs = ev.force_attrs(args[0], Pos::NONE, what)?;
+    let what = "in the attrset passed as argument to builtins.genericClosure";
+    let (start, _) = required(ev, attrs, sym::START_SET, what)?;
+    let start_what = "while evaluating the 'startSet' attribute passed as argument to builtins.genericClosure";
+    let start = ev.force_list(start, Pos::NONE, start_what)?;
+    if start.is_empty() {
+        return Ok(start.into());
+    }
+    let (operator, _) = required(ev, attrs, sym::OPERATOR, what)?;
+    let what = "while evaluating the 'operator' attribute passed as argument to builtins.genericClosure";
+    let operator = ev.force_function(operator, Pos::NONE, what)?;
+    let mut work: VecDeque<Value<'a>> = start.iter().collect();
+    let mut seen = Seen::default();
+    let mut result = Vec::new();
+    while let Some(element) = work.pop_front() {
+        let describe =
+            |error: Box<Error>| error.traced(Pos::NONE, format!("in genericClosure element {}", ev.show_for_error(element)));
+        let item = ev.force_attrs(element, Pos::NONE, "").map_err(describe)?;
+        let (key, _) = required(ev, item, sym::KEY, "").map_err(describe)?;
+        let key = ev.force(key)?;
+        let is_new = seen.insert(ev, key).map_err(|error| {
+            error.traced(Pos::NONE, format!("while checking key of element {}", ev.show_for_error(element)))
+        })?;
+        if !is_new {
+            continue;
+        }
+        result.push(element);
+        let expand = || {
+            let what = "while evaluating the return value of the `operator` passed to builtins.genericClosure";
+            let more = ev.force_list(ev.call(operator, &[element], Pos::NONE)?, Pos::NONE, what)?;
+            more.iter().try_for_each(|element| ev.force(element).map(drop))?;
+            Ok(more)
+        };
+        let more: Result<List<'a>> = expand();
+        let more = more.map_err(|error| {
+            error.traced(
+                Pos::NONE,
+                format!("while calling operator on genericClosure element {}", ev.show_for_error(element)),
+            )
+        })?;
+        work.extend(more.iter());
+    }
+    Ok(ev.heap.list(&result).into())
+}

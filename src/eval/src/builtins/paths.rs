@@ -1,8 +1,527 @@
-//! Builtins.
+//! Builtins on paths and files, and copying into the store.
+
 use super::PrimOp;
-pub(super) const TABLE: &[PrimOp] = &[];
-#[derive(Default)] pub(crate) struct PathState {}
-impl<'a> crate::Evaluator<'a> { 
-    pub(crate) fn copy_to_store(&self, _path: &[u8], _pos: crate::value::Pos) -> crate::Result<(std::rc::Rc<str>, u32)> { todo!() }
-    pub(crate) fn search_path_value(&self) -> crate::value::Value<'a> { crate::value::Value::NULL }
+use super::derivation::parse_hash;
+use crate::context::{Context, Derived, Element};
+use crate::error::{Error, ErrorKind, Result};
+use crate::eval::{Coerce, Evaluated, Evaluator};
+use crate::fs::{self, FileSystem, FileType, Mount, Resolve, bytes_of, canonical, path_of};
+use crate::symbol::sym;
+use crate::text::strings::{base_name, dir_name};
+use crate::value::{Kind, Pos, Value};
+use bento_store::content_address::{ContentAddress, ContentAddressMethod};
+use bento_store::hash::{Hash, HashAlgo};
+use bento_store::nar;
+use bento_store::store_path::StorePath;
+use rustc_hash::FxHashMap;
+use std::cell::RefCell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+pub(super) const TABLE: &[PrimOp] = &[
+    PrimOp::lazy("__toPath", 1, to_path),
+    PrimOp::lazy("__storePath", 1, store_path),
+    PrimOp::strict("__pathExists", 1, 1, path_exists),
+    PrimOp::strict("baseNameOf", 1, 1, base_name_of),
+    PrimOp::strict("dirOf", 1, 1, dir_of),
+    PrimOp::strict("__readFile", 1, 1, read_file),
+    PrimOp::strict("__findFile", 2, 1, find_file),
+    PrimOp::lazy("__hashFile", 2, hash_file),
+    PrimOp::strict("__readFileType", 1, 1, read_file_type),
+    PrimOp::strict("__readDir", 1, 1, read_dir),
+    PrimOp::lazy("__toFile", 2, to_file),
+    PrimOp::lazy("__filterSource", 2, filter_source),
+    PrimOp::lazy("__path", 1, path),
+];
+
+/// What was copied into the store.
+#[derive(Default)]
+pub(crate) struct PathState {
+    /// By path: the store path of its copy, printed, and its context.
+    copied: RefCell<FxHashMap<Vec<u8>, (Rc<str>, Context)>>,
+    /// By store path: what a file made by `toFile` refers to.
+    references: RefCell<FxHashMap<StorePath, Vec<StorePath>>>,
+}
+
+/// Archives what the evaluator's file system shows.
+struct Tree<'f>(&'f dyn FileSystem);
+
+impl nar::Files for Tree<'_> {
+    fn metadata(&self, path: &Path) -> io::Result<nar::Metadata> {
+        let metadata = self.0.metadata(path).map_err(io::Error::other)?;
+        Ok(match metadata.file_type {
+            FileType::Regular => nar::Metadata::Regular { executable: metadata.executable, size: metadata.size },
+            FileType::Directory => nar::Metadata::Directory,
+            FileType::Symlink => nar::Metadata::Symlink,
+            FileType::Unknown => nar::Metadata::Unknown,
+        })
+    }
+
+    fn names(&self, directory: &Path) -> io::Result<Vec<Vec<u8>>> {
+        let entries = self.0.read_dir(directory).map_err(io::Error::other)?;
+        Ok(entries.into_iter().map(|entry| bytes_of(Path::new(&entry.name)).to_vec()).collect())
+    }
+
+    fn contents(&self, file: &Path, sink: &mut dyn io::Write) -> io::Result<()> {
+        sink.write_all(&self.0.read_file(file).map_err(io::Error::other)?)
+    }
+
+    fn target(&self, link: &Path) -> io::Result<Vec<u8>> {
+        let target = self.0.read_link(link).map_err(io::Error::other)?;
+        Ok(bytes_of(Path::new(&target)).to_vec())
+    }
+}
+
+fn type_name(file_type: nar::FileType) -> &'static str {
+    match file_type {
+        nar::FileType::Regular => "regular",
+        nar::FileType::Directory => "directory",
+        nar::FileType::Symlink => "symlink",
+        nar::FileType::Unknown => "unknown",
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl<'a> Evaluator<'a> {
+    /// The path that a value stands for.
+    ///
+    /// # Errors
+    /// When it stands for none.
+    pub(crate) fn coerce_to_path(&self, value: Value<'a>, context: &mut Context, pos: Pos, what: &str) -> Result<Vec<u8>> {
+        let value = self.force(value).map_err(|error| error.traced(pos, what))?;
+        match value.kind() {
+            Kind::Path(path) => return Ok(path.bytes().to_vec()),
+            Kind::Attrs(attrs) => {
+                if let Some(convert) = attrs.get(sym::TO_STRING) {
+                    let convert = self.force_cell(convert)?;
+                    let result = self.nested(pos, || self.call(convert, &[value], pos))?;
+                    return self.nested(pos, || self.coerce_to_path(result, context, pos, what));
+                }
+            }
+            _ => {}
+        }
+        let mut text = Vec::new();
+        self.coerce_to_string(value, &mut text, context, Coerce::PLAIN, pos, what)?;
+        if text.first() != Some(&b'/') {
+            let message = format!("string '{}' doesn't represent an absolute path", lossy(&text));
+            return Err(Error::eval(Pos::NONE, message).traced(pos, what));
+        }
+        Ok(bytes_of(&canonical(&text)).to_vec())
+    }
+
+    /// The path that a value stands for, when all that has to be built to read it is there.
+    ///
+    /// # Errors
+    /// When the value stands for no path, or something would have to be built first.
+    pub(crate) fn readable_path(&self, value: Value<'a>, pos: Pos) -> Result<Vec<u8>> {
+        let mut context = 0;
+        let path = self.coerce_to_path(value, &mut context, Pos::NONE, "while realising the context of a path")?;
+        self.realise(context).map_err(|error| {
+            error.traced(pos, format!("while realising the context of path '{}'", lossy(&path)))
+        })?;
+        if let Some(derivation) = self.known_derivation(&path) {
+            if !self.fs.is_mounted(path_of(&path)) {
+                let contents = derivation.contents.clone();
+                self.fs.mount(path_of(&path), Mount::File { contents, executable: false });
+            }
+        }
+        Ok(path)
+    }
+
+    /// Makes sure that what a context names can be read.
+    ///
+    /// # Errors
+    /// When something would have to be built.
+    pub(crate) fn realise(&self, context: Context) -> Result<()> {
+        if context == 0 {
+            return Ok(());
+        }
+        for element in self.contexts.elements(context) {
+            let Element::Built { drv, output } = &element else { continue };
+            let Derived::Path(drv) = drv else {
+                return Err(self.cannot_build(&element));
+            };
+            let path: StorePath = drv.parse()?;
+            let Some(known) = self.known_derivation(self.store.print(&path).as_bytes()) else {
+                return Err(self.cannot_build(&element));
+            };
+            let parsed =
+                bento_store::derivation::Derivation::parse(&self.store, path.derivation_name()?, &known.contents)
+                    .map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
+            let out_path = match parsed.outputs.get(&**output) {
+                Some(out) => out.path(&self.store, &parsed.name, output)?,
+                None => None,
+            };
+            let exists = out_path.is_some_and(|path| {
+                self.fs.exists(path_of(self.store.print(&path).as_bytes())).unwrap_or(false)
+            });
+            if !exists {
+                return Err(self.cannot_build(&element));
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn cannot_build(&self, element: &Element) -> Box<Error> {
+        let message = format!(
+            "cannot build '{}' during evaluation: import from derivation is not supported, and its output is not in \
+             the store; build it first with 'nix-store --realise'",
+            self.show_context_element(element)
+        );
+        Error::eval(Pos::NONE, message)
+    }
+
+    /// The store path of a copy of `path` with the name of `path`, printed, and the context of that.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub(crate) fn copy_to_store(&self, path: &[u8], pos: Pos) -> Result<(Rc<str>, Context)> {
+        if let Some(copied) = self.state.paths.copied.borrow().get(path) {
+            return Ok(copied.clone());
+        }
+        if path.ends_with(b".drv") {
+            return Err(Error::eval(Pos::NONE, "file names are not allowed to end in '.drv'"));
+        }
+        let source = self.resolve_links(path, Resolve::Ancestors)?;
+        let copied = self
+            .add_tree(&source, &lossy(base_name(path)), ContentAddressMethod::NixArchive, None, None)
+            .map_err(|error| placed(error, pos))?;
+        self.state.paths.copied.borrow_mut().insert(path.to_vec(), copied.clone());
+        Ok(copied)
+    }
+
+    /// Works out the store path of a file tree and serves it from where it is.
+    fn add_tree(
+        &self,
+        source: &Path,
+        name: &str,
+        method: ContentAddressMethod,
+        filter: Option<Value<'a>>,
+        expected: Option<Hash>,
+    ) -> Result<(Rc<str>, Context)> {
+        self.check_path(bytes_of(source))?;
+        let shown = || lossy(bytes_of(source));
+        if self.fs.lstat(source).map_err(|error| self.file_error(&error, Pos::NONE))?.is_none() {
+            return Err(Error::new(ErrorKind::File, Pos::NONE, format!("path '{}' does not exist", shown())));
+        }
+        let mut kept: Vec<Vec<u8>> = vec![Vec::new()];
+        let prefix = bytes_of(source).len() + usize::from(bytes_of(source) != b"/");
+        let hash = if method == ContentAddressMethod::Flat {
+            let contents = self.fs.read_file(source).map_err(|error| self.file_error(&error, Pos::NONE))?;
+            Hash::digest(HashAlgo::Sha256, contents)
+        } else {
+            let filter = |path: &Path, file_type: nar::FileType| -> Result<bool> {
+                let Some(filter) = filter else { return Ok(true) };
+                let file_type = ev_string(self, type_name(file_type));
+                let result = self.call(filter, &[self.heap.string(bytes_of(path)), file_type], Pos::NONE)?;
+                let what = "while evaluating the return value of the path filter function";
+                let keep = self.force_bool(result, Pos::NONE, what)?;
+                if keep {
+                    kept.push(bytes_of(path).get(prefix..).unwrap_or_default().to_vec());
+                }
+                Ok(keep)
+            };
+            nar::hash_tree(&Tree(&*self.fs), source, filter, HashAlgo::Sha256)?.0
+        };
+        let address = |hash| ContentAddress { method, hash };
+        let path = self.store.make_fixed_output_path(name, &address(hash))?;
+        if expected.is_some_and(|expected| expected != hash) {
+            let message = format!("store path mismatch in (possibly filtered) path added from '{}'", shown());
+            return Err(Error::eval(Pos::NONE, message));
+        }
+        let printed: Rc<str> = Rc::from(self.store.print(&path));
+        let place = path_of(printed.as_bytes());
+        if !self.fs.is_mounted(place) {
+            let filter = filter.map(|_| Rc::new(fs::FileSet::from_nodes(&kept)));
+            self.fs.mount(place, Mount::Tree { fs: self.fs.clone(), root: source.to_owned(), filter });
+        }
+        self.allow_path(&printed);
+        let context = self.contexts.single(Element::Opaque(Rc::from(path.as_str())));
+        Ok((printed, context))
+    }
+
+    /// `builtins.nixPath`.
+    pub(crate) fn search_path_value(&self) -> Value<'a> {
+        let entries = &self.settings.search_path;
+        let list = self.heap.list_with(entries.len(), |index| {
+            let (prefix, value) = &entries[index];
+            let mut attrs = vec![
+                (sym::PREFIX, Pos::NONE, self.heap.string(prefix.as_bytes())),
+                (sym::PATH, Pos::NONE, self.heap.string(value.as_bytes())),
+            ];
+            self.heap.attrs(&mut attrs).into()
+        });
+        list.into()
+    }
+}
+
+fn placed(mut error: Box<Error>, pos: Pos) -> Box<Error> {
+    if error.pos == Pos::NONE {
+        error.pos = pos;
+    }
+    error
+}
+
+fn ev_string<'a>(ev: &Evaluator<'a>, text: &str) -> Value<'a> {
+    ev.symbol_string(ev.symbols.intern(text.as_bytes()))
+}
+
+fn to_path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let mut context = 0;
+    let what = "while evaluating the first argument passed to builtins.toPath";
+    let path = ev.coerce_to_path(args[0], &mut context, pos, what)?;
+    Ok(ev.heap.string_with_context(&path, context))
+}
+
+fn store_path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    if ev.settings.pure {
+        return Err(Error::eval(pos, "'builtins.storePath' is not allowed in pure evaluation mode"));
+    }
+    let mut context = 0;
+    let what = "while evaluating the first argument passed to 'builtins.storePath'";
+    let mut path = ev.coerce_to_path(args[0], &mut context, pos, what)?;
+    if ev.store.parse(&path).is_err() {
+        path = bytes_of(&ev.resolve_links(&path, Resolve::Full)?).to_vec();
+    }
+    let Ok((base, _)) = ev.store.split(&path) else {
+        return Err(Error::eval(pos, format!("path '{}' is not in the Nix store", lossy(&path))));
+    };
+    let context = ev.contexts.union(context, ev.contexts.single(Element::Opaque(Rc::from(base.as_str()))));
+    Ok(ev.heap.string_with_context(&path, context))
+}
+
+fn path_exists<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let value = ev.force(args[0])?;
+    let must_be_directory = matches!(value.kind(),
+        Kind::Str(text) if text.bytes().ends_with(b"/") || text.bytes().ends_with(b"/."));
+    let path = ev.readable_path(value, pos)?;
+    if ev.check_path(&path).is_err() {
+        return Ok(Value::FALSE);
+    }
+    let mode = if must_be_directory { Resolve::Full } else { Resolve::Ancestors };
+    let resolved = ev.resolve_links(&path, mode)?;
+    if ev.check_path(bytes_of(&resolved)).is_err() {
+        return Ok(Value::FALSE);
+    }
+    let metadata = ev.fs.lstat(&resolved).map_err(|error| ev.file_error(&error, pos))?;
+    Ok(Value::bool(
+        metadata.is_some_and(|metadata| !must_be_directory || metadata.file_type == FileType::Directory),
+    ))
+}
+
+fn base_name_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let what = "while evaluating the first argument passed to builtins.baseNameOf";
+    let (text, context) = ev.to_string(args[0], Coerce::PLAIN, pos, what)?;
+    Ok(ev.heap.string_with_context(base_name(&text), context))
+}
+
+fn dir_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let value = ev.force(args[0])?;
+    if let Kind::Path(path) = value.kind() {
+        let parent = path_of(path.bytes()).parent().unwrap_or(Path::new("/"));
+        return Ok(ev.heap.path(bytes_of(parent)));
+    }
+    let what = "while evaluating the first argument passed to 'builtins.dirOf'";
+    let (text, context) = ev.to_string(value, Coerce::PLAIN, pos, what)?;
+    Ok(ev.heap.string_with_context(dir_name(&text), context))
+}
+
+fn read_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let path = ev.readable_path(args[0], pos)?;
+    let contents = ev.read_file(&path)?;
+    if contents.contains(&0) {
+        let message =
+            format!("the contents of the file '{}' cannot be represented as a Nix string", lossy(&path));
+        return Err(Error::eval(pos, message));
+    }
+    let mut context = 0;
+    if let Ok((base, _)) = ev.store.split(&path) {
+        // A file keeps the references of which it has the hash part.
+        let references = ev.state.paths.references.borrow();
+        let found = references.get(&base).into_iter().flatten().filter(|reference| {
+            memchr::memmem::find(&contents, reference.hash_part().as_bytes()).is_some()
+        });
+        context = ev.contexts.of(found.map(|reference| Element::Opaque(Rc::from(reference.as_str()))));
+    }
+    Ok(ev.heap.string_with_context(&contents, context))
+}
+
+fn find_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to builtins.findFile")?;
+    let mut entries = Vec::with_capacity(list.len());
+    for element in list.iter() {
+        let what = "while evaluating an element of the list passed to builtins.findFile";
+        let attrs = ev.force_attrs(element, pos, what)?;
+        let prefix = match attrs.get(sym::PREFIX) {
+            Some(prefix) => {
+                let what = "while evaluating the `prefix` attribute of an element of the list passed to builtins.findFile";
+                ev.force_string_no_context(prefix.get(), pos, what)?.to_vec()
+            }
+            None => Vec::new(),
+        };
+        let (path, _) = super::attrs::required(ev, attrs, sym::PATH, "in an element of the __nixPath")?;
+        let what = "while evaluating the `path` attribute of an element of the list passed to builtins.findFile";
+        let (path, context) = ev.to_string(path, Coerce::PLAIN, pos, what)?;
+        ev.realise(context)?;
+        entries.push((prefix, path));
+    }
+    let what = "while evaluating the second argument passed to builtins.findFile";
+    let name = ev.force_string_no_context(args[1], pos, what)?;
+    Ok(ev.heap.path(&ev.find_file(&entries, name, pos)?))
+}
+
+fn hash_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let what = "while evaluating the first argument passed to builtins.hashFile";
+    let name = lossy(ev.force_string_no_context(args[0], pos, what)?);
+    let algo: HashAlgo =
+        name.parse().map_err(|_| Error::eval(pos, format!("unknown hash algorithm '{name}'")))?;
+    let path = ev.readable_path(args[1], pos)?;
+    Ok(ev.heap.string(Hash::digest(algo, ev.read_file(&path)?).to_base16().as_bytes()))
+}
+
+fn file_type_name(file_type: FileType) -> &'static str {
+    file_type.name()
+}
+
+fn read_file_type<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let path = ev.readable_path(args[0], pos)?;
+    ev.check_path(&path)?;
+    let place = ev.resolve_links(&path, Resolve::Ancestors)?;
+    let metadata = ev.fs.metadata(&place).map_err(|error| ev.file_error(&error, pos))?;
+    Ok(ev_string(ev, file_type_name(metadata.file_type)))
+}
+
+fn read_dir<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let path = ev.readable_path(args[0], pos)?;
+    ev.check_path(&path)?;
+    let place: PathBuf = ev.resolve_links(&path, Resolve::Full)?;
+    ev.check_path(bytes_of(&place))?;
+    let entries = ev.fs.read_dir(&place).map_err(|error| ev.file_error(&error, pos))?;
+    let mut attrs: Vec<_> = entries
+        .into_iter()
+        .map(|entry| {
+            let name = ev.symbols.intern(bytes_of(Path::new(&entry.name)));
+            (name, Pos::NONE, ev_string(ev, file_type_name(entry.file_type)))
+        })
+        .collect();
+    Ok(ev.heap.attrs(&mut attrs).into())
+}
+
+fn to_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let what = "while evaluating the first argument passed to builtins.toFile";
+    let name = lossy(ev.force_string_no_context(args[0], pos, what)?);
+    let what = "while evaluating the second argument passed to builtins.toFile";
+    let (contents, context) = ev.force_string(args[1], pos, what)?;
+    let mut references = Vec::new();
+    for element in ev.contexts.elements(context) {
+        let Element::Opaque(path) = &element else {
+            let message = format!(
+                "files created by builtins.toFile may not reference derivations, but {name} references {}",
+                ev.show_context_element(&element)
+            );
+            return Err(Error::eval(pos, message));
+        };
+        references.push(path.parse::<StorePath>()?);
+    }
+    let hash = Hash::digest(HashAlgo::Sha256, contents);
+    let path = ev.store.make_text_path(&name, &hash, &references)?;
+    let printed = ev.store.print(&path);
+    ev.fs.mount(path_of(printed.as_bytes()), Mount::File { contents: Rc::from(contents), executable: false });
+    ev.allow_path(&printed);
+    let context = ev.contexts.single(Element::Opaque(Rc::from(path.as_str())));
+    ev.state.paths.references.borrow_mut().insert(path, references);
+    Ok(ev.heap.string_with_context(printed.as_bytes(), context))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn add_path<'a>(
+    ev: &Evaluator<'a>,
+    path: &[u8],
+    context: Context,
+    name: &str,
+    filter: Option<Value<'a>>,
+    method: ContentAddressMethod,
+    expected: Option<Hash>,
+    pos: Pos,
+) -> Evaluated<'a> {
+    let add = || {
+        ev.realise(context)?;
+        // What is wanted may be there already: then it need not be read.
+        if let Some(hash) = expected {
+            let wanted = ev.store.make_fixed_output_path(name, &ContentAddress { method, hash })?;
+            let printed = ev.store.print(&wanted);
+            if ev.fs.exists(path_of(printed.as_bytes())).unwrap_or(false) {
+                ev.allow_path(&printed);
+                let context = ev.contexts.single(Element::Opaque(Rc::from(wanted.as_str())));
+                return Ok((Rc::from(printed), context));
+            }
+        }
+        let source = ev.resolve_links(path, Resolve::Full)?;
+        ev.add_tree(&source, name, method, filter, expected)
+    };
+    let (printed, context) =
+        add().map_err(|error: Box<Error>| error.traced(pos, format!("while adding path '{}'", lossy(path))))?;
+    Ok(ev.heap.string_with_context(printed.as_bytes(), context))
+}
+
+fn filter_source<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let mut context = 0;
+    let what = "while evaluating the second argument (the path to filter) passed to 'builtins.filterSource'";
+    let path = ev.coerce_to_path(args[1], &mut context, pos, what)?;
+    let filter =
+        ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.filterSource")?;
+    let name = lossy(base_name(&path));
+    add_path(ev, &path, context, &name, Some(filter), ContentAddressMethod::NixArchive, None, pos)
+}
+
+fn path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
+    let attrs = ev.force_attrs(args[0], pos, "while evaluating the argument passed to 'builtins.path'")?;
+    let (mut source, mut name, mut filter, mut expected) = (None, String::new(), None, None);
+    let mut method = ContentAddressMethod::NixArchive;
+    let mut context = 0;
+    for (symbol, attr_pos, cell) in ev.heap.flat(attrs).iter() {
+        let value = cell.get();
+        match symbol {
+            sym::PATH => {
+                let what = "while evaluating the 'path' attribute passed to 'builtins.path'";
+                source = Some(ev.coerce_to_path(value, &mut context, attr_pos, what)?);
+            }
+            sym::NAME => {
+                let what = "while evaluating the `name` attribute passed to builtins.path";
+                name = lossy(ev.force_string_no_context(value, attr_pos, what)?);
+            }
+            sym::FILTER => {
+                let what = "while evaluating the `filter` parameter passed to builtins.path";
+                filter = Some(ev.force_function(value, attr_pos, what)?);
+            }
+            sym::RECURSIVE => {
+                let what = "while evaluating the `recursive` attribute passed to builtins.path";
+                if !ev.force_bool(value, attr_pos, what)? {
+                    method = ContentAddressMethod::Flat;
+                }
+            }
+            sym::SHA256 => {
+                let what = "while evaluating the `sha256` attribute passed to builtins.path";
+                let text = lossy(ev.force_string_no_context(value, attr_pos, what)?);
+                expected = Some(parse_hash(ev, &text, Some(HashAlgo::Sha256))?);
+            }
+            _ => {
+                let message = format!("unsupported argument '{}' to 'builtins.path'", ev.name(symbol));
+                return Err(Error::eval(attr_pos, message));
+            }
+        }
+    }
+    let Some(source) = source else {
+        let message = "missing required 'path' attribute in the first argument to 'builtins.path'";
+        return Err(Error::eval(pos, message));
+    };
+    if name.is_empty() {
+        name = lossy(base_name(&source));
+    }
+    add_path(ev, &source, context, &name, filter, method, expected, pos)
 }
