@@ -111,7 +111,7 @@ fn trace<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a> {
     let value = ev.force(args[0])?;
     match value.kind() {
         Kind::Str(text) => ev.host.trace(&String::from_utf8_lossy(text.bytes())),
-        _ => ev.host.trace(&ev.show_for_trace(value)),
+        _ => ev.host.trace(&ev.show_for_error(value)),
     }
     ev.force(args[1])
 }

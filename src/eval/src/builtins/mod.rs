@@ -10,15 +10,12 @@ mod lists;
 mod numbers;
 mod paths;
 mod strings;
-mod structured;
+pub(crate) mod structured;
 
-use crate::error::Result;
 use crate::eval::{Evaluated, Evaluator};
-use crate::symbol::{Symbol, sym};
-use crate::value::{Pos, Value};
+use crate::symbol::Symbol;
+use crate::value::{Pos, Suspension, Value};
 use rustc_hash::FxHashMap;
-
-pub(crate) use derivation::KnownDerivation;
 
 /// More arguments than any builtin takes.
 pub(crate) const MAX_ARITY: usize = 4;
@@ -91,8 +88,14 @@ pub(crate) struct State<'a> {
 
 /// Carries out a deferred computation that a builtin registered.
 pub(crate) fn resume_deferred<'a>(evaluator: &Evaluator<'a>, number: u32) -> Evaluated<'a> {
-    flakes::resume(evaluator, number)
+    match number {
+        DERIVATION_FUNCTION => evaluator.eval_internal("derivation.nix"),
+        _ => flakes::resume(evaluator, number),
+    }
 }
+
+/// The deferred computation whose result is `derivation`.
+const DERIVATION_FUNCTION: u32 = u32::MAX - 1;
 
 /// All variables that every program has.
 pub(crate) fn globals<'a>(evaluator: &Evaluator<'a>) -> FxHashMap<Symbol, Value<'a>> {
@@ -126,19 +129,13 @@ pub(crate) fn globals<'a>(evaluator: &Evaluator<'a>) -> FxHashMap<Symbol, Value<
         add("__currentTime", heap.int(time));
     }
     add("__nixPath", evaluator.search_path_value());
+    add("derivation", heap.thunk_of_suspension(Suspension::Deferred(DERIVATION_FUNCTION)));
     // `builtins` contains itself: the set is made with a place for it first.
-    let thunk = heap.thunk_of_suspension(crate::value::Suspension::Deferred(flakes::NO_SUCH_DEFERRED));
-    builtins.push((symbols.intern(b"builtins"), Pos::NONE, thunk));
+    builtins.push((symbols.intern(b"builtins"), Pos::NONE, Value::NULL));
     let set: Value<'a> = heap.attrs(&mut builtins).into();
     if let Some(place) = set.as_attrs().and_then(|set| set.get(symbols.intern(b"builtins"))) {
         place.set(set);
     }
     globals.insert(symbols.intern(b"builtins"), set);
-    let _ = sym::EMPTY;
     globals
-}
-
-/// A function's result for a wrong argument that the type checks above it rule out.
-fn check<T>(value: Option<T>, error: impl FnOnce() -> Box<crate::Error>) -> Result<T> {
-    value.ok_or_else(error)
 }

@@ -240,7 +240,7 @@ impl<'a> Evaluator<'a> {
             let filter = filter.map(|_| Rc::new(fs::FileSet::from_nodes(&kept)));
             self.fs.mount(place, Mount::Tree { fs: self.fs.clone(), root: source.to_owned(), filter });
         }
-        self.allow_path(&printed);
+        self.allow_path(printed.as_bytes());
         let context = self.contexts.single(Element::Opaque(Rc::from(path.as_str())));
         Ok((printed, context))
     }
@@ -432,7 +432,7 @@ fn to_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a
     let path = ev.store.make_text_path(&name, &hash, &references)?;
     let printed = ev.store.print(&path);
     ev.fs.mount(path_of(printed.as_bytes()), Mount::File { contents: Rc::from(contents), executable: false });
-    ev.allow_path(&printed);
+    ev.allow_path(printed.as_bytes());
     let context = ev.contexts.single(Element::Opaque(Rc::from(path.as_str())));
     ev.state.paths.references.borrow_mut().insert(path, references);
     Ok(ev.heap.string_with_context(printed.as_bytes(), context))
@@ -456,7 +456,7 @@ fn add_path<'a>(
             let wanted = ev.store.make_fixed_output_path(name, &ContentAddress { method, hash })?;
             let printed = ev.store.print(&wanted);
             if ev.fs.exists(path_of(printed.as_bytes())).unwrap_or(false) {
-                ev.allow_path(&printed);
+                ev.allow_path(printed.as_bytes());
                 let context = ev.contexts.single(Element::Opaque(Rc::from(wanted.as_str())));
                 return Ok((Rc::from(printed), context));
             }
