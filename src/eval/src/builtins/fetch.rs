@@ -85,8 +85,7 @@ impl<'a> Evaluator<'a> {
         }
         let path = if uri.starts_with('/') { Some(fs::canonical(uri.as_bytes())) } else { local_path(uri) };
         match path {
-            Some(path) if self.is_allowed(fs::bytes_of(&path)) => Ok(()),
-            Some(path) => Err(self.forbidden(fs::bytes_of(&path), pos)),
+            Some(path) => self.check_path(fs::bytes_of(&path)),
             None => Err(Error::eval(pos, format!("access to URI '{uri}' is forbidden in restricted mode"))),
         }
     }
@@ -94,7 +93,7 @@ impl<'a> Evaluator<'a> {
     /// A store path that was fetched, as a string. It may be read from now on.
     fn fetched(&self, store_path: &StorePath) -> Value<'a> {
         let path = self.store.print(store_path);
-        self.allow_path(path.as_bytes());
+        self.allow_path(&path);
         store_path_value(self, &path)
     }
 }
@@ -137,7 +136,7 @@ fn fetch_tree<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, git:
     }
     let tree = evaluator.fetcher().fetch(&input)?;
     let path = evaluator.store.print(&tree.store_path);
-    evaluator.allow_path(path.as_bytes());
+    evaluator.allow_path(&path);
     Ok(tree_attrs(evaluator, &path, &SourceInfo::of(&tree.input)?, git).into())
 }
 

@@ -106,9 +106,9 @@ impl<'a> Evaluator<'a> {
     // ---- what may be read -------------------------------------------------------------------------------------------
 
     /// Lets a path and everything below it be read although evaluation is pure or restricted. It is absolute and canonical.
-    pub(crate) fn allow_path(&self, path: &[u8]) {
+    pub(crate) fn allow_path(&self, path: &str) {
         if self.settings.pure || self.settings.restricted {
-            self.state.flakes.allowed.borrow_mut().insert(path.to_vec());
+            self.state.flakes.allowed.borrow_mut().insert(path.as_bytes().to_vec());
         }
     }
 
@@ -140,18 +140,6 @@ impl<'a> Evaluator<'a> {
         }
         allowed.contains(&b"/"[..])
             || allowed.range(below.clone()..).next().is_some_and(|next| next.starts_with(&below))
-    }
-
-    /// The error for a path that may not be read.
-    #[cold]
-    pub(crate) fn forbidden(&self, path: &[u8], pos: Pos) -> Box<Error> {
-        let mode = if self.settings.pure {
-            "in pure evaluation mode (use '--impure' to override)"
-        } else {
-            "in restricted mode"
-        };
-        let path = String::from_utf8_lossy(path);
-        Error::new(ErrorKind::File, pos, format!("access to absolute path '{path}' is forbidden {mode}"))
     }
 
     // ---- flakes -----------------------------------------------------------------------------------------------------
@@ -236,7 +224,7 @@ impl<'a> Evaluator<'a> {
         let values = &graph.nodes[node];
         let source = || {
             let source = graph.locked.source(&self.fetcher(), node)?;
-            self.allow_path(source.source_path.as_bytes());
+            self.allow_path(&source.source_path);
             Ok::<_, Box<Error>>(source)
         };
         match part {
@@ -496,7 +484,7 @@ impl FlakeHost for Evaluator<'_> {
 
     fn read_flake(&self, path: &Path, flake_ref: &FlakeRef) -> Result<FlakeDeclaration> {
         if let Ok((store_path, _)) = self.store.split(fs::bytes_of(path)) {
-            self.allow_path(self.store.print(&store_path).as_bytes());
+            self.allow_path(&self.store.print(&store_path));
         }
         self.check_trivial(path)?;
         let file = self.eval_file(fs::bytes_of(path))?;
