@@ -5,7 +5,7 @@ use super::PrimOp;
 use crate::context::Element;
 use crate::error::{Error, Result};
 use crate::flake::fetch::SourceInfo;
-use crate::flake::reference::{Attr, Attrs as RefAttrs, Input};
+use crate::flake::reference::{Attr, Attrs as RefAttrs, FlakeRef, Input, ParseOptions};
 use crate::flake::{FlakeError, local_path};
 use crate::fs::{self, FileSystem, Mount};
 use crate::symbol::sym;
@@ -14,6 +14,7 @@ use crate::{Coerce, Evaluated, Evaluator};
 use bento_store::content_address::{ContentAddress, ContentAddressMethod};
 use bento_store::hash::{Hash, HashAlgo};
 use bento_store::store_path::{StorePath, check_name};
+use std::borrow::Cow;
 use std::path::Path;
 
 pub(super) const TABLE: &[PrimOp] = &[
@@ -90,10 +91,27 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// Where an entry of the search path that is a URL, `channel:NAME` or `flake:REFERENCE` leads: a store path.
+    ///
+    /// # Errors
+    /// When it is malformed or can't be had.
+    pub(crate) fn fetch_search_path_entry(&self, text: &str) -> Result<Vec<u8>> {
+        let input = match text.strip_prefix("flake:") {
+            Some(reference) => {
+                FlakeRef::parse(reference, ParseOptions { is_flake: false, ..ParseOptions::default() })?.input
+            }
+            None => Input::parse_url(&resolve_channel(text))?,
+        };
+        let tree = self.fetcher().fetch(&input)?;
+        let path = self.store.print(&tree.store_path).into_bytes();
+        self.allow_path(&path);
+        Ok(path)
+    }
+
     /// A store path that was fetched, as a string. It may be read from now on.
     fn fetched(&self, store_path: &StorePath) -> Value<'a> {
         let path = self.store.print(store_path);
-        self.allow_path(&path);
+        self.allow_path(path.as_bytes());
         store_path_value(self, &path)
     }
 }
@@ -136,7 +154,7 @@ fn fetch_tree<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, git:
     }
     let tree = evaluator.fetcher().fetch(&input)?;
     let path = evaluator.store.print(&tree.store_path);
-    evaluator.allow_path(&path);
+    evaluator.allow_path(path.as_bytes());
     Ok(tree_attrs(evaluator, &path, &SourceInfo::of(&tree.input)?, git).into())
 }
 
@@ -196,6 +214,14 @@ fn tree_arguments<'a>(
     Ok(attrs)
 }
 
+/// The URL that `channel:NAME` stands for; any other as it is.
+fn resolve_channel(url: &str) -> Cow<'_, str> {
+    match url.strip_prefix("channel:") {
+        Some(channel) => format!("https://channels.nixos.org/{channel}/nixexprs.tar.xz").into(),
+        None => url.into(),
+    }
+}
+
 /// What tells `fetchurl` and `fetchTarball` apart.
 struct Download {
     name: &'static str,
@@ -246,8 +272,8 @@ fn fetch<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, download:
             evaluator.utf8(evaluator.force_string_no_context(argument, pos, what)?, pos)?
         }
     };
-    if let (true, Some(channel)) = (download.unpack, url.strip_prefix("channel:")) {
-        url = format!("https://channels.nixos.org/{channel}/nixexprs.tar.xz");
+    if download.unpack {
+        url = resolve_channel(&url).into_owned();
     }
     evaluator.check_uri(&url, pos)?;
     let name_given = name.is_some();

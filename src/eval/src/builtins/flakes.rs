@@ -27,9 +27,6 @@ pub(super) const TABLE: &[PrimOp] = &[
     PrimOp::strict("__flakeRefToString", 1, 1, flake_ref_to_string),
 ];
 
-/// A number that no deferred computation has.
-pub(crate) const NO_SUCH_DEFERRED: u32 = u32::MAX;
-
 /// What is remembered of flakes and sources during an evaluation.
 #[derive(Default)]
 pub(crate) struct FlakeState<'a> {
@@ -106,9 +103,9 @@ impl<'a> Evaluator<'a> {
     // ---- what may be read -------------------------------------------------------------------------------------------
 
     /// Lets a path and everything below it be read although evaluation is pure or restricted. It is absolute and canonical.
-    pub(crate) fn allow_path(&self, path: &str) {
+    pub(crate) fn allow_path(&self, path: &[u8]) {
         if self.settings.pure || self.settings.restricted {
-            self.state.flakes.allowed.borrow_mut().insert(path.as_bytes().to_vec());
+            self.state.flakes.allowed.borrow_mut().insert(path.to_vec());
         }
     }
 
@@ -224,7 +221,7 @@ impl<'a> Evaluator<'a> {
         let values = &graph.nodes[node];
         let source = || {
             let source = graph.locked.source(&self.fetcher(), node)?;
-            self.allow_path(&source.source_path);
+            self.allow_path(source.source_path.as_bytes());
             Ok::<_, Box<Error>>(source)
         };
         match part {
@@ -484,7 +481,7 @@ impl FlakeHost for Evaluator<'_> {
 
     fn read_flake(&self, path: &Path, flake_ref: &FlakeRef) -> Result<FlakeDeclaration> {
         if let Ok((store_path, _)) = self.store.split(fs::bytes_of(path)) {
-            self.allow_path(&self.store.print(&store_path));
+            self.allow_path(self.store.print(&store_path).as_bytes());
         }
         self.check_trivial(path)?;
         let file = self.eval_file(fs::bytes_of(path))?;
