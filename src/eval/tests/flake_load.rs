@@ -26,7 +26,7 @@ struct NixHost<'o>(&'o Oracle, Rc<OverlayFs>);
 impl FlakeHost for NixHost<'_> {
     type Error = FlakeError;
 
-    fn read_flake(&self, path: &Path) -> Result<FlakeDeclaration, FlakeError> {
+    fn read_flake(&self, path: &Path, _: &FlakeRef) -> Result<FlakeDeclaration, FlakeError> {
         let text = String::from_utf8(self.1.read_file(path)?).unwrap();
         let file = tempfile::Builder::new().suffix(".nix").tempfile().unwrap();
         fs::write(file.path(), text).unwrap();

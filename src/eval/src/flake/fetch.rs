@@ -5,6 +5,7 @@
 //! from the hash is mounted into the file system that the evaluator reads. When a lock file gives the hash, the store
 //! path is known without reading anything; such a source is read, and verified, when the first file of it is.
 
+use super::archive::PackedFs;
 use super::error::FlakeError;
 use super::git::GitRepository;
 use super::reference::{Attr, Input, Scheme};
@@ -288,6 +289,10 @@ impl Places {
                 Some(repository) => self.read_git(input, &repository),
                 None => self.read_from_store(input),
             },
+            Some(scheme @ (Scheme::Tarball | Scheme::File)) => match local_file(input)? {
+                Some(file) => self.read_download(input, &file, scheme == Scheme::Tarball),
+                None => self.read_from_store(input),
+            },
             Some(Scheme::Indirect) => Err(FlakeError::Unavailable {
                 input: input.to_string(),
                 reason: "it is an indirect reference, and there is no registry to look it up in".to_owned(),
@@ -329,6 +334,23 @@ impl Places {
             input.set("lastModified", if in_store { 0 } else { u64::try_from(modified).unwrap_or(0) });
         }
         Ok(Reading { mount, hash, input, work_tree: None })
+    }
+
+    /// A local file, or what is packed into it.
+    fn read_download(&self, input: &Input, file: &Path, unpack: bool) -> Result<Reading, FlakeError> {
+        let mut input = input.clone();
+        let (tree, newest) = if unpack {
+            refuse_directories(&*self.local, file)?;
+            PackedFs::unpack(file)?
+        } else {
+            (PackedFs::of_file(&self.local.read_file(file)?, file)?, 0)
+        };
+        let (tree, root): (Rc<dyn FileSystem>, _) = (Rc::new(tree), PathBuf::from("/"));
+        let (hash, _) = hash_tree(&*tree, &root, None)?;
+        if newest != 0 && input.last_modified()?.is_none() {
+            input.set("lastModified", newest);
+        }
+        Ok(Reading { mount: Mount::Tree { fs: tree, root, filter: None }, hash, input, work_tree: None })
     }
 
     fn read_git(&self, input: &Input, path: &Path) -> Result<Reading, FlakeError> {
@@ -463,6 +485,41 @@ fn local_repository(input: &Input) -> Result<Option<PathBuf>, FlakeError> {
         return Err(FlakeError::Source(format!("input '{input}' uses a path relative to the current directory")));
     }
     Ok(Some(fs::canonical(path.as_bytes())))
+}
+
+/// The path of a `file:` URL, canonical; `None` if it is no such URL.
+pub(crate) fn local_path(url: &str) -> Option<PathBuf> {
+    let url = Url::parse(url, false).ok().filter(|url| url.scheme == "file")?;
+    Some(fs::canonical(url.file_path().ok()?.as_bytes()))
+}
+
+/// The file of this machine that an archive or file input is.
+fn local_file(input: &Input) -> Result<Option<PathBuf>, FlakeError> {
+    let url = Url::parse(input.string("url")?, false)?;
+    if url.scheme != "file" {
+        return Ok(None);
+    }
+    let path = url.file_path()?;
+    if !path.starts_with('/') {
+        return Err(FlakeError::Source(format!(
+            "tarball '{url}' must use an absolute path. The 'file' scheme does not support relative paths."
+        )));
+    }
+    Ok(Some(fs::canonical(path.as_bytes())))
+}
+
+/// Says what is wrong where there is no archive.
+fn refuse_directories(files: &dyn FileSystem, file: &Path) -> Result<(), FlakeError> {
+    let shown = file.display();
+    let resolved = fs::SymlinkResolver::default().resolve(files, file, fs::Resolve::Full)?;
+    Err(FlakeError::Source(match files.lstat(&resolved)?.map(|metadata| metadata.file_type) {
+        None => format!("tarball \"{shown}\" does not exist."),
+        Some(FileType::Directory) if files.exists(&resolved.join(".git"))? => {
+            format!("tarball \"{shown}\" is a git repository, not a tarball. Please use `git+file` as the scheme.")
+        }
+        Some(FileType::Directory) => format!("tarball \"{shown}\" is a directory, not a file."),
+        Some(_) => return Ok(()),
+    }))
 }
 
 /// Refuses sources that Git's attributes would change: files that an export leaves out, files that are kept in LFS.

@@ -5,6 +5,7 @@
 //! sets. As with Nix's `--no-write-lock-file`, a lock file that doesn't fit what `flake.nix` declares is brought up to
 //! date in memory.
 
+mod archive;
 mod error;
 pub mod fetch;
 mod git;
@@ -14,6 +15,7 @@ mod resolve;
 mod url;
 
 pub use error::FlakeError;
+pub(crate) use fetch::local_path;
 pub use resolve::{LoadOptions, LockedFlake, NodeSource, load};
 
 use lock::InputPath;
@@ -97,11 +99,11 @@ pub trait FlakeHost {
     /// The evaluator's error.
     type Error: From<FlakeError>;
 
-    /// Evaluates what `flake.nix` declares. `path` is a path of the fetcher's overlay and exists.
+    /// Evaluates what the `flake.nix` of `flake_ref` declares. `path`, the file, is one of the fetcher's overlay and exists.
     ///
     /// # Errors
     /// When the file is not a flake's.
-    fn read_flake(&self, path: &Path) -> Result<FlakeDeclaration, Self::Error>;
+    fn read_flake(&self, path: &Path, flake_ref: &FlakeRef) -> Result<FlakeDeclaration, Self::Error>;
 
     /// Says what was being done when `error` came up.
     fn add_context(&self, error: Self::Error, context: String) -> Self::Error;

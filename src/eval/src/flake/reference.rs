@@ -278,6 +278,14 @@ impl Input {
         Ok(())
     }
 
+    /// An input from a URL, as `builtins.fetchTree` takes one: what could be a file or an archive is an archive.
+    ///
+    /// # Errors
+    /// When it is no URL, or its scheme or an attribute is not known or malformed.
+    pub fn parse_url(text: &str) -> Result<Input, FlakeError> {
+        Input::from_url(&Url::parse(text, false)?, true)
+    }
+
     /// An input from a URL. Of URLs that could name a file or an archive, `want_tree` decides.
     fn from_url(url: &Url, want_tree: bool) -> Result<Input, FlakeError> {
         for scheme in Scheme::ALL {

@@ -221,12 +221,17 @@ fn read_declaration<H: FlakeHost>(
         let error = tree.missing_file(fetcher.store(), &relative);
         return Err(error.while_doing(format!("while reading the flake '{flake_ref}'")).into());
     }
-    declare(host, &file, prefix)
+    declare(host, &file, flake_ref, prefix)
 }
 
 /// Reads a `flake.nix`, adds the inputs that only `outputs` names, and makes `follows` start at the root.
-fn declare<H: FlakeHost>(host: &H, file: &Path, prefix: &[String]) -> Result<FlakeDeclaration, H::Error> {
-    let mut declaration = host.read_flake(file)?;
+fn declare<H: FlakeHost>(
+    host: &H,
+    file: &Path,
+    flake_ref: &FlakeRef,
+    prefix: &[String],
+) -> Result<FlakeDeclaration, H::Error> {
+    let mut declaration = host.read_flake(file, flake_ref)?;
     for input in declaration.inputs.values_mut() {
         prefix_follows(input, prefix);
     }
@@ -639,7 +644,7 @@ impl<H: FlakeHost> Resolver<'_, H> {
         let dir = directory_in(dir, &flake_ref.subdir);
         let file = dir.join("flake.nix");
         self.fetcher.overlay().metadata(&file).map_err(FlakeError::from)?;
-        let declaration = declare(self.host, &file, path)?;
+        let declaration = declare(self.host, &file, flake_ref, path)?;
         Ok(Flake { declaration, locked_ref: flake_ref.clone(), tree, dir })
     }
 
