@@ -48,6 +48,19 @@ pub struct Frame {
     pub pos: Pos,
     /// What was being done.
     pub message: String,
+    /// Which traces show it.
+    pub kind: FrameKind,
+}
+
+/// Which traces show a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameKind {
+    /// All, up to the length at which short ones are cut.
+    Step,
+    /// Full ones only: a function's call.
+    Call,
+    /// All: the program itself has added it (`builtins.addErrorContext`).
+    Context,
 }
 
 impl Error {
@@ -66,8 +79,15 @@ impl Error {
     /// The same error with one more step of the trace.
     #[cold]
     #[must_use]
-    pub fn traced(mut self: Box<Self>, pos: Pos, message: impl Into<String>) -> Box<Self> {
-        self.trace.push(Frame { pos, message: message.into() });
+    pub fn traced(self: Box<Self>, pos: Pos, message: impl Into<String>) -> Box<Self> {
+        self.traced_as(FrameKind::Step, pos, message)
+    }
+
+    /// The same error with one more step of the trace, of this kind.
+    #[cold]
+    #[must_use]
+    pub fn traced_as(mut self: Box<Self>, kind: FrameKind, pos: Pos, message: impl Into<String>) -> Box<Self> {
+        self.trace.push(Frame { pos, message: message.into(), kind });
         self
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::builtins;
 use crate::context::{Context, Contexts};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, FrameKind, Result};
 use crate::expr::{AttrsExpr, CallExpr, ConcatStringsExpr, Expr, LambdaExpr, LetExpr, Name, Scope, SelectPathExpr, WithVarExpr};
 use crate::fs::{OverlayFs, SymlinkResolver};
 use crate::position::{Location, Positions};
@@ -822,7 +822,7 @@ impl<'a> Evaluator<'a> {
             Some(name) => format!("while calling '{}'", self.name(name)),
             None => "while calling anonymous lambda".to_owned(),
         };
-        error.traced(lambda.pos, what).traced(pos, "from call site")
+        error.traced_as(FrameKind::Call, lambda.pos, what).traced_as(FrameKind::Call, pos, "from call site")
     }
 
     #[cold]

@@ -17,6 +17,7 @@ pub mod fs;
 mod position;
 mod print;
 mod resolve;
+mod select;
 mod settings;
 mod suggest;
 pub mod symbol;
@@ -24,7 +25,9 @@ pub mod syntax;
 pub mod text;
 pub mod value;
 
-pub use error::{Error, ErrorKind, Frame, Result};
+pub use error::{Error, ErrorKind, Frame, FrameKind, Result};
 pub use eval::{Coerce, Evaluated, Evaluator};
 pub use position::{Location, Origin};
+pub use print::RenderOptions;
+pub use select::Instantiable;
 pub use settings::{Host, SearchPath, Settings, evaluate};

@@ -10,7 +10,7 @@ mod lists;
 mod numbers;
 mod paths;
 mod strings;
-mod structured;
+pub(crate) mod structured;
 
 use crate::error::Result;
 use crate::eval::{Evaluated, Evaluator};
