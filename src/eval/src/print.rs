@@ -16,10 +16,23 @@ use std::cell::Cell;
 use std::fmt::Write;
 use std::rc::Rc;
 
-/// How deep messages show a value, and how many attributes and list items in total.
-const SHOWN: usize = 10;
-/// How many bytes of a string messages show.
-const SHOWN_BYTES: usize = 1024;
+/// How much is shown of a value.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// How deep it is shown.
+    depth: usize,
+    /// How many attributes, in all sets together.
+    attrs: usize,
+    /// How many list items, in all lists together.
+    items: usize,
+    /// How many bytes of each string.
+    bytes: usize,
+}
+
+impl Limits {
+    /// What errors show (C++ Nix's `errorPrintOptions`).
+    const ERROR: Limits = Limits { depth: 10, attrs: 10, items: 10, bytes: 1024 };
+}
 
 /// How an error is rendered.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,11 +77,21 @@ impl<'a> Evaluator<'a> {
         entries
     }
 
-    /// A value as messages show it: nothing is evaluated for it, and what is large is cut (C++ Nix's `errorPrintOptions`,
-    /// without colours).
+    /// A value as error messages show it: nothing is evaluated for it, and what is large is cut.
     pub(crate) fn show_for_error(&self, value: Value<'a>) -> String {
+        self.show(value, Limits::ERROR)
+    }
+
+    /// A value as `builtins.trace` shows it: nothing is evaluated for it, and nothing is cut above the depth that calls may
+    /// have.
+    pub(crate) fn show_for_trace(&self, value: Value<'a>) -> String {
+        let depth = self.settings.max_call_depth as usize;
+        self.show(value, Limits { depth, attrs: usize::MAX, items: usize::MAX, bytes: usize::MAX })
+    }
+
+    fn show(&self, value: Value<'a>, limits: Limits) -> String {
         let mut printer =
-            MessagePrinter { evaluator: self, out: Vec::new(), seen: FxHashSet::default(), attrs: 0, items: 0 };
+            MessagePrinter { evaluator: self, limits, out: Vec::new(), seen: FxHashSet::default(), attrs: 0, items: 0 };
         match value.as_thunk() {
             Some(_) => printer.place(value, 0),
             None => printer.value(value, value, 0),
@@ -344,6 +367,7 @@ fn write_plain(kind: Kind<'_>, out: &mut Vec<u8>) {
 /// Prints values for messages.
 struct MessagePrinter<'e, 'a> {
     evaluator: &'e Evaluator<'a>,
+    limits: Limits,
     out: Vec<u8>,
     seen: FxHashSet<usize>,
     /// Attributes printed so far, in all sets together.
@@ -372,11 +396,11 @@ impl<'a> MessagePrinter<'_, 'a> {
 
     fn value(&mut self, value: Value<'a>, handle: Value<'a>, depth: usize) {
         match value.kind() {
-            Kind::Str(text) => write_string_limited(&mut self.out, text.bytes(), SHOWN_BYTES),
+            Kind::Str(text) => write_string_limited(&mut self.out, text.bytes(), self.limits.bytes),
             Kind::Attrs(attrs) => {
                 if !self.seen.insert(value.address()) {
                     self.text("«repeated»");
-                } else if depth < SHOWN {
+                } else if depth < self.limits.depth {
                     self.attrs(attrs, depth);
                 } else {
                     self.text("{ ... }");
@@ -385,7 +409,7 @@ impl<'a> MessagePrinter<'_, 'a> {
             Kind::List(list) => {
                 if !list.is_empty() && !self.seen.insert(handle.address()) {
                     self.text("«repeated»");
-                } else if depth < SHOWN {
+                } else if depth < self.limits.depth {
                     self.list(list, depth);
                 } else {
                     self.text("[ ... ]");
@@ -407,12 +431,14 @@ impl<'a> MessagePrinter<'_, 'a> {
 
     fn attrs(&mut self, attrs: Attrs<'a>, depth: usize) {
         let mut entries = self.evaluator.lexicographic(attrs);
-        // What says the most about a set comes first.
-        entries.sort_by_key(|(name, _, _)| !matches!(self.evaluator.symbols.text(*name), b"type" | b"_type"));
+        // Where not everything is shown, what says the most about a set comes first.
+        if self.limits.attrs < usize::MAX {
+            entries.sort_by_key(|(name, _, _)| !matches!(self.evaluator.symbols.text(*name), b"type" | b"_type"));
+        }
         self.text("{");
         for (index, (name, _, cell)) in entries.iter().enumerate() {
             self.text(" ");
-            if self.attrs >= SHOWN {
+            if self.attrs >= self.limits.attrs {
                 self.elided(entries.len() - index, "attribute", "attributes");
                 break;
             }
@@ -429,7 +455,7 @@ impl<'a> MessagePrinter<'_, 'a> {
         self.text("[");
         for (index, element) in list.iter().enumerate() {
             self.text(" ");
-            if self.items >= SHOWN {
+            if self.items >= self.limits.items {
                 self.elided(list.len() - index, "item", "items");
                 break;
             }

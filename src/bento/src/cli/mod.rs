@@ -2,6 +2,7 @@
 
 mod agent;
 mod deploy;
+mod eval;
 mod status;
 
 use std::io::Write;
@@ -26,6 +27,7 @@ enum Command {
     Deploy(deploy::Deploy),
     Agent(agent::Agent),
     Status(status::Status),
+    Eval(eval::Eval),
 }
 
 /// Runs the program with this process's arguments: status 0 only if everything happened that was asked for.
@@ -34,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Deploy(command) => command.run(),
         Command::Agent(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Eval(command) => command.run(),
     };
     match result {
         Ok(code) => code,
