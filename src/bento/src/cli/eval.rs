@@ -535,7 +535,7 @@ fn evaluate<'a>(evaluator: &Evaluator<'a>, task: &Task, input: &Input) -> Result
         }
         Input::Expr(text) => evaluator.eval_string(text, &task.base_dir)?,
         Input::Stdin(text) => evaluator.eval_stdin(text, &task.base_dir)?,
-        Input::Flake(reference) => return Ok(evaluator.flake_outputs(reference, &task.base_dir)?),
+        Input::Flake(reference) => return Ok(evaluator.flake_outputs(reference, bento_eval::fs::path_of(&task.base_dir))?),
     };
     Ok((value, String::new()))
 }
