@@ -643,7 +643,7 @@ impl<'a> Evaluator<'a> {
     #[cold]
     fn trace_prim_op(&self, error: Box<Error>, prim_op: &'static builtins::PrimOp, pos: Pos) -> Box<Error> {
         if prim_op.traced {
-            error.traced(pos, format!("while calling the '{}' builtin", prim_op.name))
+            error.traced(pos, format!("while calling the '{}' builtin", prim_op.short_name()))
         } else {
             error
         }

@@ -205,12 +205,22 @@ impl Host for Terminal {
     }
 
     fn warn(&self, message: &str) {
-        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
-        say(&format!("{start}warning:{end} {message}"));
+        self.say("warning:", message);
+    }
+
+    fn evaluation_warning(&self, message: &str) {
+        self.say("evaluation warning:", message);
     }
 
     fn trace(&self, message: &str) {
         say(&format!("trace: {message}"));
+    }
+}
+
+impl Terminal {
+    fn say(&self, kind: &str, message: &str) {
+        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
+        say(&format!("{start}{kind}{end} {message}"));
     }
 }
 
