@@ -822,7 +822,8 @@ impl<'a> Evaluator<'a> {
             Some(name) => format!("while calling '{}'", self.name(name)),
             None => "while calling anonymous lambda".to_owned(),
         };
-        error.traced_as(FrameKind::Call, lambda.pos, what).traced_as(FrameKind::Call, pos, "from call site")
+        let error = error.traced_as(FrameKind::Call, lambda.pos, what);
+        if pos == Pos::NONE { error } else { error.traced_as(FrameKind::Call, pos, "from call site") }
     }
 
     #[cold]

@@ -235,6 +235,15 @@ impl<'a> Evaluator<'a> {
         self.eval(expr, self.heap.env(None, 0))
     }
 
+    /// What stands for the value of an expression until it is needed.
+    ///
+    /// # Errors
+    /// When it can't be parsed.
+    pub fn delay_string(&self, text: &[u8], base_path: &[u8]) -> Result<Value<'a>> {
+        let expr = self.parse(text, Origin::String(Rc::from(text)), base_path, &[])?;
+        Ok(self.heap.thunk_of_expr(expr, self.heap.env(None, 0)))
+    }
+
     /// As [`Evaluator::eval_string`], for a text that came from standard input.
     ///
     /// # Errors
