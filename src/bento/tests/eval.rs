@@ -22,6 +22,13 @@ struct Case {
     status: i32,
 }
 
+/// The base names that C++ Nix gives the derivations of [`writes_every_derivation_of_the_closure`].
+const DUMPED: [&str; 3] = [
+    "9kbjndxalny3i69wmzjhch0m0xj8f4qb-left.drv",
+    "ii71zhcngi8wgymyxpzxkw60mwfknm8w-right.drv",
+    "bajkvqq5dgw5l253s6gmfyf8kch85r67-top.drv",
+];
+
 fn data(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/eval").join(name)
 }
@@ -67,12 +74,27 @@ fn prints_what_nix_instantiate_prints() {
 #[test]
 fn reads_an_expression_from_standard_input() {
     let dir = files();
-    let mut child =
-        eval(dir.path()).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = eval(dir.path()).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"(import ./default.nix).hello + 1").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "2\n");
     assert!(output.status.success());
+}
+
+#[test]
+fn writes_every_derivation_of_the_closure() {
+    let dir = files();
+    let expr = r#"let d = name: args: derivation ({ inherit name; builder = "b"; system = "s"; } // args);
+        in d "top" { inputs = [ (d "left" { }) "${d "right" { }}" ]; }"#;
+    let output = eval(dir.path()).args(["--dump-drvs", "out/drvs", "-E", expr]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let mut names: Vec<String> = fs::read_dir(dir.path().join("out/drvs"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_by(|a, b| a[32..].cmp(&b[32..]));
+    assert_eq!(names, DUMPED);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("/nix/store/{}\n", DUMPED[2]));
 }
 
 #[test]
@@ -98,13 +120,8 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 fn an_expression_nested_too_deeply_is_an_error() {
     let dir = files();
     let deep = "[ ".repeat(200_000);
-    let mut child = eval(dir.path())
-        .arg("-")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        eval(dir.path()).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(deep.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -593,6 +593,9 @@ fn show<'a>(
     auto_args: Attrs<'a>,
 ) -> Result<Vec<u8>, Failure> {
     if let Output::DrvPath { dump } = &task.output {
+        if let Some(dir) = dump {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the directory '{}'", dir.display()))?;
+        }
         let mut text = Vec::new();
         for derivation in evaluator.instantiables(value, auto_args)? {
             if let Some(dir) = dump {
