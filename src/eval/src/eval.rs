@@ -643,7 +643,7 @@ impl<'a> Evaluator<'a> {
     #[cold]
     fn trace_prim_op(&self, error: Box<Error>, prim_op: &'static builtins::PrimOp, pos: Pos) -> Box<Error> {
         if prim_op.traced {
-            error.traced(pos, format!("while calling the '{}' builtin", prim_op.name))
+            error.traced(pos, format!("while calling the '{}' builtin", prim_op.short_name()))
         } else {
             error
         }
@@ -822,7 +822,8 @@ impl<'a> Evaluator<'a> {
             Some(name) => format!("while calling '{}'", self.name(name)),
             None => "while calling anonymous lambda".to_owned(),
         };
-        error.traced_as(FrameKind::Call, lambda.pos, what).traced_as(FrameKind::Call, pos, "from call site")
+        let error = error.traced_as(FrameKind::Call, lambda.pos, what);
+        if pos == Pos::NONE { error } else { error.traced_as(FrameKind::Call, pos, "from call site") }
     }
 
     #[cold]

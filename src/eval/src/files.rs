@@ -171,17 +171,26 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// When it can't be read or parsed, or what evaluating it gives.
     pub fn eval_file(&self, path: &[u8]) -> Evaluated<'a> {
+        self.force(self.file_value(&self.resolve_file(path)?)?)
+    }
+
+    /// As [`Evaluator::eval_file`], for a file that code imports: the trace of an error names it.
+    pub(crate) fn import_file(&self, path: &[u8]) -> Evaluated<'a> {
         let resolved = self.resolve_file(path)?;
-        let known = self.state.files.values.borrow().get(&resolved).copied();
-        if let Some(value) = known {
-            return self.force(value);
-        }
-        let expr = self.parse_file(&resolved, &[])?;
-        let value = self.heap.thunk_of_expr(expr, self.heap.env(None, 0));
-        self.state.files.values.borrow_mut().insert(resolved.clone(), value);
-        self.force(value).map_err(|error| {
+        self.force(self.file_value(&resolved)?).map_err(|error| {
             error.traced(Pos::NONE, format!("while evaluating the file '{}':", String::from_utf8_lossy(&resolved)))
         })
+    }
+
+    /// What stands for the value of a file until it is evaluated, the same each time.
+    fn file_value(&self, resolved: &Rc<[u8]>) -> Result<Value<'a>> {
+        if let Some(&known) = self.state.files.values.borrow().get(resolved) {
+            return Ok(known);
+        }
+        let expr = self.parse_file(resolved, &[])?;
+        let value = self.heap.thunk_of_expr(expr, self.heap.env(None, 0));
+        self.state.files.values.borrow_mut().insert(resolved.clone(), value);
+        Ok(value)
     }
 
     /// The value of a file that sees the attributes of `scope` as variables; it is evaluated each time.
@@ -226,6 +235,15 @@ impl<'a> Evaluator<'a> {
         self.eval(expr, self.heap.env(None, 0))
     }
 
+    /// What stands for the value of an expression until it is needed.
+    ///
+    /// # Errors
+    /// When it can't be parsed.
+    pub fn delay_string(&self, text: &[u8], base_path: &[u8]) -> Result<Value<'a>> {
+        let expr = self.parse(text, Origin::String(Rc::from(text)), base_path, &[])?;
+        Ok(self.heap.thunk_of_expr(expr, self.heap.env(None, 0)))
+    }
+
     /// As [`Evaluator::eval_string`], for a text that came from standard input.
     ///
     /// # Errors
@@ -237,7 +255,7 @@ impl<'a> Evaluator<'a> {
 
     /// The value of an expression that belongs to the evaluator.
     pub(crate) fn eval_internal(&self, name: &str) -> Evaluated<'a> {
-        self.eval_file(format!("{INTERNAL}/{name}").as_bytes())
+        self.import_file(format!("{INTERNAL}/{name}").as_bytes())
     }
 
     /// Where an entry of the search path leads, if it exists.

@@ -50,16 +50,20 @@ enum Seen<'a> {
     BlackHole,
 }
 
-/// What a handle shows. C++ Nix makes a thunk of a nested function or empty set, which here is a value from the start: a
-/// handle that holds one of them directly shows as unevaluated.
+/// Whether C++ Nix has a thunk where a list or a set has this handle, although it needs no evaluation here: functions and
+/// empty sets are values from the start.
+pub(crate) fn shows_as_thunk(handle: Value<'_>) -> bool {
+    match handle.kind() {
+        Kind::Lambda(_) => true,
+        Kind::Attrs(attrs) => attrs.is_empty(),
+        _ => false,
+    }
+}
+
+/// What a handle shows.
 fn look<'a>(handle: Value<'a>) -> Seen<'a> {
     let Some(thunk) = handle.as_thunk() else {
-        let delayed = match handle.kind() {
-            Kind::Lambda(_) => true,
-            Kind::Attrs(attrs) => attrs.is_empty(),
-            _ => false,
-        };
-        return if delayed { Seen::Unevaluated } else { Seen::Value(handle) };
+        return if shows_as_thunk(handle) { Seen::Unevaluated } else { Seen::Value(handle) };
     };
     if let Some(value) = thunk.value() {
         return Seen::Value(value);
@@ -420,9 +424,9 @@ impl<'a> MessagePrinter<'_, 'a> {
                 let pos = self.evaluator.show_pos(closure.lambda.pos);
                 self.text(&format!("«lambda{} @ {pos}»", name.unwrap_or_default()));
             }
-            Kind::PrimOp(index) => self.text(&format!("«primop {}»", prim_op_name(index))),
+            Kind::PrimOp(index) => self.text(&format!("«primop {}»", crate::builtins::get(index).short_name())),
             Kind::PrimOpApp(app) => {
-                self.text(&format!("«partially applied primop {}»", prim_op_name(app.prim_op)));
+                self.text(&format!("«partially applied primop {}»", crate::builtins::get(app.prim_op).short_name()));
             }
             Kind::Thunk(_) => self.text("«thunk»"),
             kind => write_plain(kind, &mut self.out),
@@ -466,12 +470,6 @@ impl<'a> MessagePrinter<'_, 'a> {
     }
 }
 
-/// A builtin's name as messages have it.
-fn prim_op_name(index: u32) -> &'static str {
-    let name = crate::builtins::get(index).name;
-    name.strip_prefix("__").unwrap_or(name)
-}
-
 const RED: &str = "\x1b[31;1m";
 const YELLOW: &str = "\x1b[35;1m";
 const BLUE: &str = "\x1b[34;1m";
@@ -509,7 +507,8 @@ impl ErrorPrinter<'_, '_> {
         let _ = writeln!(self.out, "{}", error.message);
         self.place("", error.pos);
         if let Some((last, others)) = error.suggestions.split_last() {
-            let shown = if others.is_empty() { last.clone() } else { format!("one of {} or {last}", others.join(", ")) };
+            let shown =
+                if others.is_empty() { last.clone() } else { format!("one of {} or {last}", others.join(", ")) };
             let _ = writeln!(self.out, "Did you mean {shown}?");
         }
         let mut result = String::with_capacity(self.out.len() * 2);
@@ -580,8 +579,7 @@ impl ErrorPrinter<'_, '_> {
         let Some(location) = self.evaluator.locate(pos) else {
             return false;
         };
-        let (blue, yellow, red, normal) =
-            (self.color(BLUE), self.color(YELLOW), self.color(RED), self.color(NORMAL));
+        let (blue, yellow, red, normal) = (self.color(BLUE), self.color(YELLOW), self.color(RED), self.color(NORMAL));
         let shown = self.evaluator.show_pos(pos);
         let _ = write!(self.out, "{indent}{blue}at {yellow}{shown}{normal}:");
         if let Some(lines) = self.lines(&location) {
@@ -615,9 +613,5 @@ impl ErrorPrinter<'_, '_> {
 /// The lines of a text; `\n`, `\r\n` and a lone `\r` end one.
 fn split_lines(text: &[u8]) -> Rc<[String]> {
     let text = String::from_utf8_lossy(text);
-    text.split('\n')
-        .enumerate()
-        .flat_map(|(_, line)| line.strip_suffix('\r').unwrap_or(line).split('\r'))
-        .map(str::to_owned)
-        .collect()
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r')).map(str::to_owned).collect()
 }

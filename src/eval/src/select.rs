@@ -93,8 +93,7 @@ impl<'a> Evaluator<'a> {
         }
         let found = self.symbols.find(name.as_bytes()).and_then(|symbol| attrs.get(symbol));
         found.map(std::cell::Cell::get).ok_or_else(|| {
-            let mut error =
-                Error::eval(Pos::NONE, format!("attribute '{name}' in selection path '{path}' not found"));
+            let mut error = Error::eval(Pos::NONE, format!("attribute '{name}' in selection path '{path}' not found"));
             let names = self.heap.flat(attrs).symbols;
             error.suggestions = crate::suggest::best_matches(name, names.iter().map(|&name| self.name(name)));
             error

@@ -79,6 +79,10 @@ pub trait Host {
     fn env(&self, name: &str) -> Option<Vec<u8>>;
     /// A warning, without `warning:`.
     fn warn(&self, message: &str);
+    /// A warning that the evaluated code gives (`builtins.warn`), without `evaluation warning:`.
+    fn evaluation_warning(&self, message: &str) {
+        self.warn(message);
+    }
     /// What `builtins.trace` says, without `trace:`.
     fn trace(&self, message: &str);
 }

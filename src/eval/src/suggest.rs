@@ -5,10 +5,9 @@ pub(crate) fn best_matches(wanted: &str, names: impl Iterator<Item = String>) ->
     let mut matches: Vec<(usize, String)> = names.map(|name| (distance(wanted, &name), name)).collect();
     matches.sort();
     matches.dedup();
-    // As Nix trims its suggestions: distances up to 3, and only those that are not much farther than the best.
-    let Some(best) = matches.first().map(|(distance, _)| *distance) else { return Vec::new() };
-    matches.retain(|(distance, _)| *distance <= 2 && *distance <= best + 3);
-    matches.truncate(3);
+    // As Nix trims its suggestions.
+    matches.retain(|(distance, _)| *distance <= 2);
+    matches.truncate(5);
     matches.into_iter().map(|(_, name)| name).collect()
 }
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use bento_eval::fs::{bytes_of, path_of};
+use bento_eval::text::strings::canon_path;
 use bento_eval::value::{Attrs, Pos, Value};
 use bento_eval::{Coerce, Error, Evaluator, Host, Origin, RenderOptions, SearchPath, Settings};
 use clap::{ArgAction, Args};
@@ -205,12 +207,22 @@ impl Host for Terminal {
     }
 
     fn warn(&self, message: &str) {
-        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
-        say(&format!("{start}warning:{end} {message}"));
+        self.say("warning:", message);
+    }
+
+    fn evaluation_warning(&self, message: &str) {
+        self.say("evaluation warning:", message);
     }
 
     fn trace(&self, message: &str) {
         say(&format!("trace: {message}"));
+    }
+}
+
+impl Terminal {
+    fn say(&self, kind: &str, message: &str) {
+        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
+        say(&format!("{start}{kind}{end} {message}"));
     }
 }
 
@@ -256,9 +268,8 @@ impl Eval {
         let mut nix_path = None;
         let mut option = |settings: &mut Settings, name: &str, value: &str| -> Result<()> {
             let (extra, plain) = name.strip_prefix("extra-").map_or((false, name), |plain| (true, plain));
-            let truth = || {
-                is_true(value).with_context(|| format!("Boolean setting '{name}' has invalid value '{value}'"))
-            };
+            let truth =
+                || is_true(value).with_context(|| format!("Boolean setting '{name}' has invalid value '{value}'"));
             match plain {
                 "experimental-features" => enable_features(settings, value, extra),
                 "restrict-eval" => settings.restricted = truth()?,
@@ -269,7 +280,11 @@ impl Eval {
                 "system" | "eval-system" => value.clone_into(&mut settings.system),
                 "nix-path" => {
                     let entries = value.split_whitespace().map(str::to_owned);
-                    if extra { nix_path.get_or_insert_with(Vec::new).extend(entries) } else { nix_path = Some(entries.collect()) }
+                    if extra {
+                        nix_path.get_or_insert_with(Vec::new).extend(entries);
+                    } else {
+                        nix_path = Some(entries.collect());
+                    }
                 }
                 "max-call-depth" => {
                     settings.max_call_depth =
@@ -403,9 +418,9 @@ fn enable_features(settings: &mut Settings, names: &str, keep: bool) {
 /// Whether Nix takes this for the address of a tarball rather than for a path.
 fn is_pseudo_url(text: &str) -> bool {
     text.starts_with("channel:")
-        || text.split_once("://").is_some_and(|(scheme, _)| {
-            matches!(scheme, "http" | "https" | "file" | "channel" | "git" | "s3" | "ssh")
-        })
+        || text
+            .split_once("://")
+            .is_some_and(|(scheme, _)| matches!(scheme, "http" | "https" | "file" | "channel" | "git" | "s3" | "ssh"))
 }
 
 /// The entries of `NIX_PATH`, which are separated by colons; those in an address (`name=https://…`) don't count.
@@ -510,7 +525,7 @@ fn auto_args<'a>(evaluator: &Evaluator<'a>, task: &Task) -> Result<Attrs<'a>, Fa
     let mut entries = Vec::with_capacity(task.arguments.len());
     for (name, argument) in &task.arguments {
         let value = match argument {
-            Argument::Expr(text) => evaluator.eval_string(text.as_bytes(), &task.base_dir)?,
+            Argument::Expr(text) => evaluator.delay_string(text.as_bytes(), &task.base_dir)?,
             Argument::Text(text) => evaluator.heap.string(text),
         };
         entries.push((evaluator.symbols.intern(name.as_bytes()), Pos::NONE, value));
@@ -535,15 +550,14 @@ fn evaluate<'a>(evaluator: &Evaluator<'a>, task: &Task, input: &Input) -> Result
         }
         Input::Expr(text) => evaluator.eval_string(text, &task.base_dir)?,
         Input::Stdin(text) => evaluator.eval_stdin(text, &task.base_dir)?,
-        Input::Flake(reference) => return Ok(evaluator.flake_outputs(reference, bento_eval::fs::path_of(&task.base_dir))?),
+        Input::Flake(reference) => return Ok(evaluator.flake_outputs(reference, path_of(&task.base_dir))?),
     };
     Ok((value, String::new()))
 }
 
 /// The absolute path of a file that was named on the command line.
 fn absolute(task: &Task, name: &[u8]) -> Vec<u8> {
-    let path = Path::new(std::ffi::OsStr::from_bytes(&task.base_dir)).join(std::ffi::OsStr::from_bytes(name));
-    bento_eval::text::strings::canon_path(path.as_os_str().as_bytes())
+    canon_path(bytes_of(&path_of(&task.base_dir).join(path_of(name))))
 }
 
 /// An input's syntax.
@@ -562,20 +576,26 @@ fn show_syntax(evaluator: &Evaluator<'_>, task: &Task, input: &Input) -> Result<
         }
     };
     let shown = String::from_utf8_lossy(&name).into_owned();
-    let mut path = Path::new(std::ffi::OsStr::from_bytes(&name))
-        .canonicalize()
-        .with_context(|| format!("cannot find '{shown}'"))?;
+    let mut path = path_of(&name).canonicalize().with_context(|| format!("cannot find '{shown}'"))?;
     if path.is_dir() {
         path.push("default.nix");
     }
     let text = std::fs::read(&path).with_context(|| format!("cannot read '{shown}'"))?;
-    let directory = path.parent().unwrap_or(Path::new("/")).as_os_str().as_bytes();
-    Ok(evaluator.show_syntax(&text, Origin::File(path.as_os_str().as_bytes().into()), directory)?)
+    let directory = bytes_of(path.parent().unwrap_or(Path::new("/")));
+    Ok(evaluator.show_syntax(&text, Origin::File(bytes_of(&path).into()), directory)?)
 }
 
 /// What is printed for one value.
-fn show<'a>(evaluator: &Evaluator<'a>, task: &Task, value: Value<'a>, auto_args: Attrs<'a>) -> Result<Vec<u8>, Failure> {
+fn show<'a>(
+    evaluator: &Evaluator<'a>,
+    task: &Task,
+    value: Value<'a>,
+    auto_args: Attrs<'a>,
+) -> Result<Vec<u8>, Failure> {
     if let Output::DrvPath { dump } = &task.output {
+        if let Some(dir) = dump {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the directory '{}'", dir.display()))?;
+        }
         let mut text = Vec::new();
         for derivation in evaluator.instantiables(value, auto_args)? {
             if let Some(dir) = dump {

@@ -1,7 +1,7 @@
 //! Builtins that ask for types, raise and catch errors, order evaluation, speak to the user, and import.
 
 use super::PrimOp;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, FrameKind};
 use crate::eval::{Coerce, Evaluated, Evaluator};
 use crate::symbol::sym;
 use crate::value::{Kind, Pos, Value};
@@ -72,7 +72,7 @@ fn add_error_context<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Ev
         Err(error) => {
             let what = "while evaluating the error message passed to builtins.addErrorContext";
             let (text, _) = ev.to_string(args[0], Coerce::PLAIN, pos, what)?;
-            Err(error.traced(Pos::NONE, String::from_utf8_lossy(&text).into_owned()))
+            Err(error.traced_as(FrameKind::Context, Pos::NONE, String::from_utf8_lossy(&text).into_owned()))
         }
     }
 }
@@ -111,7 +111,7 @@ fn trace<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a> {
     let value = ev.force(args[0])?;
     match value.kind() {
         Kind::Str(text) => ev.host.trace(&String::from_utf8_lossy(text.bytes())),
-        _ => ev.host.trace(&ev.show_for_error(value)),
+        _ => ev.host.trace(&ev.show_for_trace(value)),
     }
     ev.force(args[1])
 }
@@ -123,7 +123,7 @@ fn trace_verbose<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalua
 fn warn<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument; the message passed to builtins.warn";
     let (text, _) = ev.force_string(args[0], pos, what)?;
-    ev.host.warn(&String::from_utf8_lossy(text));
+    ev.host.evaluation_warning(&String::from_utf8_lossy(text));
     if ev.settings.abort_on_warn {
         let message = "aborting to reveal stack trace of warning, as abort-on-warn is set";
         return Err(Error::new(ErrorKind::Abort, Pos::NONE, message));
@@ -135,7 +135,7 @@ fn import<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a>
     let path = ev.readable_path(args[0], pos)?;
     match ev.known_derivation(&path) {
         Some(derivation) => super::derivation::to_value(ev, &path, &derivation),
-        None => ev.eval_file(&path),
+        None => ev.import_file(&path),
     }
 }
 

@@ -39,6 +39,11 @@ pub(crate) struct PrimOp {
 }
 
 impl PrimOp {
+    /// Its name as messages have it.
+    pub(crate) fn short_name(&self) -> &'static str {
+        self.name.strip_prefix("__").unwrap_or(self.name)
+    }
+
     /// A builtin that may leave its arguments unevaluated.
     const fn lazy(name: &'static str, arity: u8, function: Function) -> PrimOp {
         PrimOp { name, arity, strict: 0, traced: true, function }

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::eval::{Coerce, Evaluated, Evaluator};
 use crate::position::{Location, Origin};
+use crate::print::shows_as_thunk;
 use crate::symbol::{Symbol, sym};
 use crate::text::builder::Builder;
 use crate::text::escape::XmlWriter;
@@ -306,7 +307,7 @@ impl<'a> XmlPrinter<'_, '_, 'a> {
             Kind::Path(path) => self.scalar("path", path.bytes()),
             Kind::List(list) => {
                 self.doc.open("list", &[]);
-                ev.nested(pos, || list.iter().try_for_each(|element| self.value(element, pos)))?;
+                ev.nested(pos, || list.iter().try_for_each(|element| self.nested(element, pos)))?;
                 self.doc.close();
             }
             Kind::Attrs(attrs) => return ev.nested(pos, || self.set(attrs)),
@@ -314,6 +315,15 @@ impl<'a> XmlPrinter<'_, '_, 'a> {
             Kind::PrimOp(_) | Kind::PrimOpApp(_) | Kind::Thunk(_) => self.doc.empty("unevaluated", &[]),
         }
         Ok(())
+    }
+
+    /// What is in a list or a set.
+    fn nested(&mut self, handle: Value<'a>, pos: Pos) -> Result<()> {
+        if !self.strict && shows_as_thunk(handle) {
+            self.doc.empty("unevaluated", &[]);
+            return Ok(());
+        }
+        self.value(handle, pos)
     }
 
     fn scalar(&mut self, name: &str, value: &[u8]) {
@@ -356,7 +366,7 @@ impl<'a> XmlPrinter<'_, '_, 'a> {
             let (name, pos, cell) = self.sorted.0[index];
             let place = if pos == Pos::NONE { None } else { self.place(pos) };
             self.open("attr", &[("name", name)], place);
-            self.value(cell.get(), pos)?;
+            self.nested(cell.get(), pos)?;
             self.doc.close();
         }
         self.sorted.pop(range);

@@ -1,0 +1,4 @@
+let
+  f = x: x.foo;
+in
+f { }
