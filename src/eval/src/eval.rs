@@ -3,7 +3,7 @@
 use crate::builtins;
 use crate::context::{Context, Contexts};
 use crate::error::{Error, ErrorKind, FrameKind, Result};
-use crate::expr::{AttrsExpr, CallExpr, ConcatStringsExpr, Expr, LambdaExpr, LetExpr, Name, Scope, SelectPathExpr, WithVarExpr};
+use crate::expr::{AttrsExpr, CallExpr, ConcatStringsExpr, Expr, LambdaExpr, LetExpr, Name, Scope, SelectExpr, SelectPathExpr, WithVarExpr};
 use crate::fs::{OverlayFs, SymlinkResolver};
 use crate::position::{Location, Positions};
 use crate::symbol::{Symbol, SymbolTable, sym};
@@ -140,6 +140,10 @@ impl<'a> Evaluator<'a> {
             }
             ThunkState::Expr(expr, env) => self.eval(expr, env),
             ThunkState::App(closure, argument) => self.call_lambda(closure, argument, Pos::NONE),
+            ThunkState::Map(mapping, index) => {
+                let name = self.symbol_string(mapping.source.symbols[index]);
+                self.call(mapping.function, &[name, mapping.source.values[index].get()], Pos::NONE)
+            }
             ThunkState::Native(suspension) => self.resume(suspension),
         };
         match result {
@@ -199,8 +203,25 @@ impl<'a> Evaluator<'a> {
             Expr::Local(_, slot) => self.delay_slot(expr, env, env, slot),
             Expr::Var(variable) => self.delay_slot(expr, env, env.up(variable.level), variable.slot),
             Expr::Lambda(lambda) => self.heap.lambda(lambda, env),
+            Expr::Select(select) => match self.selected(select, env) {
+                Some(value) => value,
+                None => self.heap.thunk_of_expr(expr, env),
+            },
             _ => self.heap.thunk_of_expr(expr, env),
         }
+    }
+
+    /// What a selection gives if that is known without evaluating anything. Functions are left to a thunk, because their
+    /// identity is that of the place that holds them.
+    #[inline]
+    fn selected(&self, select: &'a SelectExpr<'a>, env: Env<'a>) -> Option<Value<'a>> {
+        let subject = match select.subject {
+            Expr::Local(_, slot) => env.get(slot),
+            Expr::Var(variable) => env.up(variable.level).get(variable.slot),
+            _ => return None,
+        };
+        let value = subject.resolved().as_attrs()?.get(select.name)?.get().resolved();
+        (value.as_thunk().is_none() && value.may_replace_thunk()).then_some(value)
     }
 
     #[inline]

@@ -16,6 +16,7 @@
 use crate::expr::{Expr, LambdaExpr};
 use crate::symbol::Symbol;
 use bumpalo::Bump;
+use rustc_hash::FxHashMap;
 use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -500,6 +501,7 @@ pub struct Thunk<'a> {
 const STATE_EXPR: usize = 1;
 const STATE_APP: usize = 2;
 const STATE_NATIVE: usize = 3;
+const STATE_MAP: usize = 4;
 const BLACK_HOLE: *mut u8 = std::ptr::without_provenance_mut(8);
 
 /// What a thunk stands for.
@@ -510,6 +512,8 @@ pub enum ThunkState<'a> {
     Expr(&'a Expr<'a>, Env<'a>),
     /// A function's call with one argument.
     App(&'a Closure<'a>, Value<'a>),
+    /// A function's call with the name and the value of the attribute at this index of a set.
+    Map(&'a Mapping<'a>, usize),
     /// Something else.
     Native(&'a Suspension<'a>),
     /// It is being computed right now.
@@ -524,6 +528,14 @@ pub enum Suspension<'a> {
     Call2(Value<'a>, Value<'a>, Value<'a>),
     /// Whatever the evaluator registered under this number.
     Deferred(u32),
+}
+
+/// A function that is to be applied to each attribute of a set. The thunks of the resulting attributes share it.
+pub struct Mapping<'a> {
+    /// The function, which takes a name and a value.
+    pub function: Value<'a>,
+    /// The attributes.
+    pub source: Flat<'a>,
 }
 
 /// What a thunk held before it became a black hole.
@@ -562,6 +574,7 @@ impl<'a> Thunk<'a> {
                 STATE_APP => {
                     ThunkState::App(&*pointer.cast::<Closure<'a>>(), Value { word: payload, life: PhantomData })
                 }
+                STATE_MAP => ThunkState::Map(&*pointer.cast::<Mapping<'a>>(), payload.addr().get() >> 3),
                 _ => ThunkState::Native(&*pointer.cast::<Suspension<'a>>()),
             }
         };
@@ -637,12 +650,16 @@ pub struct Heap<'a> {
     empty_list: List<'a>,
     empty_string: Str<'a>,
     merge_buffer: RefCell<Vec<(Symbol, Pos, Value<'a>)>>,
+    /// By the keys of the layers that were merged, the uppermost first: the result's. The same sets meet again and again.
+    merged_keys: RefCell<FxHashMap<Box<[usize]>, Keys<'a>>>,
 }
 
 /// How many layers a set has at most. (C++ Nix: 8 as well.)
 const MAX_LAYERS: usize = 8;
 /// A set with more attributes than this is merged, not laid on top. (C++ Nix's `bindingsUpdateLayerRhsSizeThreshold`: 16.)
 const MAX_LAYER_SIZE: usize = 16;
+/// Unless what it would lie on is this many times as large.
+const LAYER_RATIO: usize = 8;
 
 impl<'a> Heap<'a> {
     /// Makes values in `bump`.
@@ -664,6 +681,7 @@ impl<'a> Heap<'a> {
             empty_list: alloc_list(bump, 0),
             empty_string: alloc_str(bump, &[&[]], 0),
             merge_buffer: RefCell::new(Vec::new()),
+            merged_keys: RefCell::default(),
         }
     }
 
@@ -749,6 +767,12 @@ impl<'a> Heap<'a> {
             Some(closure) => self.thunk(closure, STATE_APP, argument.word),
             None => self.thunk_of_suspension(Suspension::Call1(function, argument)),
         }
+    }
+
+    /// A call for each attribute, for later: the set with the same names and the results.
+    pub fn map_attrs(&self, function: Value<'a>, source: Flat<'a>) -> Attrs<'a> {
+        let mapping: &'a Mapping<'a> = self.bump.alloc(Mapping { function, source });
+        self.attrs_with_keys(source.keys, |index| self.thunk(mapping, STATE_MAP, self.int(index as i64).word))
     }
 
     /// Another deferred computation.
@@ -883,22 +907,53 @@ impl<'a> Heap<'a> {
 
     #[cold]
     fn flatten(&self, attrs: Attrs<'a>) {
-        let mut merged = self.merge_buffer.take();
-        let mut other = Vec::new();
-        merged.clear();
-        merged.extend(attrs.layer().iter().map(|(symbol, pos, cell)| (symbol, pos, cell.get())));
-        let mut current = attrs.head().base.get();
-        while let Some(base) = current {
-            std::mem::swap(&mut merged, &mut other);
-            merged.clear();
-            merge(base.layer(), &other, &mut merged);
-            current = base.head().base.get();
+        let mut layers = vec![attrs];
+        while let Some(base) = layers[layers.len() - 1].head().base.get() {
+            layers.push(base);
         }
-        let flat = self.attrs_sorted(&merged);
+        let flat = self.merged(&layers);
         attrs.head().keys.set(flat.head().keys.get());
         attrs.head().values.set(flat.head().values.get());
         attrs.head().base.set(None);
+    }
+
+    /// One set with the attributes of all these layers, each without what it lies on. The first has precedence.
+    fn merged(&self, layers: &[Attrs<'a>]) -> Attrs<'a> {
+        let mut merged = self.merge_buffer.take();
+        let mut other = Vec::new();
+        merged.clear();
+        for (index, layer) in layers.iter().enumerate() {
+            if index == 0 {
+                merged.extend(layer.layer().iter().map(|(symbol, pos, cell)| (symbol, pos, cell.get())));
+            } else {
+                std::mem::swap(&mut merged, &mut other);
+                merged.clear();
+                merge(layer.layer(), &other, &mut merged);
+            }
+        }
+        let shape: Box<[usize]> = layers.iter().map(|layer| layer.head().keys.get().0.addr().get()).collect();
+        let keys = *self
+            .merged_keys
+            .borrow_mut()
+            .entry(shape)
+            .or_insert_with(|| self.keys(merged.iter().map(|&(symbol, pos, _)| (symbol, pos))));
+        let result = self.attrs_with_keys(keys, |index| merged[index].2);
         self.merge_buffer.replace(merged);
+        result
+    }
+
+    /// A set with the attributes of `upper`'s own layer on top of `base`.
+    fn layered(&self, upper: Attrs<'a>, base: Attrs<'a>) -> Attrs<'a> {
+        let words = alloc_words(self.bump, 3);
+        // SAFETY: three fresh words hold the header; the values are those of `upper`, which has as many as keys.
+        unsafe {
+            words.cast::<AttrsHead<'a>>().write(AttrsHead {
+                keys: Cell::new(upper.head().keys.get()),
+                values: Cell::new(upper.head().values.get()),
+                base: Cell::new(Some(base)),
+            });
+        }
+        Attrs(words.cast())
     }
 
     /// `left // right`
@@ -909,26 +964,25 @@ impl<'a> Heap<'a> {
         if right.is_empty() {
             return left;
         }
-        let right_flat = if right.head().base.get().is_none() { right.layer() } else { self.flat(right) };
-        if right_flat.len() <= MAX_LAYER_SIZE && left.depth() < MAX_LAYERS {
-            let words = alloc_words(self.bump, 3);
-            // SAFETY: three fresh words hold the header; the values are those of `right`, which has as many as keys.
-            unsafe {
-                words.cast::<AttrsHead<'a>>().write(AttrsHead {
-                    keys: Cell::new(right_flat.keys),
-                    values: Cell::new(right.head().values.get()),
-                    base: Cell::new(Some(left)),
-                });
-            }
-            return Attrs(words.cast());
+        let right_len = self.flat(right).len();
+        if right_len > MAX_LAYER_SIZE && right_len * LAYER_RATIO > left.size_hint() {
+            self.flat(left);
+            return self.merged(&[right, left]);
         }
-        let mut merged = self.merge_buffer.take();
-        merged.clear();
-        let upper: Vec<_> = right_flat.iter().map(|(symbol, pos, cell)| (symbol, pos, cell.get())).collect();
-        merge(self.flat(left), &upper, &mut merged);
-        let result = self.attrs_sorted(&merged);
-        self.merge_buffer.replace(merged);
-        result
+        if left.depth() < MAX_LAYERS {
+            return self.layered(right, left);
+        }
+        // All layers but the lowest, which is the largest as a rule, become one.
+        let mut layers = vec![right, left];
+        while let Some(base) = layers[layers.len() - 1].head().base.get() {
+            layers.push(base);
+        }
+        let lowest = layers[layers.len() - 1];
+        let upper_len: usize = layers[..layers.len() - 1].iter().map(|layer| layer.layer().len()).sum();
+        if upper_len * 2 > lowest.layer().len() {
+            return self.merged(&layers);
+        }
+        self.layered(self.merged(&layers[..layers.len() - 1]), lowest)
     }
 }
 

@@ -185,11 +185,7 @@ fn function_args<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalua
 fn map_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let attrs = ev.force_attrs(args[1], pos, "while evaluating the second argument passed to builtins.mapAttrs")?;
     let flat = ev.heap.flat(attrs);
-    let mapped = ev.heap.attrs_with_keys(flat.keys, |index| {
-        let name = ev.symbol_string(flat.symbols[index]);
-        ev.heap.thunk_of_suspension(Suspension::Call2(args[0], name, flat.values[index].get()))
-    });
-    Ok(mapped.into())
+    Ok(ev.heap.map_attrs(args[0], flat).into())
 }
 
 fn zip_attrs_with<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {

@@ -306,7 +306,7 @@ impl<'a> Evaluator<'a> {
             ThunkState::BlackHole => return Ok(value),
             ThunkState::Expr(Expr::PlainAttrs(_) | Expr::Lambda(_) | Expr::List(_), _) => true,
             ThunkState::Expr(Expr::Attrs(set), _) => set.dynamic.is_empty(),
-            ThunkState::Expr(..) | ThunkState::App(..) | ThunkState::Native(_) => false,
+            ThunkState::Expr(..) | ThunkState::App(..) | ThunkState::Native(_) | ThunkState::Map(..) => false,
         };
         thunk.restore(saved);
         if trivial { self.force(value) } else { Ok(value) }
