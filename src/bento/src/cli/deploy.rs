@@ -30,7 +30,7 @@ pub(super) struct Deploy {
     #[arg(long)]
     json: bool,
     /// Who evaluates
-    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Nix)]
+    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Builtin)]
     evaluator: EvaluatorChoice,
     /// Look up <NAME> there, before the entries of NIX_PATH
     #[arg(short = 'I', value_name = "NAME=PATH")]
@@ -88,6 +88,8 @@ impl Line {
         let serial = self.serial.map_or_else(String::new, |serial| format!(" release {serial}"));
         let toplevel = self.toplevel.as_ref().map_or_else(String::new, |toplevel| format!(": {toplevel}"));
         match (&self.error, self.outcome) {
+            // the trace of an evaluation begins on a line of its own
+            (Some(error), _) if error.starts_with('\n') => format!("{who}: failed:{error}"),
             (Some(error), _) => format!("{who}: failed: {error}"),
             (None, "unchanged") => format!("{who}: unchanged,{serial}{toplevel}"),
             (None, "would-publish") => format!("{who}: would publish{serial}{toplevel}"),
