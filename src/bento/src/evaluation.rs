@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::builtin::BuiltinEvaluator;
 use crate::host::Host;
 use crate::nix::NixEvaluator;
 use crate::source::SourceTree;
@@ -38,7 +39,9 @@ pub trait Evaluator {
 /// The evaluators to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EvaluatorChoice {
-    /// The C++ Nix that is installed on this machine.
+    /// bento's own: no Nix is needed on this machine.
+    Builtin,
+    /// The C++ Nix that is installed on this machine, which can also build what an evaluation reads.
     Nix,
 }
 
@@ -46,6 +49,7 @@ impl EvaluatorChoice {
     /// The evaluator of that name.
     pub fn open(self) -> Box<dyn Evaluator> {
         match self {
+            Self::Builtin => Box::new(BuiltinEvaluator),
             Self::Nix => Box::new(NixEvaluator::default()),
         }
     }
@@ -58,9 +62,10 @@ pub struct SearchPath {
 }
 
 impl SearchPath {
-    /// The entries of `-I` options, before those of `NIX_PATH`. Relative places are relative to `here`.
+    /// The entries of `-I` options, before those of `NIX_PATH` or, where that is not set, the channels of this machine.
+    /// Relative places are relative to `here`.
     pub fn new(options: &[String], nix_path: Option<&str>, here: &Path) -> Result<Self> {
-        let from_environment = nix_path.map(split_nix_path).unwrap_or_default();
+        let from_environment = nix_path.map_or_else(channels, split_nix_path);
         let mut entries = Vec::new();
         for entry in options.iter().chain(&from_environment) {
             let (name, place) = match entry.split_once('=') {
@@ -81,6 +86,15 @@ impl SearchPath {
         Ok(Self { entries })
     }
 
+    /// All entries, each as its name (empty if it has none) and its place.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        let pair = |entry: &String| {
+            let (name, place) = entry.split_once('=').unwrap_or(("", entry));
+            (name.to_owned(), place.to_owned())
+        };
+        self.entries.iter().map(pair).collect()
+    }
+
     /// All entries, as the values of `-I`.
     pub fn entries(&self) -> &[String] {
         &self.entries
@@ -91,6 +105,20 @@ impl SearchPath {
         let place = |entry: &String| entry.split_once('=').map_or(entry.as_str(), |(_, place)| place).to_owned();
         self.entries.iter().filter(|entry| is_url(&place(entry))).cloned().collect()
     }
+}
+
+/// What Nix takes for `NIX_PATH` where it is not set: the channels of the user and of root, if there are any.
+fn channels() -> Vec<String> {
+    const ROOT: &str = "/nix/var/nix/profiles/per-user/root/channels";
+    let user = std::env::var("HOME").map(|home| format!("{home}/.nix-defexpr/channels")).ok();
+    let mut entries = Vec::from_iter(user.filter(|place| Path::new(place).exists()));
+    if Path::new(ROOT).join("nixpkgs").exists() {
+        entries.push(format!("nixpkgs={ROOT}/nixpkgs"));
+    }
+    if Path::new(ROOT).exists() {
+        entries.push(ROOT.to_owned());
+    }
+    entries
 }
 
 /// A place that is fetched, not read from this machine.

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use bento_store::content_address::{ContentAddress, ContentAddressMethod};
+use bento_store::hash::HashAlgo;
+use bento_store::nar::{self, NarError};
+use bento_store::store_path::StoreDir;
 use tempfile::TempDir;
 
 /// The base name of every staged tree and of every tree on a host.
@@ -58,15 +62,48 @@ impl SourceTree {
 
     /// A message about the tree, with the files' names in the administrator's directory instead of those in the copy.
     pub fn original_names(&self, message: &str) -> String {
-        match (self.path().to_str(), self.from.to_str()) {
-            (Some(copy), Some(from)) => message.replace(copy, from),
-            _ => message.to_owned(),
-        }
+        self.names().original(message)
+    }
+
+    /// What [`SourceTree::original_names`] does, for those that can't hold on to the tree.
+    pub fn names(&self) -> Names {
+        Names { copy: self.path(), from: self.from.clone() }
     }
 
     /// Whether the tree has a file at this path.
     pub fn has(&self, path: &str) -> bool {
         self.path().join(path).is_file()
+    }
+}
+
+/// What a tree's files are called in messages.
+#[derive(Clone, Debug)]
+pub struct Names {
+    copy: PathBuf,
+    from: PathBuf,
+}
+
+impl Names {
+    /// A message with the names in the administrator's directory instead of those in the copy, or in the store as what a
+    /// flake's source is there.
+    pub fn original(&self, message: &str) -> String {
+        let (Some(copy), Some(from)) = (self.copy.to_str(), self.from.to_str()) else { return message.to_owned() };
+        let message = message.replace(copy, from);
+        if !message.contains("-source") {
+            return message;
+        }
+        match self.flake_source() {
+            Some(source) => message.replace(&source, from),
+            None => message,
+        }
+    }
+
+    /// The store path of the tree as the source of a flake; `None` if the tree is gone.
+    fn flake_source(&self) -> Option<String> {
+        let (hash, _) = nar::hash_path::<NarError>(&self.copy, nar::keep_all, HashAlgo::Sha256).ok()?;
+        let address = ContentAddress { method: ContentAddressMethod::NixArchive, hash };
+        let store = StoreDir::default();
+        Some(store.print(&store.make_fixed_output_path("source", &address).ok()?))
     }
 }
 

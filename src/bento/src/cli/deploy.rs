@@ -30,7 +30,7 @@ pub(super) struct Deploy {
     #[arg(long)]
     json: bool,
     /// Who evaluates
-    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Nix)]
+    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Builtin)]
     evaluator: EvaluatorChoice,
     /// Look up <NAME> there, before the entries of NIX_PATH
     #[arg(short = 'I', value_name = "NAME=PATH")]

@@ -268,8 +268,14 @@ impl Lab {
 
     /// The program with these arguments, in the namespace.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        self.command_with_path("/usr/sbin:/usr/bin:/sbin:/bin", arguments)
+    }
+
+    /// As [`Lab::command`], for a machine that has no programs but those in `path`.
+    pub fn command_with_path(&self, path: &str, arguments: &[&str]) -> Command {
         let mut command = self.inside("env");
         command
+            .arg(format!("PATH={path}"))
             .arg(BENTO)
             .args(arguments)
             .env_clear()
