@@ -1,11 +1,30 @@
-# The way in without Nix.
+# The way in without Nix. Each target is a script that says at its head what it does and needs.
 
-.PHONY: build demo
+.PHONY: build demo test corpora bench lint
 
 # the program, in target/release/bento
 build:
 	cargo build --release --locked -p bento
 
-# the whole path on this machine: see the script's head
+# the whole path on this machine, in a minute or two: checks/demo
 demo:
-	checks/demo
+	@checks/demo
+
+# every test that can run here: checks/test
+test:
+	@checks/test
+
+# there is something to evaluate, and no other program was named
+evaluated := $(if $(BENTO_CORPORA),$(if $(BENTO),,build))
+
+# real NixOS hosts, compared with what C++ Nix computes (BENTO_CORPORA names the trees): checks/corpora
+corpora: $(evaluated)
+	@checks/corpora
+
+# what evaluating them takes, bento and C++ Nix in turns (BENTO_CORPORA and BENTO_NIX): checks/bench
+bench: $(evaluated)
+	@checks/bench
+
+# format, lints, dependencies and shell scripts: checks/lint
+lint:
+	@checks/lint
