@@ -12,6 +12,7 @@ use crate::{Host, Settings};
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
 use rustc_hash::FxHashMap;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -643,7 +644,7 @@ impl<'a> Evaluator<'a> {
     #[cold]
     fn trace_prim_op(&self, error: Box<Error>, prim_op: &'static builtins::PrimOp, pos: Pos) -> Box<Error> {
         if prim_op.traced {
-            error.traced(pos, format!("while calling the '{}' builtin", prim_op.name))
+            error.traced(pos, format!("while calling the '{}' builtin", prim_op.shown_name()))
         } else {
             error
         }
@@ -985,8 +986,8 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The type's name with its article, as in messages.
-    pub fn type_of(&self, value: Value<'a>) -> &'static str {
-        match value.resolved().kind() {
+    pub fn type_of(&self, value: Value<'a>) -> Cow<'static, str> {
+        Cow::Borrowed(match value.resolved().kind() {
             Kind::Thunk(_) => "a thunk",
             Kind::Null => "null",
             Kind::Bool(_) => "a Boolean",
@@ -998,9 +999,14 @@ impl<'a> Evaluator<'a> {
             Kind::List(_) => "a list",
             Kind::Attrs(_) => "a set",
             Kind::Lambda(_) => "a function",
-            Kind::PrimOp(_) => "a built-in function",
-            Kind::PrimOpApp(_) => "a partially applied built-in function",
-        }
+            Kind::PrimOp(index) => {
+                return Cow::Owned(format!("the built-in function '{}'", builtins::get(index).shown_name()));
+            }
+            Kind::PrimOpApp(app) => {
+                let name = builtins::get(app.prim_op).shown_name();
+                return Cow::Owned(format!("the partially applied built-in function '{name}'"));
+            }
+        })
     }
 
     /// The error for a value of the wrong type; `wanted` with its article.

@@ -420,9 +420,9 @@ impl<'a> MessagePrinter<'_, 'a> {
                 let pos = self.evaluator.show_pos(closure.lambda.pos);
                 self.text(&format!("«lambda{} @ {pos}»", name.unwrap_or_default()));
             }
-            Kind::PrimOp(index) => self.text(&format!("«primop {}»", prim_op_name(index))),
+            Kind::PrimOp(index) => self.text(&format!("«primop {}»", crate::builtins::get(index).shown_name())),
             Kind::PrimOpApp(app) => {
-                self.text(&format!("«partially applied primop {}»", prim_op_name(app.prim_op)));
+                self.text(&format!("«partially applied primop {}»", crate::builtins::get(app.prim_op).shown_name()));
             }
             Kind::Thunk(_) => self.text("«thunk»"),
             kind => write_plain(kind, &mut self.out),
@@ -464,12 +464,6 @@ impl<'a> MessagePrinter<'_, 'a> {
         }
         self.text(" ]");
     }
-}
-
-/// A builtin's name as messages have it.
-fn prim_op_name(index: u32) -> &'static str {
-    let name = crate::builtins::get(index).name;
-    name.strip_prefix("__").unwrap_or(name)
 }
 
 const RED: &str = "\x1b[31;1m";

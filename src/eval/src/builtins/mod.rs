@@ -49,6 +49,11 @@ impl PrimOp {
         PrimOp { name, arity, strict, traced: true, function }
     }
 
+    /// Its name as messages have it.
+    pub(crate) fn shown_name(&self) -> &'static str {
+        self.name.strip_prefix("__").unwrap_or(self.name)
+    }
+
     /// Leaves it out of traces.
     const fn untraced(mut self) -> PrimOp {
         self.traced = false;
