@@ -22,7 +22,9 @@ fn main() -> std::io::Result<()> {
     let result = evaluate(settings, Quiet, |evaluator| {
         let root = evaluator.eval_file(file.as_bytes())?;
         let host = evaluator.select_path(root, &attribute, evaluator.heap.empty_attrs())?;
-        evaluator.instantiables(host, evaluator.heap.empty_attrs()).map(|found| found.into_iter().map(|one| one.drv_path).collect::<Vec<_>>())
+        evaluator
+            .instantiables(host, evaluator.heap.empty_attrs())
+            .map(|found| found.into_iter().map(|one| one.drv_path).collect::<Vec<_>>())
     })?;
     println!("{result:#?}");
     Ok(())

@@ -3,7 +3,10 @@
 use crate::builtins;
 use crate::context::{Context, Contexts};
 use crate::error::{Error, ErrorKind, FrameKind, Result};
-use crate::expr::{AttrsExpr, CallExpr, ConcatStringsExpr, Expr, LambdaExpr, LetExpr, Name, Scope, SelectExpr, SelectPathExpr, WithVarExpr};
+use crate::expr::{
+    AttrsExpr, CallExpr, ConcatStringsExpr, Expr, LambdaExpr, LetExpr, Name, Scope, SelectExpr, SelectPathExpr,
+    WithVarExpr,
+};
 use crate::fs::{OverlayFs, SymlinkResolver};
 use crate::position::{Location, Positions};
 use crate::symbol::{Symbol, SymbolTable, sym};
@@ -12,6 +15,7 @@ use crate::{Host, Settings};
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
 use rustc_hash::FxHashMap;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -55,7 +59,13 @@ fn stack_pointer() -> usize {
 
 impl<'a> Evaluator<'a> {
     /// An evaluation whose values live in `arena`, on a thread whose stack has `stack_size` bytes left.
-    pub(crate) fn new(arena: &'a Bump, settings: Settings, fs: Rc<OverlayFs>, host: Rc<dyn Host>, stack_size: usize) -> Self {
+    pub(crate) fn new(
+        arena: &'a Bump,
+        settings: Settings,
+        fs: Rc<OverlayFs>,
+        host: Rc<dyn Host>,
+        stack_size: usize,
+    ) -> Self {
         let evaluator = Evaluator {
             heap: Heap::new(arena),
             symbols: SymbolTable::new(arena),
@@ -283,7 +293,10 @@ impl<'a> Evaluator<'a> {
                 }
                 Expr::Attrs(set) => return self.eval_attrs(set, env),
                 Expr::List(list) => {
-                    return Ok(self.heap.list_with(list.items.len(), |index| self.delay(&list.items[index], env)).into());
+                    return Ok(self
+                        .heap
+                        .list_with(list.items.len(), |index| self.delay(&list.items[index], env))
+                        .into());
                 }
                 Expr::Lambda(lambda) => return Ok(self.heap.lambda(lambda, env)),
                 Expr::Call(call) => return self.eval_call(call, env),
@@ -302,7 +315,12 @@ impl<'a> Evaluator<'a> {
                     expr = if condition { &parts[1] } else { &parts[2] };
                 }
                 Expr::Assert(assert) => {
-                    if !self.eval_bool(&assert.condition, env, assert.pos, "in the condition of the assert statement")? {
+                    if !self.eval_bool(
+                        &assert.condition,
+                        env,
+                        assert.pos,
+                        "in the condition of the assert statement",
+                    )? {
                         return Err(self.assertion_failed(assert.text, &assert.condition, env, assert.pos));
                     }
                     expr = &assert.body;
@@ -340,8 +358,10 @@ impl<'a> Evaluator<'a> {
                 }
                 Expr::Update(_, operands) => {
                     // Nix evaluates the right operand first.
-                    let right = self.eval_operand(&operands[1], env, "in the right operand of the update (//) operator")?;
-                    let left = self.eval_operand(&operands[0], env, "in the left operand of the update (//) operator")?;
+                    let right =
+                        self.eval_operand(&operands[1], env, "in the right operand of the update (//) operator")?;
+                    let left =
+                        self.eval_operand(&operands[0], env, "in the left operand of the update (//) operator")?;
                     return Ok(self.heap.update(left, right).into());
                 }
                 Expr::ConcatLists(pos, operands) => {
@@ -521,8 +541,11 @@ impl<'a> Evaluator<'a> {
                 let symbol = self.symbols.intern(text);
                 let previous = attrs.find(symbol).map(|(_, pos)| pos).or_else(|| seen.get(&symbol).copied());
                 if let Some(previous) = previous {
-                    let message =
-                        format!("dynamic attribute '{}' already defined at {}", self.name(symbol), self.show_pos(previous));
+                    let message = format!(
+                        "dynamic attribute '{}' already defined at {}",
+                        self.name(symbol),
+                        self.show_pos(previous)
+                    );
                     return Err(Error::eval(*pos, message));
                 }
                 seen.insert(symbol, *pos);
@@ -561,7 +584,8 @@ impl<'a> Evaluator<'a> {
         let mut text = self.text_buffer.take();
         text.clear();
         let mut context = 0;
-        let mode = if concat.force_string || matches!(first.kind(), Kind::Str(_)) { Coerce::COPY } else { Coerce::PLAIN };
+        let mode =
+            if concat.force_string || matches!(first.kind(), Kind::Str(_)) { Coerce::COPY } else { Coerce::PLAIN };
         let copied = self.concat_parts(concat, env, first, *first_pos, mode, &mut text, &mut context);
         let value = copied.map(|()| self.heap.string_with_context(&text, context));
         self.text_buffer.replace(text);
@@ -638,7 +662,12 @@ impl<'a> Evaluator<'a> {
     }
 
     /// A call of a builtin with all its arguments: what it would force first anyway needs no thunk.
-    fn eval_prim_op_call(&self, call: &'a CallExpr<'a>, env: Env<'a>, prim_op: &'static builtins::PrimOp) -> Evaluated<'a> {
+    fn eval_prim_op_call(
+        &self,
+        call: &'a CallExpr<'a>,
+        env: Env<'a>,
+        prim_op: &'static builtins::PrimOp,
+    ) -> Evaluated<'a> {
         let mut args = [Value::NULL; builtins::MAX_ARITY];
         for (index, argument) in call.args.iter().enumerate() {
             args[index] = if prim_op.strict & (1 << index) == 0 {
@@ -712,10 +741,7 @@ impl<'a> Evaluator<'a> {
                         args = rest;
                         let functor = self.force_cell(functor)?;
                         self.nested(pos, || self.call(functor, &[current, argument], pos)).map_err(|error| {
-                            error.traced(
-                                pos,
-                                "while calling a functor (an attribute set with a '__functor' attribute)",
-                            )
+                            error.traced(pos, "while calling a functor (an attribute set with a '__functor' attribute)")
                         })?
                     }
                     None => return Err(self.not_callable(current, pos)),
@@ -753,7 +779,13 @@ impl<'a> Evaluator<'a> {
     }
 
     #[inline]
-    fn bind_argument(&self, closure: &Closure<'a>, lambda: &'a LambdaExpr<'a>, argument: Value<'a>, pos: Pos) -> Result<Env<'a>> {
+    fn bind_argument(
+        &self,
+        closure: &Closure<'a>,
+        lambda: &'a LambdaExpr<'a>,
+        argument: Value<'a>,
+        pos: Pos,
+    ) -> Result<Env<'a>> {
         let Some(formals) = &lambda.formals else {
             let env = self.heap.env(Some(closure.env), 1);
             env.set(0, argument);
@@ -813,11 +845,8 @@ impl<'a> Evaluator<'a> {
 
     #[cold]
     fn missing_argument(&self, lambda: &LambdaExpr<'a>, name: Symbol, pos: Pos) -> Box<Error> {
-        let message = format!(
-            "function '{}' called without required argument '{}'",
-            self.function_name(lambda),
-            self.name(name)
-        );
+        let message =
+            format!("function '{}' called without required argument '{}'", self.function_name(lambda), self.name(name));
         Error::eval(lambda.pos, message).traced(pos, "from call site")
     }
 
@@ -950,9 +979,7 @@ impl<'a> Evaluator<'a> {
     pub fn is_derivation(&self, attrs: Attrs<'a>) -> Result<bool> {
         match attrs.get(sym::TYPE) {
             None => Ok(false),
-            Some(cell) => {
-                Ok(matches!(self.force_cell(cell)?.kind(), Kind::Str(text) if text.bytes() == b"derivation"))
-            }
+            Some(cell) => Ok(matches!(self.force_cell(cell)?.kind(), Kind::Str(text) if text.bytes() == b"derivation")),
         }
     }
 
@@ -1007,8 +1034,8 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The type's name with its article, as in messages.
-    pub fn type_of(&self, value: Value<'a>) -> &'static str {
-        match value.resolved().kind() {
+    pub fn type_of(&self, value: Value<'a>) -> Cow<'static, str> {
+        Cow::Borrowed(match value.resolved().kind() {
             Kind::Thunk(_) => "a thunk",
             Kind::Null => "null",
             Kind::Bool(_) => "a Boolean",
@@ -1020,16 +1047,20 @@ impl<'a> Evaluator<'a> {
             Kind::List(_) => "a list",
             Kind::Attrs(_) => "a set",
             Kind::Lambda(_) => "a function",
-            Kind::PrimOp(_) => "a built-in function",
-            Kind::PrimOpApp(_) => "a partially applied built-in function",
-        }
+            Kind::PrimOp(index) => {
+                return Cow::Owned(format!("the built-in function '{}'", builtins::get(index).short_name()));
+            }
+            Kind::PrimOpApp(app) => {
+                let name = builtins::get(app.prim_op).short_name();
+                return Cow::Owned(format!("the partially applied built-in function '{name}'"));
+            }
+        })
     }
 
     /// The error for a value of the wrong type; `wanted` with its article.
     #[cold]
     pub fn not_a(&self, value: Value<'a>, wanted: &str, pos: Pos, context: &str) -> Box<Error> {
-        let message =
-            format!("expected {wanted} but found {}: {}", self.type_of(value), self.show_for_error(value));
+        let message = format!("expected {wanted} but found {}: {}", self.type_of(value), self.show_for_error(value));
         let error = Error::eval(pos, message);
         if context.is_empty() { error } else { error.traced(pos, context) }
     }

@@ -48,7 +48,11 @@ impl<'a> Evaluator<'a> {
     /// When evaluation is pure or restricted and the path may not be read.
     pub(crate) fn check_path(&self, path: &[u8]) -> Result<()> {
         if (self.settings.pure || self.settings.restricted) && !self.is_allowed(path) {
-            let mode = if self.settings.pure { "pure evaluation mode (use '--impure' to override)" } else { "restricted mode" };
+            let mode = if self.settings.pure {
+                "pure evaluation mode (use '--impure' to override)"
+            } else {
+                "restricted mode"
+            };
             let message = format!("access to absolute path '{}' is forbidden in {mode}", String::from_utf8_lossy(path));
             return Err(Error::new(ErrorKind::File, Pos::NONE, message));
         }
@@ -60,9 +64,7 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// When one of them can't be read.
     pub(crate) fn resolve_links(&self, path: &[u8], mode: Resolve) -> Result<PathBuf> {
-        self.links
-            .resolve(&*self.fs, path_of(path), mode)
-            .map_err(|error| self.file_error(&error, Pos::NONE))
+        self.links.resolve(&*self.fs, path_of(path), mode).map_err(|error| self.file_error(&error, Pos::NONE))
     }
 
     /// The contents of a file, links followed.
@@ -274,7 +276,9 @@ impl<'a> Evaluator<'a> {
             match self.fetch_search_path_entry(&text) {
                 Ok(path) => Some(path),
                 Err(error) => {
-                    self.host.warn(&format!("Nix search path entry '{text}' cannot be downloaded, ignoring ({error}; {what})"));
+                    self.host.warn(&format!(
+                        "Nix search path entry '{text}' cannot be downloaded, ignoring ({error}; {what})"
+                    ));
                     None
                 }
             }

@@ -1,8 +1,9 @@
 //! From the syntax tree to the tree that is evaluated: finds the slot of every variable.
 
 use crate::expr::{
-    AssertExpr, AttrsExpr, CallExpr, ConcatStringsExpr, Expr, FormalExpr, FormalsExpr, HasAttrExpr, LambdaExpr, LetExpr,
-    ListExpr, Name, PlainAttrsExpr, Scope, SelectExpr, SelectPathExpr, VarExpr, WithExpr, WithScope, WithVarExpr,
+    AssertExpr, AttrsExpr, CallExpr, ConcatStringsExpr, Expr, FormalExpr, FormalsExpr, HasAttrExpr, LambdaExpr,
+    LetExpr, ListExpr, Name, PlainAttrsExpr, Scope, SelectExpr, SelectPathExpr, VarExpr, WithExpr, WithScope,
+    WithVarExpr,
 };
 use crate::symbol::{Symbol, SymbolTable, sym};
 use crate::syntax::ast::{self, AttrKind, AttrName, BinaryOp, NO_POS, Node};
@@ -25,7 +26,10 @@ struct Static<'s, 'a> {
 
 enum Kind<'s, 'a> {
     /// `first` has slot 0, if there is one; the sorted names follow.
-    Names { first: Option<Symbol>, names: &'s [Symbol] },
+    Names {
+        first: Option<Symbol>,
+        names: &'s [Symbol],
+    },
     /// Holds the sources of `inherit (e)`, which have no names.
     Sources,
     With(&'a WithScope<'a>),

@@ -119,7 +119,8 @@ impl<'a> Value<'a> {
     pub const UNSET: Value<'a> = Value::constant(UNSET_CODE);
 
     const fn constant(code: usize) -> Self {
-        let word = NonNull::without_provenance(std::num::NonZero::new((code << 3) | CONST).expect("a tag is never zero"));
+        let word =
+            NonNull::without_provenance(std::num::NonZero::new((code << 3) | CONST).expect("a tag is never zero"));
         Value { word, life: PhantomData }
     }
 
@@ -546,11 +547,7 @@ impl<'a> Thunk<'a> {
     /// The value, if it is known.
     #[inline]
     pub fn value(&self) -> Option<Value<'a>> {
-        if self.state.get().is_null() {
-            Some(Value { word: self.payload.get(), life: PhantomData })
-        } else {
-            None
-        }
+        if self.state.get().is_null() { Some(Value { word: self.payload.get(), life: PhantomData }) } else { None }
     }
 
     /// Takes the computation out and leaves a black hole, unless the value is known or the thunk is a black hole already.
@@ -735,9 +732,9 @@ impl<'a> Heap<'a> {
 
     /// A built-in function with some of its arguments.
     pub fn prim_op_app(&self, prim_op: u32, done: &[Value<'a>], more: &[Value<'a>]) -> Value<'a> {
-        let args = self
-            .bump
-            .alloc_slice_fill_with(done.len() + more.len(), |index| *done.get(index).unwrap_or_else(|| &more[index - done.len()]));
+        let args = self.bump.alloc_slice_fill_with(done.len() + more.len(), |index| {
+            *done.get(index).unwrap_or_else(|| &more[index - done.len()])
+        });
         Value::tagged(NonNull::from(self.bump.alloc(Boxed::App(PrimOpApp { prim_op, args }))), BOXED)
     }
 
@@ -811,7 +808,11 @@ impl<'a> Heap<'a> {
     ///
     /// # Errors
     /// The first of `element`'s.
-    pub fn try_list<E>(&self, len: usize, mut element: impl FnMut(usize) -> Result<Value<'a>, E>) -> Result<List<'a>, E> {
+    pub fn try_list<E>(
+        &self,
+        len: usize,
+        mut element: impl FnMut(usize) -> Result<Value<'a>, E>,
+    ) -> Result<List<'a>, E> {
         if len == 0 {
             return Ok(self.empty_list);
         }

@@ -211,16 +211,9 @@ fn zip_attrs_with<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalu
 }
 
 /// An attribute of a builtin's argument that must be there.
-pub(crate) fn required<'a>(
-    ev: &Evaluator<'a>,
-    attrs: Attrs<'a>,
-    name: Symbol,
-    what: &str,
-) -> Result<(Value<'a>, Pos)> {
+pub(crate) fn required<'a>(ev: &Evaluator<'a>, attrs: Attrs<'a>, name: Symbol, what: &str) -> Result<(Value<'a>, Pos)> {
     match attrs.find(name) {
         Some((cell, pos)) => Ok((cell.get(), pos)),
-        None => {
-            Err(Error::eval(Pos::NONE, format!("attribute '{}' missing", ev.name(name))).traced(Pos::NONE, what))
-        }
+        None => Err(Error::eval(Pos::NONE, format!("attribute '{}' missing", ev.name(name))).traced(Pos::NONE, what)),
     }
 }

@@ -54,8 +54,7 @@ fn is<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], test: impl Fn(Kind<'a>) -> boo
 fn abort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the error message passed to builtins.abort";
     let (text, _) = ev.to_string(args[0], Coerce::COPY, pos, what)?;
-    let message =
-        format!("evaluation aborted with the following error message: '{}'", String::from_utf8_lossy(&text));
+    let message = format!("evaluation aborted with the following error message: '{}'", String::from_utf8_lossy(&text));
     Err(Error::new(ErrorKind::Abort, Pos::NONE, message).traced(pos, "while calling the 'abort' builtin"))
 }
 

@@ -71,8 +71,7 @@ fn derivation_strict<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Ev
     let name = String::from_utf8_lossy(name).into_owned();
     make(ev, &name, attrs).map_err(|error| {
         let place = ev.show_pos(name_pos);
-        let what =
-            format!("while evaluating derivation '{name}'\n  whose name attribute is located at {place}");
+        let what = format!("while evaluating derivation '{name}'\n  whose name attribute is located at {place}");
         error.traced(Pos::NONE, what)
     })
 }
@@ -299,8 +298,7 @@ impl Parts {
         let only_out = self.outputs.len() == 1 && self.outputs.contains("out");
         let is_text = self.method == Some(ContentAddressMethod::Text);
         if self.drv.name.ends_with(".drv") && !(is_text && only_out) {
-            let message =
-                "derivation names are allowed to end in '.drv' only if they produce a single derivation file";
+            let message = "derivation names are allowed to end in '.drv' only if they produce a single derivation file";
             return Err(Error::eval(Pos::NONE, message));
         }
         if let Some(output_hash) = &self.output_hash {
@@ -376,9 +374,7 @@ fn add_input(ev: &Evaluator<'_>, drv: &mut Derivation, element: &Element) -> Res
 fn input_slot<'d>(inputs: &'d mut BTreeMap<StorePath, InputOutputs>, from: &Derived) -> Result<&'d mut InputOutputs> {
     match from {
         Derived::Path(path) => Ok(inputs.entry(path.parse()?).or_default()),
-        Derived::Output(from, output) => {
-            Ok(input_slot(inputs, from)?.dynamic.entry(output.to_string()).or_default())
-        }
+        Derived::Output(from, output) => Ok(input_slot(inputs, from)?.dynamic.entry(output.to_string()).or_default()),
     }
 }
 
@@ -414,8 +410,7 @@ fn parse_algo(name: &[u8]) -> Result<Option<HashAlgo>> {
 
 /// A hash that may be empty, which stands for zeros and is complained about.
 pub(crate) fn parse_hash(ev: &Evaluator<'_>, hash: &str, algo: Option<HashAlgo>) -> Result<Hash> {
-    let parsed =
-        Hash::parse_allow_empty(hash, algo).map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
+    let parsed = Hash::parse_allow_empty(hash, algo).map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
     if hash.is_empty() {
         ev.host.warn(&format!("found empty hash, assuming '{}'", parsed.to_sri()));
     }
@@ -443,11 +438,8 @@ fn output_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
     require(ev.settings.dynamic_derivations, "dynamic-derivations", "")?;
     let what = "while evaluating the first argument to builtins.outputOf";
     let (string, context) = ev.force_string(args[0], pos, what)?;
-    let output = ev.force_string_no_context(
-        args[1],
-        pos,
-        "while evaluating the second argument to builtins.outputOf",
-    )?;
+    let output =
+        ev.force_string_no_context(args[1], pos, "while evaluating the second argument to builtins.outputOf")?;
     let output = text(output);
     let elements = ev.contexts.elements(context);
     let [element] = elements.as_slice() else {
@@ -483,7 +475,9 @@ fn output_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
 fn placeholder_of(drv: &Derived, output: &str) -> Result<DownstreamPlaceholder> {
     Ok(match drv {
         Derived::Path(path) => DownstreamPlaceholder::unknown_ca_output(&path.parse()?, output)?,
-        Derived::Output(from, inner) => DownstreamPlaceholder::unknown_derivation(&placeholder_of(from, inner)?, output),
+        Derived::Output(from, inner) => {
+            DownstreamPlaceholder::unknown_derivation(&placeholder_of(from, inner)?, output)
+        }
     })
 }
 

@@ -45,8 +45,7 @@ fn elem_at<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a
     match usize::try_from(index).ok().and_then(|index| list.cells().get(index)) {
         Some(cell) => ev.force_cell(cell),
         None => {
-            let message =
-                format!("'builtins.elemAt' called with index {index} on a list of size {}", list.len());
+            let message = format!("'builtins.elemAt' called with index {index} on a list of size {}", list.len());
             Err(Error::eval(pos, message))
         }
     }
@@ -192,10 +191,8 @@ fn sort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     if list.is_empty() {
         return Ok(list.into());
     }
-    let function =
-        ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.sort")?;
-    let is_less_than =
-        matches!(function.kind(), Kind::PrimOp(index) if super::get(index).name == "__lessThan");
+    let function = ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.sort")?;
+    let is_less_than = matches!(function.kind(), Kind::PrimOp(index) if super::get(index).name == "__lessThan");
     let values: Vec<Value<'a>> = list.iter().collect();
     let sorted = merge_sort(values, &mut |a, b| {
         if is_less_than {
@@ -352,8 +349,9 @@ fn generic_closure<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evalua
     let mut seen = Seen::default();
     let mut result = Vec::new();
     while let Some(element) = work.pop_front() {
-        let describe =
-            |error: Box<Error>| error.traced(Pos::NONE, format!("in genericClosure element {}", ev.show_for_error(element)));
+        let describe = |error: Box<Error>| {
+            error.traced(Pos::NONE, format!("in genericClosure element {}", ev.show_for_error(element)))
+        };
         let item = ev.force_attrs(element, Pos::NONE, "").map_err(describe)?;
         let (key, _) = required(ev, item, sym::KEY, "").map_err(describe)?;
         let key = ev.force(key)?;

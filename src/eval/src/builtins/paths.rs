@@ -91,7 +91,13 @@ impl<'a> Evaluator<'a> {
     ///
     /// # Errors
     /// When it stands for none.
-    pub(crate) fn coerce_to_path(&self, value: Value<'a>, context: &mut Context, pos: Pos, what: &str) -> Result<Vec<u8>> {
+    pub(crate) fn coerce_to_path(
+        &self,
+        value: Value<'a>,
+        context: &mut Context,
+        pos: Pos,
+        what: &str,
+    ) -> Result<Vec<u8>> {
         let value = self.force(value).map_err(|error| error.traced(pos, what))?;
         match value.kind() {
             Kind::Path(path) => return Ok(path.bytes().to_vec()),
@@ -120,9 +126,8 @@ impl<'a> Evaluator<'a> {
     pub(crate) fn readable_path(&self, value: Value<'a>, pos: Pos) -> Result<Vec<u8>> {
         let mut context = 0;
         let path = self.coerce_to_path(value, &mut context, Pos::NONE, "while realising the context of a path")?;
-        self.realise(context).map_err(|error| {
-            error.traced(pos, format!("while realising the context of path '{}'", lossy(&path)))
-        })?;
+        self.realise(context)
+            .map_err(|error| error.traced(pos, format!("while realising the context of path '{}'", lossy(&path))))?;
         if let Some(derivation) = self.known_derivation(&path) {
             if !self.fs.is_mounted(path_of(&path)) {
                 let contents = derivation.contents.clone();
@@ -156,9 +161,8 @@ impl<'a> Evaluator<'a> {
                 Some(out) => out.path(&self.store, &parsed.name, output)?,
                 None => None,
             };
-            let exists = out_path.is_some_and(|path| {
-                self.fs.exists(path_of(self.store.print(&path).as_bytes())).unwrap_or(false)
-            });
+            let exists = out_path
+                .is_some_and(|path| self.fs.exists(path_of(self.store.print(&path).as_bytes())).unwrap_or(false));
             if !exists {
                 return Err(self.cannot_build(&element));
             }
@@ -309,9 +313,7 @@ fn path_exists<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluate
         return Ok(Value::FALSE);
     }
     let metadata = ev.fs.lstat(&resolved).map_err(|error| ev.file_error(&error, pos))?;
-    Ok(Value::bool(
-        metadata.is_some_and(|metadata| !must_be_directory || metadata.file_type == FileType::Directory),
-    ))
+    Ok(Value::bool(metadata.is_some_and(|metadata| !must_be_directory || metadata.file_type == FileType::Directory)))
 }
 
 fn base_name_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
@@ -335,17 +337,18 @@ fn read_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
     let path = ev.readable_path(args[0], pos)?;
     let contents = ev.read_file(&path)?;
     if contents.contains(&0) {
-        let message =
-            format!("the contents of the file '{}' cannot be represented as a Nix string", lossy(&path));
+        let message = format!("the contents of the file '{}' cannot be represented as a Nix string", lossy(&path));
         return Err(Error::eval(pos, message));
     }
     let mut context = 0;
     if let Ok((base, _)) = ev.store.split(&path) {
         // A file keeps the references of which it has the hash part.
         let references = ev.state.paths.references.borrow();
-        let found = references.get(&base).into_iter().flatten().filter(|reference| {
-            memchr::memmem::find(&contents, reference.hash_part().as_bytes()).is_some()
-        });
+        let found = references
+            .get(&base)
+            .into_iter()
+            .flatten()
+            .filter(|reference| memchr::memmem::find(&contents, reference.hash_part().as_bytes()).is_some());
         context = ev.contexts.of(found.map(|reference| Element::Opaque(Rc::from(reference.as_str()))));
     }
     Ok(ev.heap.string_with_context(&contents, context))
@@ -359,7 +362,8 @@ fn find_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
         let attrs = ev.force_attrs(element, pos, what)?;
         let prefix = match attrs.get(sym::PREFIX) {
             Some(prefix) => {
-                let what = "while evaluating the `prefix` attribute of an element of the list passed to builtins.findFile";
+                let what =
+                    "while evaluating the `prefix` attribute of an element of the list passed to builtins.findFile";
                 ev.force_string_no_context(prefix.get(), pos, what)?.to_vec()
             }
             None => Vec::new(),
@@ -378,8 +382,7 @@ fn find_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
 fn hash_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.hashFile";
     let name = lossy(ev.force_string_no_context(args[0], pos, what)?);
-    let algo: HashAlgo =
-        name.parse().map_err(|_| Error::eval(pos, format!("unknown hash algorithm '{name}'")))?;
+    let algo: HashAlgo = name.parse().map_err(|_| Error::eval(pos, format!("unknown hash algorithm '{name}'")))?;
     let path = ev.readable_path(args[1], pos)?;
     Ok(ev.heap.string(Hash::digest(algo, ev.read_file(&path)?).to_base16().as_bytes()))
 }
