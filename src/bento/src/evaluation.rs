@@ -39,9 +39,9 @@ pub trait Evaluator {
 /// The evaluators to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EvaluatorChoice {
-    /// bento's own: no Nix is needed on this machine.
+    /// bento's own: no Nix is needed, but the inputs of flakes must be on this machine.
     Builtin,
-    /// The C++ Nix that is installed on this machine, which can also build what an evaluation reads.
+    /// The C++ Nix that is installed on this machine: it fetches inputs, and builds what an evaluation reads.
     Nix,
 }
 

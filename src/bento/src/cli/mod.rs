@@ -27,7 +27,7 @@ enum Command {
     Deploy(deploy::Deploy),
     Agent(agent::Agent),
     Status(status::Status),
-    Eval(eval::Eval),
+    Eval(Box<eval::Eval>),
 }
 
 /// Runs the program with this process's arguments: status 0 only if everything happened that was asked for.
