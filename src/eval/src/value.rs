@@ -118,10 +118,14 @@ impl<'a> Value<'a> {
     /// Marks a slot of an environment that has no value yet; never reaches a Nix program.
     pub const UNSET: Value<'a> = Value::constant(UNSET_CODE);
 
-    const fn constant(code: usize) -> Self {
-        let word =
-            NonNull::without_provenance(std::num::NonZero::new((code << 3) | CONST).expect("a tag is never zero"));
+    /// A word that points nowhere.
+    const fn immediate(word: usize) -> Self {
+        let word = NonNull::new(std::ptr::without_provenance_mut(word)).expect("a tag is never zero");
         Value { word, life: PhantomData }
+    }
+
+    const fn constant(code: usize) -> Self {
+        Value::immediate((code << 3) | CONST)
     }
 
     /// A Boolean.
@@ -693,9 +697,7 @@ impl<'a> Heap<'a> {
     pub fn int(&self, value: i64) -> Value<'a> {
         let shifted = value << 3;
         if shifted >> 3 == value {
-            let word = (shifted as usize) | INT;
-            let word = std::num::NonZero::new(word).expect("the tag is not zero");
-            Value { word: NonNull::without_provenance(word), life: PhantomData }
+            Value::immediate((shifted as usize) | INT)
         } else {
             Value::tagged(NonNull::from(self.bump.alloc(Boxed::Int(value))), BOXED)
         }
