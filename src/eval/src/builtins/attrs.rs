@@ -4,7 +4,7 @@ use super::PrimOp;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluated, Evaluator};
 use crate::symbol::{Symbol, sym};
-use crate::value::{Attrs, Flat, Flat, Kind, Pos, Suspension, Value};
+use crate::value::{Attrs, Flat, Kind, Pos, Suspension, Value};
 use rustc_hash::FxHashMap;
 
 pub(super) const TABLE: &[PrimOp] = &[
