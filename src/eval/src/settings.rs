@@ -33,10 +33,12 @@ pub struct Settings {
     pub pipe_operators: bool,
     /// Whether content-addressed derivations are allowed.
     pub ca_derivations: bool,
-    /// Whether dynamic derivations are allowed.
+    /// Whether dynamic derivations are allowed, and there is `outputOf`.
     pub dynamic_derivations: bool,
     /// Whether impure derivations are allowed.
     pub impure_derivations: bool,
+    /// Whether there is `fetchClosure`.
+    pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
     pub parse_toml_timestamps: bool,
     /// Whether `traceVerbose` speaks.
@@ -64,6 +66,7 @@ impl Default for Settings {
             ca_derivations: false,
             dynamic_derivations: false,
             impure_derivations: false,
+            fetch_closure: false,
             parse_toml_timestamps: false,
             trace_verbose: false,
             abort_on_warn: false,

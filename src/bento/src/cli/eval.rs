@@ -408,6 +408,7 @@ fn enable_features(settings: &mut Settings, names: &str, keep: bool) {
         ("ca-derivations", &mut settings.ca_derivations),
         ("dynamic-derivations", &mut settings.dynamic_derivations),
         ("impure-derivations", &mut settings.impure_derivations),
+        ("fetch-closure", &mut settings.fetch_closure),
         ("parse-toml-timestamps", &mut settings.parse_toml_timestamps),
     ];
     for (name, enabled) in features {

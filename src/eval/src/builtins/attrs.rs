@@ -89,7 +89,9 @@ fn remove_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluat
         removed.extend(ev.symbols.find(name).filter(|&name| attrs.get(name).is_some()));
     }
     if removed.is_empty() {
-        return Ok(attrs.into());
+        // Another set all the same: printing tells a set that it has shown before from one that only equals it.
+        let flat = ev.heap.flat(attrs);
+        return Ok(ev.heap.attrs_with_keys(flat.keys, |index| flat.values[index].get()).into());
     }
     removed.sort_unstable();
     removed.dedup();
@@ -185,7 +187,9 @@ fn function_args<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalua
 fn map_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let attrs = ev.force_attrs(args[1], pos, "while evaluating the second argument passed to builtins.mapAttrs")?;
     let flat = ev.heap.flat(attrs);
-    Ok(ev.heap.map_attrs(args[0], flat).into())
+    // Not the set's own keys: the result's attributes have no positions.
+    let keys = ev.heap.keys(flat.symbols.iter().map(|&name| (name, Pos::NONE)));
+    Ok(ev.heap.map_attrs(args[0], Flat { keys, ..flat }).into())
 }
 
 fn zip_attrs_with<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {

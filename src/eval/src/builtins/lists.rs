@@ -311,10 +311,11 @@ impl<'a> Seen<'a> {
                 return Ordering::Equal;
             }
             let compare = || {
-                if less_than(ev, *other, key, Pos::NONE, "")? {
-                    return Ok(Ordering::Less);
+                // The new key first: a key of another type is complained of in this order.
+                if less_than(ev, key, *other, Pos::NONE, "")? {
+                    return Ok(Ordering::Greater);
                 }
-                Ok(if less_than(ev, key, *other, Pos::NONE, "")? { Ordering::Greater } else { Ordering::Equal })
+                Ok(if less_than(ev, *other, key, Pos::NONE, "")? { Ordering::Less } else { Ordering::Equal })
             };
             compare().unwrap_or_else(|error| {
                 failure = Some(error);

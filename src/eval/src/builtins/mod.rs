@@ -118,6 +118,14 @@ pub(crate) fn globals<'a>(evaluator: &Evaluator<'a>) -> FxHashMap<Symbol, Value<
     add("null", Value::NULL);
     for (table_index, table) in TABLES.iter().enumerate() {
         for (index, prim_op) in table.iter().enumerate() {
+            let enabled = match prim_op.name {
+                "__outputOf" => evaluator.settings.dynamic_derivations,
+                "__fetchClosure" => evaluator.settings.fetch_closure,
+                _ => true,
+            };
+            if !enabled {
+                continue;
+            }
             add(prim_op.name, Value::prim_op((table_index as u32) << 8 | index as u32));
         }
     }

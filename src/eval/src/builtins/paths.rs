@@ -423,10 +423,14 @@ fn to_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a
     let mut references = Vec::new();
     for element in ev.contexts.elements(context) {
         let Element::Opaque(path) = &element else {
-            let message = format!(
-                "files created by builtins.toFile may not reference derivations, but {name} references {}",
-                ev.show_context_element(&element)
-            );
+            // Nix names the element here as it stores it.
+            let element = match &element {
+                Element::Built { drv: Derived::Path(drv), output } => format!("!{output}!{drv}"),
+                Element::DrvDeep(drv) => format!("={drv}"),
+                other => ev.show_context_element(other),
+            };
+            let message =
+                format!("files created by builtins.toFile may not reference derivations, but {name} references {element}");
             return Err(Error::eval(pos, message));
         };
         references.push(path.parse::<StorePath>()?);

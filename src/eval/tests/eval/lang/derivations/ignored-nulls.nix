@@ -1,0 +1,1 @@
+let base = { name = "n"; system = "x86_64-linux"; builder = "/bin/sh"; } // { __ignoreNulls = true; }; in map derivationStrict [ (base // { a = null; b = 1; }) (base // { a = [ null ]; }) ({ name = "n"; system = "x86_64-linux"; builder = "/bin/sh"; } // { __ignoreNulls = false; a = null; }) (base // { a = ""; }) ]

@@ -1,0 +1,1 @@
+let base = { name = "n"; system = "x86_64-linux"; builder = "/bin/sh"; }; in map derivationStrict [ (base // { outputs = [ "out" "dev" "lib" ]; }) (base // { outputs = [ "dev" "out" ]; }) (base // { outputs = [ "bin" ]; }) (base // { outputs = [ "out" ]; }) ]

@@ -1,0 +1,1 @@
+let base = { name = "n"; system = "x86_64-linux"; builder = "/bin/sh"; }; in map derivationStrict [ base (base // { args = [ "-c" "echo $out" 1 null true ]; }) (base // { a = 1; b = true; c = null; d = [ 1 2 [ 3 ] ]; e = "x\n\"y\\\t"; f = 1.5; g = false; h = /a; B = "upper"; } // { h = "/a"; }) (base // { name = "with+odd._?=chars"; }) ]

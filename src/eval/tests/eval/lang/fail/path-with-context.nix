@@ -1,0 +1,1 @@
+/a + "${derivation { name = "n"; system = "s"; builder = "b"; }}"

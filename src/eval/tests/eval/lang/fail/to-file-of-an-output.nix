@@ -1,0 +1,1 @@
+builtins.toFile "x" "${derivation { name = "n"; system = "s"; builder = "b"; }}"

@@ -1,0 +1,2 @@
+[ 1 /* inline */ 2 # to the end
+ 3 /** doc */ 4 /**/ 5 ]

@@ -1,0 +1,1 @@
+with builtins; let d = derivation { name = "d"; builder = "b"; system = "s"; }; f = toFile "refers" "to ${toFile "inner" "x"}"; in [ f (getContext f) (hashString "sha256" "${f}") (readFile f) (getContext (readFile f)) ]

@@ -1,0 +1,1 @@
+let n = 9000; f = n: if n == 0 then 0 else f (n - 1); list = builtins.foldl' (acc: x: { inherit acc x; }) null (builtins.genList (x: x) 50000); in [ (f 3000) list.x (builtins.length (builtins.foldl' (a: x: [ x ]) [ ] (builtins.genList (x: x) 50000))) ]

@@ -1,0 +1,1 @@
+let d = derivation { name = "d"; builder = "b"; system = "s"; outputs = [ "out" "dev" ]; }; in [ d.outPath d.dev.outPath d.drvPath d.type d.outputName d.dev.outputName (builtins.attrNames d) (map (o: o.outputName) d.all) d.drvAttrs d.name ]

@@ -1,0 +1,1 @@
+builtins.filter (n: builtins.tryEval (builtins.hasAttr n builtins) == { success = true; value = true; }) [ "map" "toString" "import" "scopedImport" "fetchTarball" "break" "derivationStrict" "placeholder" "fromTOML" "abort" "dirOf" "isNull" "removeAttrs" "throw" "baseNameOf" "fetchGit" "fetchMercurial" "fetchTree" ]

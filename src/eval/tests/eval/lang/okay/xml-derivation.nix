@@ -1,0 +1,1 @@
+builtins.toXML { d = derivation { name = "n"; system = "s"; builder = "b"; x = 1; }; }

@@ -1,0 +1,1 @@
+builtins.toXML [ 1 (-2) 1.5 "a<b>&\"c'\n" true null { b = [ ]; a = { }; } (x: x) ({ a, b ? 1, ... }@args: a) ({ y }: y) /p builtins.add (derivation { name = "n"; system = "s"; builder = "b"; }).outPath ]
