@@ -652,6 +652,7 @@ pub struct Heap<'a> {
     empty_string: Str<'a>,
     merge_buffer: RefCell<Vec<(Symbol, Pos, Value<'a>)>>,
     /// By the keys of the layers that were merged, the uppermost first: the result's. The same sets meet again and again.
+    /// By a set's keys and 0: the same names without positions.
     merged_keys: RefCell<FxHashMap<Box<[usize]>, Keys<'a>>>,
 }
 
@@ -771,7 +772,14 @@ impl<'a> Heap<'a> {
     /// A call for each attribute, for later: the set with the same names and the results.
     pub fn map_attrs(&self, function: Value<'a>, source: Flat<'a>) -> Attrs<'a> {
         let mapping: &'a Mapping<'a> = self.bump.alloc(Mapping { function, source });
-        self.attrs_with_keys(source.keys, |index| self.thunk(mapping, STATE_MAP, self.int(index as i64).word))
+        // Not the set's own keys: the result's attributes have no positions. No keys are at address 0.
+        let shape = Box::from([source.keys.0.addr().get(), 0]);
+        let keys = *self
+            .merged_keys
+            .borrow_mut()
+            .entry(shape)
+            .or_insert_with(|| self.keys(source.symbols.iter().map(|&symbol| (symbol, Pos::NONE))));
+        self.attrs_with_keys(keys, |index| self.thunk(mapping, STATE_MAP, self.int(index as i64).word))
     }
 
     /// Another deferred computation.

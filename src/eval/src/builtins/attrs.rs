@@ -186,10 +186,7 @@ fn function_args<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalua
 
 fn map_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let attrs = ev.force_attrs(args[1], pos, "while evaluating the second argument passed to builtins.mapAttrs")?;
-    let flat = ev.heap.flat(attrs);
-    // Not the set's own keys: the result's attributes have no positions.
-    let keys = ev.heap.keys(flat.symbols.iter().map(|&name| (name, Pos::NONE)));
-    Ok(ev.heap.map_attrs(args[0], Flat { keys, ..flat }).into())
+    Ok(ev.heap.map_attrs(args[0], ev.heap.flat(attrs)).into())
 }
 
 fn zip_attrs_with<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {

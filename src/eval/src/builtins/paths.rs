@@ -429,8 +429,9 @@ fn to_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a
                 Element::DrvDeep(drv) => format!("={drv}"),
                 other => ev.show_context_element(other),
             };
-            let message =
-                format!("files created by builtins.toFile may not reference derivations, but {name} references {element}");
+            let message = format!(
+                "files created by builtins.toFile may not reference derivations, but {name} references {element}"
+            );
             return Err(Error::eval(pos, message));
         };
         references.push(path.parse::<StorePath>()?);
