@@ -193,6 +193,8 @@ fn sort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     }
     let function = ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.sort")?;
     let is_less_than = matches!(function.kind(), Kind::PrimOp(index) if super::get(index).name == "__lessThan");
+    // Every element is evaluated, in order, even one that is never compared.
+    list.cells().iter().try_for_each(|cell| ev.force_cell(cell).map(drop))?;
     let values: Vec<Value<'a>> = list.iter().collect();
     let sorted = merge_sort(values, &mut |a, b| {
         if is_less_than {

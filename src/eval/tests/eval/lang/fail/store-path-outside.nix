@@ -1,1 +1,1 @@
-builtins.storePath "/tmp/x"
+builtins.storePath "/nowhere/x"
