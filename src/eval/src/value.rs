@@ -656,12 +656,12 @@ pub struct Heap<'a> {
     merged_keys: RefCell<FxHashMap<Box<[usize]>, Keys<'a>>>,
 }
 
-/// How many layers a set has at most. (C++ Nix: 8 as well.)
-const MAX_LAYERS: usize = 8;
-/// A set with more attributes than this is merged, not laid on top. (C++ Nix's `bindingsUpdateLayerRhsSizeThreshold`: 16.)
-const MAX_LAYER_SIZE: usize = 16;
+/// How many layers a set has at most. (C++ Nix: 8; ours are cheaper to look through than to copy.)
+const MAX_LAYERS: usize = 16;
+/// A set with more attributes than this is merged, not laid on top.
+const MAX_LAYER_SIZE: usize = 64;
 /// Unless what it would lie on is this many times as large.
-const LAYER_RATIO: usize = 8;
+const LAYER_RATIO: usize = 2;
 
 impl<'a> Heap<'a> {
     /// Makes values in `bump`.
