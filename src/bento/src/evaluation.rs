@@ -108,7 +108,7 @@ impl SearchPath {
 }
 
 /// What Nix takes for `NIX_PATH` where it is not set: the channels of the user and of root, if there are any.
-fn channels() -> Vec<String> {
+pub(crate) fn channels() -> Vec<String> {
     const ROOT: &str = "/nix/var/nix/profiles/per-user/root/channels";
     let user = std::env::var("HOME").map(|home| format!("{home}/.nix-defexpr/channels")).ok();
     let mut entries = Vec::from_iter(user.filter(|place| Path::new(place).exists()));

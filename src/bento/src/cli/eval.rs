@@ -312,7 +312,7 @@ impl Eval {
             (Some(entries), _) => entries,
             (None, Ok(text)) => split_nix_path(&text),
             (None, Err(_)) if settings.pure || settings.restricted => Vec::new(),
-            (None, Err(_)) => default_nix_path(),
+            (None, Err(_)) => crate::evaluation::channels(),
         };
         settings.search_path = search_path(self.include.iter().chain(&from_environment), &base_dir)?;
         Ok((settings, show_trace))
@@ -441,19 +441,6 @@ fn split_nix_path(text: &str) -> Vec<String> {
         rest = rest.get(end + 1..).unwrap_or_default();
     }
     entries
-}
-
-/// What stands in for `NIX_PATH` where it is not set: the channels of the user and of root, if there are any.
-fn default_nix_path() -> Vec<String> {
-    const ROOT_CHANNELS: &str = "/nix/var/nix/profiles/per-user/root/channels";
-    let user = std::env::var_os("HOME").map(|home| Path::new(&home).join(".nix-defexpr/channels"));
-    let user = user.filter(|path| path.exists()).map(|path| path.to_string_lossy().into_owned());
-    let nixpkgs = Path::new(ROOT_CHANNELS).join("nixpkgs").exists();
-    let root = Path::new(ROOT_CHANNELS).exists();
-    user.into_iter()
-        .chain(nixpkgs.then(|| format!("nixpkgs={ROOT_CHANNELS}/nixpkgs")))
-        .chain(root.then(|| ROOT_CHANNELS.to_owned()))
-        .collect()
 }
 
 /// The search path of these entries. Relative paths start from `base_dir`.

@@ -378,6 +378,26 @@ fn input_slot<'d>(inputs: &'d mut BTreeMap<StorePath, InputOutputs>, from: &Deri
     }
 }
 
+/// Adds an attribute for each output: its path, or what stands for that until it is known.
+fn add_outputs<'a>(
+    ev: &Evaluator<'a>,
+    path: &StorePath,
+    drv: &Derivation,
+    entries: &mut Vec<(Symbol, Pos, Value<'a>)>,
+) -> Result<()> {
+    let base: Rc<str> = Rc::from(path.as_str());
+    for (name, output) in &drv.outputs {
+        let text = match output.path(&ev.store, &drv.name, name)? {
+            Some(path) => ev.store.print(&path),
+            None => DownstreamPlaceholder::unknown_ca_output(path, name)?.render(),
+        };
+        let element = Element::Built { drv: Derived::Path(base.clone()), output: Rc::from(name.as_str()) };
+        let value = ev.heap.string_with_context(text.as_bytes(), ev.contexts.single(element));
+        entries.push((ev.symbols.intern(name.as_bytes()), Pos::NONE, value));
+    }
+    Ok(())
+}
+
 fn register<'a>(ev: &Evaluator<'a>, drv: &Derivation) -> Evaluated<'a> {
     let (path, contents) = drv.to_file(&ev.store)?;
     let is_known = ev.state.derivations.known.borrow().contains_key(&path);
@@ -388,18 +408,10 @@ fn register<'a>(ev: &Evaluator<'a>, drv: &Derivation) -> Evaluated<'a> {
         ev.state.derivations.known.borrow_mut().insert(path.clone(), Rc::new(known));
     }
     let base: Rc<str> = Rc::from(path.as_str());
-    let drv_context = ev.contexts.single(Element::DrvDeep(base.clone()));
+    let drv_context = ev.contexts.single(Element::DrvDeep(base));
     let drv_path = ev.heap.string_with_context(ev.store.print(&path).as_bytes(), drv_context);
     let mut entries = vec![(sym::DRV_PATH, Pos::NONE, drv_path)];
-    for (name, output) in &drv.outputs {
-        let text = match output.path(&ev.store, &drv.name, name)? {
-            Some(path) => ev.store.print(&path),
-            None => DownstreamPlaceholder::unknown_ca_output(&path, name)?.render(),
-        };
-        let element = Element::Built { drv: Derived::Path(base.clone()), output: Rc::from(name.as_str()) };
-        let value = ev.heap.string_with_context(text.as_bytes(), ev.contexts.single(element));
-        entries.push((ev.symbols.intern(name.as_bytes()), Pos::NONE, value));
-    }
+    add_outputs(ev, &path, drv, &mut entries)?;
     Ok(ev.heap.attrs(&mut entries).into())
 }
 
@@ -488,22 +500,14 @@ pub(super) fn to_value<'a>(ev: &Evaluator<'a>, path: &[u8], known: &KnownDerivat
     let drv = Derivation::parse(&ev.store, path.derivation_name()?, &known.contents)
         .map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
     let name = drv.env.get(b"name".as_slice()).cloned().unwrap_or_else(|| drv.name.clone().into_bytes());
-    let deep = ev.contexts.single(Element::DrvDeep(base.clone()));
+    let deep = ev.contexts.single(Element::DrvDeep(base));
     let names: Vec<Value<'a>> = drv.outputs.keys().map(|name| ev.heap.string(name.as_bytes())).collect();
     let mut entries = vec![
         (sym::DRV_PATH, Pos::NONE, ev.heap.string_with_context(ev.store.print(&path).as_bytes(), deep)),
         (sym::NAME, Pos::NONE, ev.heap.string(&name)),
         (sym::OUTPUTS, Pos::NONE, ev.heap.list(&names).into()),
     ];
-    for (name, output) in &drv.outputs {
-        let text = match output.path(&ev.store, &drv.name, name)? {
-            Some(path) => ev.store.print(&path),
-            None => DownstreamPlaceholder::unknown_ca_output(&path, name)?.render(),
-        };
-        let element = Element::Built { drv: Derived::Path(base.clone()), output: Rc::from(name.as_str()) };
-        let value = ev.heap.string_with_context(text.as_bytes(), ev.contexts.single(element));
-        entries.push((ev.symbols.intern(name.as_bytes()), Pos::NONE, value));
-    }
+    add_outputs(ev, &path, &drv, &mut entries)?;
     let attrs = ev.heap.attrs(&mut entries).into();
     let derivation = ev.eval_internal("derivation-of-file.nix")?;
     ev.call(derivation, &[attrs], Pos::NONE)

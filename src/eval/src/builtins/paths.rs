@@ -387,16 +387,12 @@ fn hash_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
     Ok(ev.heap.string(Hash::digest(algo, ev.read_file(&path)?).to_base16().as_bytes()))
 }
 
-fn file_type_name(file_type: FileType) -> &'static str {
-    file_type.name()
-}
-
 fn read_file_type<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let path = ev.readable_path(args[0], pos)?;
     ev.check_path(&path)?;
     let place = ev.resolve_links(&path, Resolve::Ancestors)?;
     let metadata = ev.fs.metadata(&place).map_err(|error| ev.file_error(&error, pos))?;
-    Ok(ev_string(ev, file_type_name(metadata.file_type)))
+    Ok(ev_string(ev, metadata.file_type.name()))
 }
 
 fn read_dir<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
@@ -409,7 +405,7 @@ fn read_dir<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
         .into_iter()
         .map(|entry| {
             let name = ev.symbols.intern(bytes_of(Path::new(&entry.name)));
-            (name, Pos::NONE, ev_string(ev, file_type_name(entry.file_type)))
+            (name, Pos::NONE, ev_string(ev, entry.file_type.name()))
         })
         .collect();
     Ok(ev.heap.attrs(&mut attrs).into())
