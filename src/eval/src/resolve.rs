@@ -233,7 +233,7 @@ impl<'a> Resolver<'_, 'a> {
                         Ok(FormalExpr { name: formal.name, pos: self.pos(formal.pos), default })
                     })
                     .collect::<Result<Vec<_>>>()?;
-                let formals_list = &*self.heap.arena().alloc_slice_fill_iter(list);
+                let formals_list = self.heap.arena().alloc_vec(list);
                 Some(FormalsExpr { formals: formals_list, ellipsis: formals.ellipsis })
             }
         };

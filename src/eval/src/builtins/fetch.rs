@@ -185,7 +185,7 @@ fn tree_arguments<'a>(
             continue;
         }
         let name = evaluator.name(name);
-        let value = evaluator.force_cell(cell)?;
+        let value = evaluator.force_slot(cell)?;
         let attr = match value.kind() {
             Kind::Str(text) | Kind::Path(text) => Attr::String(evaluator.utf8(text.bytes(), attr_pos)?),
             Kind::Bool(truth) => Attr::Bool(truth),

@@ -103,7 +103,7 @@ impl<'a> Evaluator<'a> {
             Kind::Path(path) => return Ok(path.bytes().to_vec()),
             Kind::Attrs(attrs) => {
                 if let Some(convert) = attrs.get(sym::TO_STRING) {
-                    let convert = self.force_cell(convert)?;
+                    let convert = self.force_slot(convert)?;
                     let result = self.nested(pos, || self.call(convert, &[value], pos))?;
                     return self.nested(pos, || self.coerce_to_path(result, context, pos, what));
                 }
