@@ -899,12 +899,11 @@ impl<'a> Evaluator<'a> {
     #[cold]
     fn assertion_failed(&self, text: &[u8], condition: &'a Expr<'a>, env: Env<'a>, pos: Pos) -> Box<Error> {
         let text = String::from_utf8_lossy(text);
-        if let Expr::Eq(_, operands) = condition {
-            if let (Ok(left), Ok(right)) = (self.eval(&operands[0], env), self.eval(&operands[1], env)) {
-                if let Err(error) = self.assert_equal(left, right) {
-                    return error.traced(pos, format!("while evaluating the condition of the assertion '{text}'"));
-                }
-            }
+        if let Expr::Eq(_, operands) = condition
+            && let (Ok(left), Ok(right)) = (self.eval(&operands[0], env), self.eval(&operands[1], env))
+            && let Err(error) = self.assert_equal(left, right)
+        {
+            return error.traced(pos, format!("while evaluating the condition of the assertion '{text}'"));
         }
         Error::new(ErrorKind::Assert, pos, format!("assertion '{text}' failed"))
     }
@@ -957,10 +956,11 @@ impl<'a> Evaluator<'a> {
     }
 
     fn equal_attrs(&self, a: Attrs<'a>, b: Attrs<'a>, pos: Pos) -> Result<bool> {
-        if self.is_derivation(a)? && self.is_derivation(b)? {
-            if let (Some(a), Some(b)) = (a.get(sym::OUT_PATH), b.get(sym::OUT_PATH)) {
-                return self.equal(a.get(), b.get(), pos);
-            }
+        if self.is_derivation(a)?
+            && self.is_derivation(b)?
+            && let (Some(a), Some(b)) = (a.get(sym::OUT_PATH), b.get(sym::OUT_PATH))
+        {
+            return self.equal(a.get(), b.get(), pos);
         }
         let (a, b) = (self.heap.flat(a), self.heap.flat(b));
         if a.symbols.len() != b.symbols.len() {

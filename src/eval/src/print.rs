@@ -277,12 +277,13 @@ impl<'a> Evaluator<'a> {
         if Value::from(left).same(right.into()) {
             return Ok(());
         }
-        if self.is_derivation(left)? && self.is_derivation(right)? {
-            if let (Some(a), Some(b)) = (left.get(sym::OUT_PATH), right.get(sym::OUT_PATH)) {
-                return self.assert_places_equal(a.get(), b.get()).map_err(|error| {
-                    error.traced(Pos::NONE, "while comparing a derivation by its 'outPath' attribute")
-                });
-            }
+        if self.is_derivation(left)?
+            && self.is_derivation(right)?
+            && let (Some(a), Some(b)) = (left.get(sym::OUT_PATH), right.get(sym::OUT_PATH))
+        {
+            return self
+                .assert_places_equal(a.get(), b.get())
+                .map_err(|error| error.traced(Pos::NONE, "while comparing a derivation by its 'outPath' attribute"));
         }
         let (a, b) = (self.heap.flat(left), self.heap.flat(right));
         let show = |attrs: Attrs<'a>| self.show_for_error(attrs.into());

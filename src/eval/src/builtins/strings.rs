@@ -77,10 +77,11 @@ fn substring<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
     let what = "while evaluating the third argument (the string) passed to builtins.substring";
     let value = ev.force(args[2])?;
     let (text, context) = coerced(ev, value, Coerce::COPY, pos, what)?;
-    if start == 0 && length >= text.len() {
-        if let Kind::Str(_) = value.kind() {
-            return Ok(value);
-        }
+    if start == 0
+        && length >= text.len()
+        && let Kind::Str(_) = value.kind()
+    {
+        return Ok(value);
     }
     let start = start.min(text.len());
     let end = start.saturating_add(length).min(text.len());

@@ -58,8 +58,9 @@ fn values_that_need_too_much_memory() {
     let result = evaluate(Settings { max_heap: LIMIT, ..settings() }, Silent, |evaluator| {
         evaluator.eval_string(endless.as_bytes(), b"/").and_then(|value| evaluator.force_deep(value)).is_ok()
     });
-    assert!(matches!(result, Err(Aborted::Memory { limit: LIMIT })), "{result:?}");
-    assert_eq!(result.unwrap_err().to_string(), "the evaluation needs more than 64 MiB for its values");
+    let aborted = result.expect_err("more than there is");
+    assert!(matches!(aborted, Aborted::Memory { limit: LIMIT }), "{aborted:?}");
+    assert_eq!(aborted.to_string(), "the evaluation needs more than 64 MiB for its values");
 }
 
 #[test]
