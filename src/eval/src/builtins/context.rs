@@ -134,8 +134,7 @@ fn get_context<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluate
 /// The error for a derivation that a derivation would have to be built for.
 #[cold]
 fn unbuilt(ev: &Evaluator<'_>, drv: &Derived, output: &str) -> Box<Error> {
-    let message =
-        format!("cannot operate on output '{output}' of the unbuilt derivation '{}'", ev.show_derived(drv));
+    let message = format!("cannot operate on output '{output}' of the unbuilt derivation '{}'", ev.show_derived(drv));
     Error::eval(Pos::NONE, message)
 }
 

@@ -535,9 +535,9 @@ fn output_string(ev: &Evaluator<'_>, drv: &Derived, output: &str) -> Result<Stri
     if let Derived::Path(path) = drv {
         let path: StorePath = path.parse()?;
         let printed = ev.store.print(&path);
-        let name = path.derivation_name().map_err(|error| {
-            Error::eval(Pos::NONE, format!("error parsing derivation '{printed}': {error}"))
-        })?;
+        let name = path
+            .derivation_name()
+            .map_err(|error| Error::eval(Pos::NONE, format!("error parsing derivation '{printed}': {error}")))?;
         let derivation = Derivation::parse(&ev.store, name, &ev.derivation(&path)?.contents)
             .map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
         let Some(found) = derivation.outputs.get(output) else {
