@@ -333,7 +333,15 @@ impl<'a> Evaluator<'a> {
         match element {
             Element::Opaque(path) => format!("{store}/{path}"),
             Element::DrvDeep(path) => format!("{store}/{path} (deep)"),
-            Element::Built { drv, output } => format!("{}^{output}", show_derived(store, drv)),
+            Element::Built { drv, output } => format!("{}^{output}", self.show_derived(drv)),
+        }
+    }
+
+    /// A derivation as error messages show it.
+    pub(crate) fn show_derived(&self, derived: &Derived) -> String {
+        match derived {
+            Derived::Path(path) => format!("{}/{path}", self.store.as_str()),
+            Derived::Output(drv, output) => format!("{}^{output}", self.show_derived(drv)),
         }
     }
 
@@ -344,13 +352,6 @@ impl<'a> Evaluator<'a> {
     /// for those that the program itself has added (`builtins.addErrorContext`).
     pub fn render_error(&self, error: &Error, options: &RenderOptions) -> String {
         ErrorPrinter { evaluator: self, options, out: String::new(), sources: FxHashMap::default() }.error(error)
-    }
-}
-
-fn show_derived(store: &str, derived: &Derived) -> String {
-    match derived {
-        Derived::Path(path) => format!("{store}/{path}"),
-        Derived::Output(drv, output) => format!("{}^{output}", show_derived(store, drv)),
     }
 }
 

@@ -38,6 +38,10 @@ pub struct Settings {
     pub dynamic_derivations: bool,
     /// Whether impure derivations are allowed.
     pub impure_derivations: bool,
+    /// Whether contents can be hashed as Git hashes them.
+    pub git_hashing: bool,
+    /// Whether there are BLAKE3 hashes.
+    pub blake3_hashes: bool,
     /// Whether there is `fetchClosure`.
     pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
@@ -69,6 +73,8 @@ impl Default for Settings {
             ca_derivations: false,
             dynamic_derivations: false,
             impure_derivations: false,
+            git_hashing: false,
+            blake3_hashes: false,
             fetch_closure: false,
             parse_toml_timestamps: false,
             trace_verbose: false,

@@ -408,6 +408,8 @@ fn enable_features(settings: &mut Settings, names: &str, keep: bool) {
         ("ca-derivations", &mut settings.ca_derivations),
         ("dynamic-derivations", &mut settings.dynamic_derivations),
         ("impure-derivations", &mut settings.impure_derivations),
+        ("git-hashing", &mut settings.git_hashing),
+        ("blake3-hashes", &mut settings.blake3_hashes),
         ("fetch-closure", &mut settings.fetch_closure),
         ("parse-toml-timestamps", &mut settings.parse_toml_timestamps),
     ];

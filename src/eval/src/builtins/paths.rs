@@ -1,7 +1,7 @@
 //! Builtins on paths and files, and copying into the store.
 
 use super::PrimOp;
-use super::derivation::parse_hash;
+use super::derivation::{enabled_algo, parse_hash};
 use crate::context::{Context, Derived, Element};
 use crate::error::{Error, ErrorKind, Result};
 use crate::eval::{Coerce, Evaluated, Evaluator};
@@ -385,7 +385,8 @@ fn find_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
 fn hash_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.hashFile";
     let name = lossy(ev.force_string_no_context(args[0], pos, what)?);
-    let algo: HashAlgo = name.parse().map_err(|_| Error::eval(pos, format!("unknown hash algorithm '{name}'")))?;
+    let algo = name.parse().map_err(|_| Error::eval(pos, format!("unknown hash algorithm '{name}'")))?;
+    let algo = enabled_algo(ev, algo)?;
     let path = ev.readable_path(args[1], pos)?;
     Ok(ev.heap.string(Hash::digest(algo, ev.read_file(&path)?).to_base16().as_bytes()))
 }
@@ -414,6 +415,14 @@ fn read_dir<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
     Ok(ev.heap.attrs(&mut attrs).into())
 }
 
+/// A derivation as Nix stores it in a string's context.
+fn stored(drv: &Derived) -> String {
+    match drv {
+        Derived::Path(path) => path.to_string(),
+        Derived::Output(drv, output) => format!("{output}!{}", stored(drv)),
+    }
+}
+
 fn to_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.toFile";
     let name = lossy(ev.force_string_no_context(args[0], pos, what)?);
@@ -424,9 +433,9 @@ fn to_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a
         let Element::Opaque(path) = &element else {
             // Nix names the element here as it stores it.
             let element = match &element {
-                Element::Built { drv: Derived::Path(drv), output } => format!("!{output}!{drv}"),
+                Element::Built { drv, output } => format!("!{output}!{}", stored(drv)),
                 Element::DrvDeep(drv) => format!("={drv}"),
-                other => ev.show_context_element(other),
+                Element::Opaque(path) => path.to_string(),
             };
             let message = format!(
                 "files created by builtins.toFile may not reference derivations, but {name} references {element}"
