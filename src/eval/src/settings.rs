@@ -1,6 +1,7 @@
 //! What an evaluation depends on besides the files: settings, and what it asks of its caller.
 
 use crate::eval::Evaluator;
+use crate::flake::FetchSettings;
 use crate::fs::{OverlayFs, RealFs};
 use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
     pub parse_toml_timestamps: bool,
+    /// How sources are fetched.
+    pub fetch: FetchSettings,
     /// What is to be said about discouraged literals.
     pub lints: Lints,
     /// Whether `traceVerbose` speaks.
@@ -71,6 +74,7 @@ impl Default for Settings {
             impure_derivations: false,
             fetch_closure: false,
             parse_toml_timestamps: false,
+            fetch: FetchSettings::default(),
             lints: Lints::default(),
             trace_verbose: false,
             abort_on_warn: false,

@@ -2,18 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
+use bento_eval::flake::LoadOptions;
 use bento_eval::fs::{bytes_of, path_of};
 use bento_eval::syntax::Lint;
 use bento_eval::text::strings::canon_path;
 use bento_eval::value::{Attrs, Pos, Value};
-use bento_eval::{Coerce, Error, Evaluator, Host, Origin, RenderOptions, SearchPath, Settings};
+use bento_eval::{Coerce, Error, Evaluator, Origin, RenderOptions, SearchPath, Settings};
+
 use clap::{ArgAction, Args};
+
+use super::fetching::{FetchArgs, LockArgs};
+use super::terminal::{Terminal, say};
+use crate::nix_conf::{self, is_true};
 
 /// Evaluate Nix code and print its value, as `nix-instantiate --eval` does
 #[derive(Args)]
@@ -151,6 +157,12 @@ pub(super) struct Eval {
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_url_literals: Option<String>,
 
+    #[command(flatten)]
+    fetch: FetchArgs,
+
+    #[command(flatten)]
+    lock: LockArgs,
+
     /// Give one of Nix's settings a value; may be given several times
     #[arg(long = "option", num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append)]
     options: Vec<String>,
@@ -182,6 +194,7 @@ struct Task {
     attrs: Vec<String>,
     arguments: BTreeMap<String, Argument>,
     base_dir: Vec<u8>,
+    load: LoadOptions,
     output: Output,
     strict: bool,
     render: RenderOptions,
@@ -197,47 +210,13 @@ enum Output {
     DrvPath { dump: Option<PathBuf> },
 }
 
-/// The evaluator's messages go to standard error.
-struct Terminal {
-    color: bool,
-}
-
-impl Host for Terminal {
-    fn env(&self, name: &str) -> Option<Vec<u8>> {
-        std::env::var_os(name).map(OsString::into_vec)
-    }
-
-    fn warn(&self, message: &str) {
-        self.say("warning:", message);
-    }
-
-    fn evaluation_warning(&self, message: &str) {
-        self.say("evaluation warning:", message);
-    }
-
-    fn trace(&self, message: &str) {
-        say(&format!("trace: {message}"));
-    }
-}
-
-impl Terminal {
-    fn say(&self, kind: &str, message: &str) {
-        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
-        say(&format!("{start}{kind}{end} {message}"));
-    }
-}
-
-/// Writes a line to standard error; if nobody can read it, it is lost.
-fn say(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
-}
-
 impl Eval {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let terminal = Terminal::new();
+        let color = terminal.color;
         let (settings, show_trace) = self.settings()?;
         let task = self.task(RenderOptions { color, show_trace })?;
-        let code = bento_eval::evaluate(settings, Terminal { color }, move |evaluator| -> u8 {
+        let code = bento_eval::evaluate(settings, terminal, move |evaluator| -> u8 {
             let failed = match run(evaluator, &task) {
                 Ok(()) => None,
                 Err(Failure::Eval(error)) => Some(evaluator.render_error(&error, &task.render)),
@@ -263,6 +242,7 @@ impl Eval {
             trace_verbose: self.trace_verbose,
             abort_on_warn: std::env::var("NIX_ABORT_ON_WARN").is_ok_and(|value| is_true(&value) == Some(true)),
             keep_derivations: self.dump_drvs.is_some(),
+            fetch: nix_conf::fetch_settings(),
             ..Settings::default()
         };
         let mut show_trace = self.show_trace && !self.no_show_trace;
@@ -294,6 +274,7 @@ impl Eval {
                     settings.max_call_depth =
                         value.parse().with_context(|| format!("setting '{name}' has invalid value '{value}'"))?;
                 }
+                _ if nix_conf::set(&mut settings.fetch, name, value)? => {}
                 _ => say(&format!("warning: unknown setting '{name}'")),
             }
             Ok(())
@@ -318,6 +299,7 @@ impl Eval {
                 option(&mut settings, name, value)?;
             }
         }
+        self.fetch.apply(&mut settings.fetch)?;
         let from_environment = match (nix_path, std::env::var("NIX_PATH")) {
             (Some(entries), _) => entries,
             (None, Ok(text)) => split_nix_path(&text),
@@ -358,6 +340,7 @@ impl Eval {
         if let Some(name) = self.arg_from_stdin {
             arguments.insert(name, Argument::Text(read_stdin()?));
         }
+        let load = self.lock.options()?;
         let mut inputs = Vec::new();
         if let Some(reference) = self.flake {
             inputs.push(Input::Flake(reference));
@@ -372,7 +355,7 @@ impl Eval {
             inputs.push(Input::File(b"./default.nix".to_vec()));
         }
         let attrs = if self.attrs.is_empty() { vec![String::new()] } else { self.attrs };
-        Ok(Task { inputs, attrs, arguments, base_dir, output, strict: self.strict, render })
+        Ok(Task { inputs, attrs, arguments, base_dir, load, output, strict: self.strict, render })
     }
 }
 
@@ -399,15 +382,6 @@ fn read_stdin() -> Result<Vec<u8>> {
     let mut text = Vec::new();
     std::io::stdin().lock().read_to_end(&mut text).context("cannot read standard input")?;
     Ok(text)
-}
-
-/// A Boolean as Nix's settings have it.
-fn is_true(value: &str) -> Option<bool> {
-    match value {
-        "true" | "yes" | "1" => Some(true),
-        "false" | "no" | "0" => Some(false),
-        _ => None,
-    }
 }
 
 /// The value of a setting about how code is written.
@@ -555,7 +529,9 @@ fn evaluate<'a>(evaluator: &Evaluator<'a>, task: &Task, input: &Input) -> Result
         }
         Input::Expr(text) => evaluator.eval_string(text, &task.base_dir)?,
         Input::Stdin(text) => evaluator.eval_stdin(text, &task.base_dir)?,
-        Input::Flake(reference) => return Ok(evaluator.flake_outputs(reference, path_of(&task.base_dir))?),
+        Input::Flake(reference) => {
+            return Ok(evaluator.flake_outputs_with(reference, path_of(&task.base_dir), &task.load)?);
+        }
     };
     Ok((value, String::new()))
 }
