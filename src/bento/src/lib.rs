@@ -15,6 +15,7 @@ pub mod host;
 pub mod hub;
 pub mod manifest;
 pub mod nix;
+pub mod nix_conf;
 pub mod package;
 pub mod publish;
 pub mod report;

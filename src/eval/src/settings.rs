@@ -2,7 +2,9 @@
 
 use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
+use crate::flake::FetchSettings;
 use crate::fs::{OverlayFs, RealFs};
+use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
 use std::path::PathBuf;
@@ -46,6 +48,10 @@ pub struct Settings {
     pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
     pub parse_toml_timestamps: bool,
+    /// How sources are fetched.
+    pub fetch: FetchSettings,
+    /// What is to be said about discouraged literals.
+    pub lints: Lints,
     /// Whether `traceVerbose` speaks.
     pub trace_verbose: bool,
     /// Whether `abort` is called on a warning.
@@ -77,6 +83,8 @@ impl Default for Settings {
             blake3_hashes: false,
             fetch_closure: false,
             parse_toml_timestamps: false,
+            fetch: FetchSettings::default(),
+            lints: Lints::default(),
             trace_verbose: false,
             abort_on_warn: false,
             keep_derivations: false,

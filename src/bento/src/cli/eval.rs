@@ -2,17 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use bento_eval::flake::LoadOptions;
 use bento_eval::fs::{bytes_of, path_of};
+use bento_eval::syntax::Lint;
 use bento_eval::text::strings::canon_path;
 use bento_eval::value::{Attrs, Pos, Value};
-use bento_eval::{Coerce, Error, Evaluator, Host, Origin, RenderOptions, SearchPath, Settings};
+use bento_eval::{Coerce, Error, Evaluator, Origin, RenderOptions, SearchPath, Settings};
+
 use clap::{ArgAction, Args};
+
+use super::fetching::{FetchArgs, LockArgs};
+use super::terminal::{Terminal, say};
+use crate::nix_conf::{self, is_true};
 
 /// Evaluate Nix code and print its value, as `nix-instantiate --eval` does
 #[derive(Args)]
@@ -138,17 +145,23 @@ pub(super) struct Eval {
     #[arg(long, value_name = "FEATURES")]
     extra_experimental_features: Vec<String>,
 
-    /// What to do about absolute path literals; only "ignore" has an effect
+    /// What to do about absolute path literals
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_absolute_path_literals: Option<String>,
 
-    /// What to do about path literals without "./"; only "ignore" has an effect
+    /// What to do about path literals without "./"
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_short_path_literals: Option<String>,
 
-    /// What to do about URL literals; only "ignore" has an effect
+    /// What to do about URL literals
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_url_literals: Option<String>,
+
+    #[command(flatten)]
+    fetch: FetchArgs,
+
+    #[command(flatten)]
+    lock: LockArgs,
 
     /// Give one of Nix's settings a value; may be given several times
     #[arg(long = "option", num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append)]
@@ -181,6 +194,7 @@ struct Task {
     attrs: Vec<String>,
     arguments: BTreeMap<String, Argument>,
     base_dir: Vec<u8>,
+    load: LoadOptions,
     output: Output,
     strict: bool,
     render: RenderOptions,
@@ -196,47 +210,13 @@ enum Output {
     DrvPath { dump: Option<PathBuf> },
 }
 
-/// The evaluator's messages go to standard error.
-struct Terminal {
-    color: bool,
-}
-
-impl Host for Terminal {
-    fn env(&self, name: &str) -> Option<Vec<u8>> {
-        std::env::var_os(name).map(OsString::into_vec)
-    }
-
-    fn warn(&self, message: &str) {
-        self.say("warning:", message);
-    }
-
-    fn evaluation_warning(&self, message: &str) {
-        self.say("evaluation warning:", message);
-    }
-
-    fn trace(&self, message: &str) {
-        say(&format!("trace: {message}"));
-    }
-}
-
-impl Terminal {
-    fn say(&self, kind: &str, message: &str) {
-        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
-        say(&format!("{start}{kind}{end} {message}"));
-    }
-}
-
-/// Writes a line to standard error; if nobody can read it, it is lost.
-fn say(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
-}
-
 impl Eval {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let terminal = Terminal::new();
+        let color = terminal.color;
         let (settings, show_trace) = self.settings()?;
         let task = self.task(RenderOptions { color, show_trace })?;
-        let code = bento_eval::evaluate(settings, Terminal { color }, move |evaluator| -> u8 {
+        let code = bento_eval::evaluate(settings, terminal, move |evaluator| -> u8 {
             let failed = match run(evaluator, &task) {
                 Ok(()) => None,
                 Err(Failure::Eval(error)) => Some(evaluator.render_error(&error, &task.render)),
@@ -262,6 +242,7 @@ impl Eval {
             trace_verbose: self.trace_verbose,
             abort_on_warn: std::env::var("NIX_ABORT_ON_WARN").is_ok_and(|value| is_true(&value) == Some(true)),
             keep_derivations: self.dump_drvs.is_some(),
+            fetch: nix_conf::fetch_settings(),
             ..Settings::default()
         };
         let mut show_trace = self.show_trace && !self.no_show_trace;
@@ -286,10 +267,14 @@ impl Eval {
                         nix_path = Some(entries.collect());
                     }
                 }
+                "lint-absolute-path-literals" => settings.lints.absolute_path_literals = lint(name, value)?,
+                "lint-short-path-literals" => settings.lints.short_path_literals = lint(name, value)?,
+                "lint-url-literals" => settings.lints.url_literals = lint(name, value)?,
                 "max-call-depth" => {
                     settings.max_call_depth =
                         value.parse().with_context(|| format!("setting '{name}' has invalid value '{value}'"))?;
                 }
+                _ if nix_conf::set(&mut settings.fetch, name, value)? => {}
                 _ => say(&format!("warning: unknown setting '{name}'")),
             }
             Ok(())
@@ -303,11 +288,18 @@ impl Eval {
         for features in &self.extra_experimental_features {
             option(&mut settings, "extra-experimental-features", features)?;
         }
-        for (name, value) in [("system", &self.system), ("max-call-depth", &self.max_call_depth)] {
+        for (name, value) in [
+            ("system", &self.system),
+            ("max-call-depth", &self.max_call_depth),
+            ("lint-absolute-path-literals", &self.lint_absolute_path_literals),
+            ("lint-short-path-literals", &self.lint_short_path_literals),
+            ("lint-url-literals", &self.lint_url_literals),
+        ] {
             if let Some(value) = value {
                 option(&mut settings, name, value)?;
             }
         }
+        self.fetch.apply(&mut settings.fetch)?;
         let from_environment = match (nix_path, std::env::var("NIX_PATH")) {
             (Some(entries), _) => entries,
             (None, Ok(text)) => split_nix_path(&text),
@@ -348,6 +340,7 @@ impl Eval {
         if let Some(name) = self.arg_from_stdin {
             arguments.insert(name, Argument::Text(read_stdin()?));
         }
+        let load = self.lock.options()?;
         let mut inputs = Vec::new();
         if let Some(reference) = self.flake {
             inputs.push(Input::Flake(reference));
@@ -362,7 +355,7 @@ impl Eval {
             inputs.push(Input::File(b"./default.nix".to_vec()));
         }
         let attrs = if self.attrs.is_empty() { vec![String::new()] } else { self.attrs };
-        Ok(Task { inputs, attrs, arguments, base_dir, output, strict: self.strict, render })
+        Ok(Task { inputs, attrs, arguments, base_dir, load, output, strict: self.strict, render })
     }
 }
 
@@ -391,13 +384,11 @@ fn read_stdin() -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A Boolean as Nix's settings have it.
-fn is_true(value: &str) -> Option<bool> {
-    match value {
-        "true" | "yes" | "1" => Some(true),
-        "false" | "no" | "0" => Some(false),
-        _ => None,
-    }
+/// The value of a setting about how code is written.
+fn lint(name: &str, value: &str) -> Result<Lint> {
+    value
+        .parse()
+        .map_err(|()| anyhow!("option '{name}' has invalid value '{value}' (expected 'ignore', 'warn', or 'fatal')"))
 }
 
 /// Allows experimental features: those that change what is evaluated; the others are none of the evaluator's business.
@@ -540,7 +531,9 @@ fn evaluate<'a>(evaluator: &Evaluator<'a>, task: &Task, input: &Input) -> Result
         }
         Input::Expr(text) => evaluator.eval_string(text, &task.base_dir)?,
         Input::Stdin(text) => evaluator.eval_stdin(text, &task.base_dir)?,
-        Input::Flake(reference) => return Ok(evaluator.flake_outputs(reference, path_of(&task.base_dir))?),
+        Input::Flake(reference) => {
+            return Ok(evaluator.flake_outputs_with(reference, path_of(&task.base_dir), &task.load)?);
+        }
     };
     Ok((value, String::new()))
 }
@@ -562,7 +555,7 @@ fn show_syntax(evaluator: &Evaluator<'_>, task: &Task, input: &Input) -> Result<
         Input::File(name) => absolute(task, name),
         Input::SearchPath(name) => evaluator.find_file_in_search_path(name)?,
         Input::Url(text) | Input::Flake(text) => {
-            return Err(Failure::Other(anyhow::anyhow!("--parse takes files and expressions, not '{text}'")));
+            return Err(Failure::Other(anyhow!("--parse takes files and expressions, not '{text}'")));
         }
     };
     let shown = String::from_utf8_lossy(&name).into_owned();

@@ -3,7 +3,10 @@
 mod agent;
 mod deploy;
 mod eval;
+mod fetching;
+mod flake_update;
 mod status;
+mod terminal;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -28,6 +31,7 @@ enum Command {
     Agent(agent::Agent),
     Status(status::Status),
     Eval(Box<eval::Eval>),
+    FlakeUpdate(flake_update::FlakeUpdate),
 }
 
 /// Runs the program with this process's arguments: status 0 only if everything happened that was asked for.
@@ -37,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Agent(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::FlakeUpdate(command) => command.run(),
     };
     match result {
         Ok(code) => code,
