@@ -13,7 +13,7 @@ pub const SCHEMA: u32 = 1;
 pub const LIMIT: u64 = 1 << 20;
 
 /// How an attempt ended, by the words that the original bento uses in file names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The host runs the release.
@@ -51,7 +51,7 @@ impl Outcome {
 }
 
 /// The part of an attempt that was at work when it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Reading and checking the manifest.

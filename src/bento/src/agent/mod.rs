@@ -6,6 +6,7 @@
 pub mod config;
 pub mod fetch;
 pub mod log;
+pub mod machine;
 pub mod outbox;
 pub mod state;
 pub mod system;
