@@ -7,7 +7,9 @@
 //!   HOST/                  root-owned; the SFTP chroot of that host
 //!     manifest.json        names the current release: what makes a release current is this file's rename
 //!     releases/N/          the files of release N; the last few are kept for readers that are at it
+//!     releases/N.sig       the signature of its manifest
 //!     config -> releases/N
+//!     manifest.json.sig -> releases/N.sig
 //!     last_change_date     touched on change; what agents of the original bento look at
 //!     logs/                the only place that the host may write
 //! ```
@@ -49,8 +51,9 @@ impl Hub {
 
     /// Makes the directory if it isn't there, and keeps other deploys away for as long as the result lives.
     pub fn lock(&self) -> Result<Flock<File>> {
-        fs::create_dir_all(&self.root)
-            .with_context(|| format!("cannot create {} (CHROOT_DIR in config.sh)", self.root.display()))?;
+        fs::create_dir_all(&self.root).with_context(|| {
+            format!("cannot create {} (the hub's directory in the fleet's settings)", self.root.display())
+        })?;
         let file = self.root.join(".bento.lock");
         let lock = files::try_lock(&file)?;
         lock.with_context(|| {
@@ -66,7 +69,7 @@ impl Hub {
     /// The names of all directories that could be a host's, sorted.
     pub fn hosts(&self) -> Result<Vec<HostName>> {
         let mut hosts = Vec::new();
-        let context = || format!("cannot read {} (CHROOT_DIR in config.sh)", self.root.display());
+        let context = || format!("cannot read {} (the hub's directory in the fleet's settings)", self.root.display());
         for entry in fs::read_dir(&self.root).with_context(context)? {
             let entry = entry.with_context(context)?;
             if entry.file_type().with_context(context)?.is_dir() {
@@ -118,6 +121,11 @@ impl HostDir {
     /// The manifest's file.
     pub fn manifest_file(&self) -> PathBuf {
         self.path.join(manifest::FILE)
+    }
+
+    /// The file of the signature of a release's manifest.
+    pub fn signature_file(&self, serial: u64) -> PathBuf {
+        self.path.join(manifest::signature_file(serial))
     }
 
     /// Where the host puts its logs and reports.

@@ -18,6 +18,7 @@ pub mod nix;
 pub mod package;
 pub mod publish;
 pub mod report;
+pub mod sign;
 pub mod source;
 pub mod ssh;
 pub mod status;

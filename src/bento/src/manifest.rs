@@ -15,15 +15,20 @@ use crate::store_path::StorePath;
 pub const SCHEMA: u32 = 1;
 /// The name of the manifest in a host's directory.
 pub const FILE: &str = "manifest.json";
+/// The name of the link to the current manifest's signature, for people: see [`signature_file`].
+pub const SIGNATURE_LINK: &str = "manifest.json.sig";
 /// No manifest is larger, in bytes: 100,000 files fit.
 pub const LIMIT: u64 = 32 << 20;
 
 /// How the host gets its system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReleaseMode {
     /// The host builds it from the release's files.
+    #[default]
     Source,
+    /// The host fetches it, built, from a binary cache, and evaluates nothing.
+    Closure,
 }
 
 /// What the host does besides running the system.
@@ -62,9 +67,15 @@ pub struct Manifest {
     /// For a non-flake: entries of the search path that the host uses before its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search_path: Vec<String>,
+    /// URLs of binary caches that the host uses besides its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub substituters: Vec<String>,
+    /// The keys that these caches sign with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_public_keys: Vec<String>,
     /// What the host does besides.
     pub policy: Policy,
-    /// The files, sorted by path.
+    /// The files, sorted by path; none in closure mode.
     pub files: Vec<PackageFile>,
 }
 
@@ -87,6 +98,18 @@ impl Manifest {
         }
         manifest.check_files()?;
         Ok(manifest)
+    }
+
+    /// The serial that a text claims to be the manifest of: where its signature has to be looked for.
+    ///
+    /// Nothing else of a manifest may be looked at before its signature was verified.
+    pub fn claimed_serial(text: &[u8]) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Claim {
+            serial: u64,
+        }
+        let Claim { serial } = serde_json::from_slice(text).context("the manifest is not one")?;
+        Ok(serial)
     }
 
     /// Refuses paths that lead out of the tree or can't be files at the same time.
@@ -147,4 +170,12 @@ impl Manifest {
 /// Where the files of a release are, relative to the host's directory on the hub.
 pub fn release_dir(serial: u64) -> String {
     format!("releases/{serial}")
+}
+
+/// Where the signature of a release's manifest is, relative to the host's directory on the hub.
+///
+/// Beside the release and not beside `manifest.json`: so it is there before the manifest is, and a reader never sees a
+/// manifest with another one's signature.
+pub fn signature_file(serial: u64) -> String {
+    format!("{}.sig", release_dir(serial))
 }

@@ -1,8 +1,8 @@
 //! Publishing: an evaluated package becomes the current release of a host, all at once or not at all.
 //!
-//! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; `manifest.json`,
-//! whose rename is the moment at which the release is current; `config` and `last_change_date`, for agents of the
-//! original bento. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
+//! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; the manifest's
+//! signature, beside them; `manifest.json`, whose rename is the moment at which the release is current; `config`,
+//! `manifest.json.sig` and `last_change_date`, for people and for agents of the original bento. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
 //! crash after it the new one (and the next publish mends the rest).
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use nix::unistd::{Uid, User};
 
@@ -18,8 +18,9 @@ use crate::evaluation::Evaluation;
 use crate::files::{self, TEMPORARY};
 use crate::host::Host;
 use crate::hub::{HostDir, Hub, modified};
-use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir};
+use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir, signature_file};
 use crate::package::{Package, PackageFile, hash_file};
+use crate::sign::{self, Signer};
 use crate::source::SourceTree;
 
 /// How many releases a host's directory keeps: readers of an old manifest still find its files.
@@ -38,6 +39,12 @@ pub struct Candidate<'a> {
     pub evaluation: Evaluation,
     /// Entries of the search path that the host shall use.
     pub search_path: Vec<String>,
+    /// How the host shall get the system.
+    pub mode: ReleaseMode,
+    /// URLs of binary caches that the host shall use besides its own.
+    pub substituters: Vec<String>,
+    /// The keys that these caches sign with.
+    pub trusted_public_keys: Vec<String>,
     /// When the release expires, if ever.
     pub expires: Option<Timestamp>,
 }
@@ -79,25 +86,29 @@ pub fn lacks_user(host: &Host) -> Result<bool> {
 }
 
 /// Says what [`publish`] would do, and does nothing.
-pub fn plan(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<Published> {
-    let (manifest, current) = next_manifest(&hub.host(&candidate.host.name), candidate, now)?;
+pub fn plan(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Published> {
+    let (manifest, current) = next_manifest(&hub.host(&candidate.host.name), candidate, signer, now)?;
     Ok(match current {
         Some(serial) => Published::Unchanged { serial },
         None => Published::New { serial: manifest.serial },
     })
 }
 
-/// Makes the candidate the host's current release. The caller holds the hub's lock.
-pub fn publish(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<Published> {
+/// Makes the candidate the host's current release, signed if there is someone to sign it. The caller holds the hub's
+/// lock.
+pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Published> {
     let dir = hub.host(&candidate.host.name);
     let reader = reader(candidate.host)?;
     lay_out(&dir, reader)?;
     clear_leftovers(&dir)?;
-    let (manifest, current) = next_manifest(&dir, candidate, now)?;
+    let (manifest, current) = next_manifest(&dir, candidate, signer, now)?;
     if let Some(serial) = current {
         finish(&dir, serial)?;
         give_to(&dir.releases(), reader)?;
         give_to(&dir.manifest_file(), reader)?;
+        if dir.signature_file(serial).exists() {
+            give_to(&dir.signature_file(serial), reader)?;
+        }
         return Ok(Published::Unchanged { serial });
     }
     let serial = manifest.serial;
@@ -112,37 +123,56 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<P
     let place = releases.join(serial.to_string());
     fs::rename(&temporary, &place).with_context(|| format!("cannot create {}", place.display()))?;
     files::sync_dir(&releases)?;
-    files::write_atomic(&dir.manifest_file(), &manifest.to_json()?, 0o640, reader.map(|r| r.gid))?;
+    let (text, gid) = (manifest.to_json()?, reader.map(|r| r.gid));
+    if let Some(signer) = signer {
+        files::write_atomic(&dir.signature_file(serial), signer.sign(&text)?.as_bytes(), 0o640, gid)?;
+    }
+    files::write_atomic(&dir.manifest_file(), &text, 0o640, gid)?;
     finish(&dir, serial)?;
-    prune(&releases, serial)?;
+    prune(&dir, serial)?;
     Ok(Published::New { serial })
 }
 
 /// The manifest that a candidate would get, and the serial of the current release if that is the same and whole.
-fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, now: Timestamp) -> Result<(Manifest, Option<u64>)> {
+fn next_manifest(
+    dir: &HostDir,
+    candidate: &Candidate<'_>,
+    signer: Option<&Signer>,
+    now: Timestamp,
+) -> Result<(Manifest, Option<u64>)> {
     // a manifest that can't be read is replaced; its serial is the newest release's, as that is written first
     let current = dir.manifest().ok().flatten();
     let newest = current
         .as_ref()
         .map_or_else(|| serials(&dir.releases()).map(|all| all.last().copied()), |m| Ok(Some(m.serial)))?;
+    let policy = Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") };
+    if policy.self_update && candidate.mode == ReleaseMode::Closure {
+        bail!("a host in closure mode has no flake to update by itself: remove SELF_UPDATE, or use source mode");
+    }
     let manifest = Manifest {
         schema: manifest::SCHEMA,
-        serial: newest.unwrap_or(0) + 1,
+        serial: newest.unwrap_or(0).checked_add(1).context("there is no serial after the current release's")?,
         created: now,
         expires: candidate.expires,
         host: candidate.host.name.clone(),
-        mode: ReleaseMode::Source,
+        mode: candidate.mode,
         kind: candidate.host.kind,
         toplevel: candidate.evaluation.toplevel.clone(),
         drv_path: candidate.evaluation.drv_path.clone(),
         search_path: candidate.search_path.clone(),
-        policy: Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") },
-        files: candidate.package.files.clone(),
+        substituters: candidate.substituters.clone(),
+        trusted_public_keys: candidate.trusted_public_keys.clone(),
+        policy,
+        files: match candidate.mode {
+            ReleaseMode::Source => candidate.package.files.clone(),
+            ReleaseMode::Closure => Vec::new(),
+        },
     };
     let current = current.filter(|current| {
         current.same_content(&manifest)
             && lasts(current.expires, manifest.expires, now)
             && is_whole(&dir.path().join(release_dir(current.serial)), &current.files)
+            && signer.is_none_or(|signer| is_signed(dir, current.serial, signer))
     });
     Ok((manifest, current.map(|current| current.serial)))
 }
@@ -157,6 +187,12 @@ fn lasts(current: Option<Timestamp>, new: Option<Timestamp>, now: Timestamp) -> 
         }
         _ => false,
     }
+}
+
+/// Whether the current manifest, as it lies there, has a signature by this signer.
+fn is_signed(dir: &HostDir, serial: u64, signer: &Signer) -> bool {
+    let texts = fs::read(dir.manifest_file()).and_then(|text| Ok((text, fs::read(dir.signature_file(serial))?)));
+    texts.is_ok_and(|(text, signature)| sign::verify(&text, &signature, &[signer.public_key().into()]).is_ok())
 }
 
 /// Whether a published release has all its files, as they were.
@@ -217,7 +253,7 @@ fn clear_leftovers(dir: &HostDir) -> Result<()> {
     if let Ok(Some(manifest)) = dir.manifest() {
         for serial in serials(&dir.releases())? {
             if serial > manifest.serial {
-                files::remove(&dir.path().join(release_dir(serial)))?;
+                remove_release(dir, serial)?;
             }
         }
     }
@@ -278,12 +314,15 @@ fn sync_dirs(dir: &Path) -> Result<()> {
 /// Brings `config` and `last_change_date` in line with the current release, if they aren't.
 fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     let (config, target) = (dir.config(), release_dir(serial));
-    if !fs::read_link(&config).is_ok_and(|current| current == Path::new(&target)) {
-        // the original bento had a directory here
-        if fs::symlink_metadata(&config).is_ok_and(|metadata| metadata.is_dir()) {
-            files::remove(&config)?;
-        }
-        files::link_atomic(&target, &config)?;
+    // the original bento had a directory here
+    if fs::symlink_metadata(&config).is_ok_and(|metadata| metadata.is_dir()) {
+        files::remove(&config)?;
+    }
+    point(&config, &target)?;
+    if dir.signature_file(serial).exists() {
+        point(&dir.path().join(manifest::SIGNATURE_LINK), &signature_file(serial))?;
+    } else {
+        files::remove(&dir.path().join(manifest::SIGNATURE_LINK))?;
     }
     let touched = modified(&dir.last_change_date());
     if touched.is_none() || touched < modified(&dir.manifest_file()) {
@@ -293,13 +332,27 @@ fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     Ok(())
 }
 
+/// Points a link to its target, if it doesn't already.
+fn point(link: &Path, target: &str) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|current| current == Path::new(target)) {
+        return Ok(());
+    }
+    files::link_atomic(target, link)
+}
+
 /// Removes all but the last few releases.
-fn prune(releases: &Path, current: u64) -> Result<()> {
-    let all = serials(releases)?;
+fn prune(dir: &HostDir, current: u64) -> Result<()> {
+    let all = serials(&dir.releases())?;
     for serial in &all[..all.len().saturating_sub(KEPT)] {
         if *serial != current {
-            files::remove(&releases.join(serial.to_string()))?;
+            remove_release(dir, *serial)?;
         }
     }
     Ok(())
+}
+
+/// Removes the files of a release and its signature.
+fn remove_release(dir: &HostDir, serial: u64) -> Result<()> {
+    files::remove(&dir.signature_file(serial))?;
+    files::remove(&dir.path().join(release_dir(serial)))
 }

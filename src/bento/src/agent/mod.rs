@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use crate::files;
 use crate::manifest::{self, Manifest};
 use crate::report::{self, Outcome, Report, Stage};
+use crate::sign::{self, SigningKey};
 use crate::ssh::Connection;
 use crate::store_path::StorePath;
 
@@ -80,9 +81,16 @@ pub fn run(config: &AgentConfig) -> Result<Polled> {
     }
 }
 
-/// Reads what the hub publishes.
-fn read_manifest(hub: &Connection) -> Result<Manifest> {
-    Manifest::parse(&hub.read(manifest::FILE, manifest::LIMIT)?)
+/// Reads what the hub publishes. Before anything in it is believed, it must be signed by one of `signers`, unless there
+/// are none.
+fn read_manifest(hub: &Connection, signers: &[SigningKey]) -> Result<Manifest> {
+    let text = hub.read(manifest::FILE, manifest::LIMIT)?;
+    if !signers.is_empty() {
+        let file = manifest::signature_file(Manifest::claimed_serial(&text)?);
+        let signature = hub.read(&file, sign::LIMIT).context("the manifest is not signed")?;
+        sign::verify(&text, &signature, signers).context("the manifest is refused")?;
+    }
+    Manifest::parse(&text)
 }
 
 /// The parts of a run.
@@ -146,7 +154,7 @@ impl Agent<'_> {
         if let Err(error) = self.outbox.deliver(&hub) {
             self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
         }
-        let manifest = match read_manifest(&hub) {
+        let manifest = match read_manifest(&hub, &self.config.signers) {
             Ok(manifest) => manifest,
             Err(error) => return Err(self.complain(self.journal.state.serial, Stage::Manifest, None, error)?),
         };

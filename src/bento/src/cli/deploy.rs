@@ -1,5 +1,6 @@
 //! `bento deploy`: evaluate the fleet and publish what changed.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -9,11 +10,14 @@ use jiff::{Span, Timestamp};
 use serde::Serialize;
 
 use crate::evaluation::{Evaluator, EvaluatorChoice, SearchPath};
+use crate::fleet::config::Config;
 use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{HostKind, HostName};
 use crate::hub::Hub;
+use crate::manifest::ReleaseMode;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
+use crate::sign::Signer;
 use crate::store_path::StorePath;
 
 /// Evaluate the fleet's hosts and publish those that changed
@@ -21,8 +25,8 @@ use crate::store_path::StorePath;
 /// A host that can't be evaluated is not published; the others are, and the exit status is 1.
 #[derive(Args)]
 pub(super) struct Deploy {
-    /// The hosts to deploy, by their exact names [default: those in the environment's NAME, or else all]
-    hosts: Vec<HostName>,
+    /// The hosts to deploy: names, globs, @TAG [default: those in the environment's NAME, or else all]
+    hosts: Vec<String>,
     /// Say what would be published, and publish nothing
     #[arg(long)]
     dry_run: bool,
@@ -38,6 +42,12 @@ pub(super) struct Deploy {
     /// Hosts stop accepting the release after so many days
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
     valid_for: Option<u16>,
+    /// How hosts get their systems, whatever the settings say
+    #[arg(long, value_enum)]
+    mode: Option<ReleaseMode>,
+    /// Sign with this key: a private key's file, or the public key's of one that the ssh agent holds
+    #[arg(long, value_name = "FILE", env = "SIGNING_KEY")]
+    signing_key: Option<PathBuf>,
 }
 
 /// What became of one host, for `--json`.
@@ -59,6 +69,15 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     seconds: f64,
+}
+
+/// What all hosts are deployed with.
+struct Work<'a> {
+    config: &'a Config,
+    hub: &'a Hub,
+    evaluator: &'a dyn Evaluator,
+    search_path: &'a SearchPath,
+    signer: Option<&'a Signer>,
 }
 
 /// What became of one host that could be evaluated.
@@ -100,13 +119,13 @@ impl Line {
 
 impl Deploy {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let dir = super::fleet_dir()?;
-        let config = super::fleet_config(&dir)?;
-        let selection = Selection::new(&self.hosts, std::env::var("NAME").ok().as_deref())?;
+        let (dir, config) = super::fleet_config()?;
+        let selection = Selection::new(&self.hosts, std::env::var("NAME").ok().as_deref(), &config)?;
+        let signer = self.signer(&config)?;
         let here = std::env::current_dir().context("cannot tell the working directory")?;
         let search_path = SearchPath::new(&self.include, std::env::var("NIX_PATH").ok().as_deref(), &here)?;
         let evaluator = self.evaluator.open();
-        let hub = Hub::new(&config.chroot_dir);
+        let hub = Hub::new(&config.hub.directory);
         // a plan must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
         let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
@@ -119,17 +138,20 @@ impl Deploy {
         };
         for broken in &fleet.broken {
             // with a selection, only what concerns it
-            let concerned = match &selection {
-                Selection::All => true,
-                Selection::Names(_) => broken.name.as_ref().is_some_and(|name| selection.includes(name)),
-            };
-            if concerned {
+            if broken.name.as_ref().map_or(selection.is_all(), |name| selection.includes(name)) {
                 say(Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, Instant::now()));
             }
         }
         for host in fleet.selected(&selection) {
             let start = Instant::now();
-            say(match self.deploy(&hub, host, evaluator.as_ref(), &search_path) {
+            let work = Work {
+                config: &config,
+                hub: &hub,
+                evaluator: evaluator.as_ref(),
+                search_path: &search_path,
+                signer: signer.as_ref(),
+            };
+            say(match self.deploy(&work, host) {
                 Ok(done) => {
                     let (outcome, serial) = match done.published {
                         Published::Unchanged { serial } => ("unchanged", serial),
@@ -150,7 +172,7 @@ impl Deploy {
                 Err(error) => Line::failed(Some(&host.host.name), &host.dir, &error, start),
             });
         }
-        if !self.dry_run && matches!(selection, Selection::All) {
+        if !self.dry_run && selection.is_all() {
             record_fleet(&hub, &fleet)?;
         }
         if self.json {
@@ -160,16 +182,34 @@ impl Deploy {
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
+    /// Who signs, if anybody.
+    fn signer(&self, config: &Config) -> Result<Option<Signer>> {
+        let key = self.signing_key.as_ref().or(config.release.signing_key.as_ref());
+        let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let signer = key.map(|key| Signer::open(key, agent.as_deref())).transpose()?;
+        if signer.is_none() && !self.dry_run {
+            eprintln!(
+                "warning: the releases are not signed, so only hosts with unsigned-releases = true take them up: set \
+                 SIGNING_KEY"
+            );
+        }
+        Ok(signer)
+    }
+
     /// Evaluates one host and publishes it.
-    fn deploy(&self, hub: &Hub, host: &FleetHost, evaluator: &dyn Evaluator, search_path: &SearchPath) -> Result<Done> {
+    fn deploy(&self, work: &Work<'_>, host: &FleetHost) -> Result<Done> {
+        let Work { config, hub, evaluator, search_path, signer } = work;
         let evaluation = evaluator
             .evaluate(&host.tree, &host.host, search_path)
             .map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))))?;
         let package = Package::of(&host.tree.path())?;
         let (toplevel, digest) = (evaluation.toplevel.clone(), package.digest());
         let now = Timestamp::now();
-        let expires =
-            self.valid_for.map(|days| now.checked_add(Span::new().hours(24 * i64::from(days)))).transpose()?;
+        let expires = self
+            .valid_for
+            .or(config.release.valid_for_days)
+            .map(|days| now.checked_add(Span::new().hours(24 * i64::from(days))))
+            .transpose()?;
         let candidate = Candidate {
             host: &host.host,
             tree: &host.tree,
@@ -179,10 +219,16 @@ impl Deploy {
                 HostKind::Flake => Vec::new(),
                 HostKind::NonFlake => search_path.portable(),
             },
+            mode: self.mode.unwrap_or_else(|| config.mode(&host.host.name)),
+            substituters: config.release.substituters.clone(),
+            trusted_public_keys: config.release.trusted_public_keys.clone(),
             expires,
         };
-        let published =
-            if self.dry_run { publish::plan(hub, &candidate, now)? } else { publish::publish(hub, &candidate, now)? };
+        let published = if self.dry_run {
+            publish::plan(hub, &candidate, *signer, now)?
+        } else {
+            publish::publish(hub, &candidate, *signer, now)?
+        };
         if !self.dry_run && publish::lacks_user(&host.host)? {
             let name = &host.host.name;
             eprintln!("{name}: this machine has no user {name} yet, so the host can't log in");

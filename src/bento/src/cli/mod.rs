@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod agent;
+mod config;
 mod deploy;
 mod eval;
 mod status;
@@ -26,6 +27,7 @@ struct Cli {
 enum Command {
     Deploy(deploy::Deploy),
     Agent(agent::Agent),
+    Config(config::Config),
     Status(status::Status),
     Eval(Box<eval::Eval>),
 }
@@ -35,6 +37,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Deploy(command) => command.run(),
         Command::Agent(command) => command.run(),
+        Command::Config(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Eval(command) => command.run(),
     };
@@ -61,14 +64,16 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n"))
 }
 
+/// The fleet's directory and its settings.
+fn fleet_config() -> Result<(PathBuf, Config)> {
+    let dir = fleet_dir()?;
+    let config = Config::read(&dir)?;
+    Ok((dir, config))
+}
+
 /// The fleet's directory: `BENTO_DIR`, or else the working directory.
 fn fleet_dir() -> Result<PathBuf> {
     let here = std::env::current_dir().context("cannot tell the working directory")?;
     let dir = std::env::var_os("BENTO_DIR").filter(|dir| !dir.is_empty());
     Ok(dir.map_or_else(|| here.clone(), |dir| here.join(dir)))
-}
-
-/// The fleet's settings.
-fn fleet_config(dir: &std::path::Path) -> Result<Config> {
-    Config::read(&dir.join("config.sh"))
 }

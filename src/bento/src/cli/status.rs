@@ -20,9 +20,9 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let config = super::fleet_config(&super::fleet_dir()?)?;
+        let (_, config) = super::fleet_config()?;
         let now = Timestamp::now();
-        let hosts = status::status(&Hub::new(&config.chroot_dir), now)?;
+        let hosts = status::status(&Hub::new(&config.hub.directory), now)?;
         if self.json {
             super::print_json(&hosts)?;
         } else {
