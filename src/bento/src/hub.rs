@@ -4,6 +4,7 @@
 //! CHROOT_DIR/
 //!   .bento.lock            keeps two deploys apart
 //!   .fleet.json            the hosts that the last whole deploy found
+//!   .holds.json            the hosts that get no new release for now
 //!   HOST/                  root-owned; the SFTP chroot of that host
 //!     manifest.json        names the current release: what makes a release current is this file's rename
 //!     releases/N/          the files of release N; the last few are kept for readers that are at it
@@ -14,6 +15,7 @@
 //!     logs/                the only place that the host may write
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -24,8 +26,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::host::HostName;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, Summary};
 
+/// The file that says which hosts are held.
+const HOLDS_FILE: &str = ".holds.json";
 /// The file that holds the list of hosts.
 const FLEET_FILE: &str = ".fleet.json";
 
@@ -41,6 +45,17 @@ pub struct Hub {
 struct FleetRecord {
     schema: u32,
     hosts: Vec<HostName>,
+}
+
+/// Why a host gets no new release for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// Since when.
+    pub since: Timestamp,
+    /// What whoever held it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 impl Hub {
@@ -92,6 +107,27 @@ impl Hub {
                 Ok(Some(record.hosts))
             }
         }
+    }
+
+    /// The hosts that are held.
+    pub fn holds(&self) -> Result<BTreeMap<HostName, Hold>> {
+        let file = self.root.join(HOLDS_FILE);
+        match fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Ok(text) => serde_json::from_slice(&text)
+                .with_context(|| format!("{} is damaged: remove it and hold again what shall be held", file.display())),
+        }
+    }
+
+    /// Holds and releases hosts. The caller holds the hub's lock.
+    pub fn record_holds(&self, holds: &BTreeMap<HostName, Hold>) -> Result<()> {
+        files::write_atomic(&self.root.join(HOLDS_FILE), &serde_json::to_vec_pretty(holds)?, 0o600, None)
+    }
+
+    /// The hub's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Remembers which hosts the fleet has; writes only if that changed.
@@ -155,6 +191,16 @@ impl HostDir {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
             Ok(text) => Manifest::parse(&text).map(Some).with_context(|| file.display().to_string()),
+        }
+    }
+
+    /// The summary of the current release's manifest, if anything was published.
+    pub fn summary(&self) -> Result<Option<Summary>> {
+        let file = self.manifest_file();
+        match fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Ok(text) => Summary::parse(&text).map(Some).with_context(|| file.display().to_string()),
         }
     }
 

@@ -79,19 +79,52 @@ pub struct Manifest {
     pub files: Vec<PackageFile>,
 }
 
+/// What a manifest says besides the files: enough to tell where a host stands, and quick to read.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Summary {
+    /// As in [`Manifest::serial`].
+    pub serial: u64,
+    /// As in [`Manifest::created`].
+    pub created: Timestamp,
+    /// As in [`Manifest::expires`].
+    pub expires: Option<Timestamp>,
+    /// As in [`Manifest::mode`].
+    pub mode: ReleaseMode,
+    /// As in [`Manifest::kind`].
+    pub kind: HostKind,
+    /// As in [`Manifest::toplevel`].
+    pub toplevel: StorePath,
+    /// As in [`Manifest::policy`].
+    pub policy: Policy,
+}
+
+impl Summary {
+    /// Reads a manifest, but for its files.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        check_schema(text)?;
+        serde_json::from_slice(text).context("the manifest is not one")
+    }
+}
+
+/// Refuses a manifest of another schema than the one that this program knows, whatever else is in there.
+fn check_schema(text: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: u32,
+    }
+    let Schema { schema } = serde_json::from_slice(text).context("the manifest is not one")?;
+    if schema != SCHEMA {
+        bail!("the manifest has schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
+    }
+    Ok(())
+}
+
 impl Manifest {
     /// Reads a manifest and checks all that can be checked without knowing the host.
     ///
     /// An unknown schema is told as such, whatever else is in there.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Schema {
-            schema: u32,
-        }
-        let Schema { schema } = serde_json::from_slice(text).context("the manifest is not one")?;
-        if schema != SCHEMA {
-            bail!("the manifest has schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
-        }
+        check_schema(text)?;
         let manifest: Self = serde_json::from_slice(text).context("the manifest is not one")?;
         if manifest.serial == 0 {
             bail!("the manifest has serial 0, but serials begin with 1");

@@ -25,6 +25,8 @@ pub struct AgentConfig {
     /// Take up releases that nobody signed: whoever has the hub then has this host.
     #[serde(default)]
     pub unsigned_releases: bool,
+    /// Seconds within which one poll follows another, so that the hub can tell a host that went silent.
+    pub interval: Option<u64>,
     /// The hub.
     pub hub: HubAddress,
     /// How to build.
@@ -80,6 +82,8 @@ pub struct SystemConfig {
     profile: Option<PathBuf>,
     /// The link to the system that runs.
     current_system: Option<PathBuf>,
+    /// The link to the system that was booted.
+    booted_system: Option<PathBuf>,
     /// Seconds that one activation may take.
     pub activation_timeout: u64,
     /// Environment variables for `switch-to-configuration`.
@@ -92,6 +96,7 @@ impl Default for SystemConfig {
             root: PathBuf::from("/"),
             profile: None,
             current_system: None,
+            booted_system: None,
             activation_timeout: 900,
             environment: BTreeMap::new(),
         }
@@ -107,6 +112,11 @@ impl SystemConfig {
     /// The link to the system that runs.
     pub fn current_system(&self) -> PathBuf {
         self.current_system.clone().unwrap_or_else(|| self.root.join("run/current-system"))
+    }
+
+    /// The link to the system that was booted.
+    pub fn booted_system(&self) -> PathBuf {
+        self.booted_system.clone().unwrap_or_else(|| self.root.join("run/booted-system"))
     }
 }
 

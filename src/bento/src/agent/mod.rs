@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 use crate::files;
 use crate::manifest::{self, Manifest};
-use crate::report::{self, Outcome, Report, Stage};
+use crate::report::{self, Outcome, Presence, Report, Stage};
 use crate::sign::{self, SigningKey};
 use crate::ssh::Connection;
 use crate::store_path::StorePath;
@@ -154,6 +154,7 @@ impl Agent<'_> {
         if let Err(error) = self.outbox.deliver(&hub) {
             self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
         }
+        self.show_presence(&hub)?;
         let manifest = match read_manifest(&hub, &self.config.signers) {
             Ok(manifest) => manifest,
             Err(error) => return Err(self.complain(self.journal.state.serial, Stage::Manifest, None, error)?),
@@ -421,10 +422,34 @@ impl Agent<'_> {
     }
 
     /// Delivers what this run has queued.
-    fn deliver(&self) -> Result<()> {
+    fn deliver(&mut self) -> Result<()> {
         if self.outbox.is_empty()? {
             return Ok(());
         }
-        self.outbox.deliver(&self.config.hub.connect()?)
+        let hub = self.config.hub.connect()?;
+        self.outbox.deliver(&hub)?;
+        self.show_presence(&hub)
+    }
+
+    /// Tells the hub that this host is there, and what it runs. A hub that does not take it is no reason to do nothing.
+    fn show_presence(&mut self, hub: &Connection) -> Result<()> {
+        let presence = Presence {
+            schema: report::SCHEMA,
+            host: self.config.host.clone(),
+            serial: self.journal.state.serial,
+            running: self.system.running(),
+            booted: self.system.booted(),
+            reboot_needed: self.system.reboot_needed(),
+            held: false,
+            failed_units: None,
+            interval: self.config.interval,
+            time: Timestamp::now(),
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let file = format!("{}/{}", outbox::LOGS, report::PRESENCE);
+        match presence.to_json().and_then(|text| hub.replace(&file, &text)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.log.say(&format!("cannot tell the hub that this host is there: {error:#}")),
+        }
     }
 }

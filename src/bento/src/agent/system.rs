@@ -43,6 +43,19 @@ impl<'a> System<'a> {
         StorePath::behind(&self.config.system.current_system())
     }
 
+    /// The system that was booted.
+    pub fn booted(&self) -> Option<StorePath> {
+        StorePath::behind(&self.config.system.booted_system())
+    }
+
+    /// Whether the kernel, its modules or the initrd of the system that runs are not those that were booted.
+    pub fn reboot_needed(&self) -> bool {
+        let (booted, current) = (self.config.system.booted_system(), self.config.system.current_system());
+        let behind = |system: &Path, part: &str| std::fs::canonicalize(system.join(part)).ok();
+        booted.exists()
+            && ["kernel", "kernel-modules", "initrd"].iter().any(|part| behind(&booted, part) != behind(&current, part))
+    }
+
     /// The system that the profile names.
     pub fn profile(&self) -> Option<StorePath> {
         StorePath::behind(&self.config.system.profile())

@@ -52,10 +52,15 @@ pub fn main() -> ExitCode {
 
 /// Prints a command's result. A reader that has seen enough is no error.
 fn print(text: &str) -> Result<()> {
+    print_on(text).map(|_| ())
+}
+
+/// Prints a part of a command's result. Gives whether anybody still reads.
+fn print_on(text: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot print the result"),
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot print the result"),
     }
 }
 
