@@ -5,6 +5,7 @@
 //!   .bento.lock            keeps two deploys apart
 //!   .fleet.json            the hosts that the last whole deploy found
 //!   .holds.json            the hosts that get no new release for now
+//!   .roots/HOST/N          keeps the system of release N from being collected by Nix
 //!   HOST/                  root-owned; the SFTP chroot of that host
 //!     manifest.json        names the current release: what makes a release current is this file's rename
 //!     releases/N/          the files of release N; the last few are kept for readers that are at it
@@ -79,6 +80,11 @@ impl Hub {
     /// One host's directory.
     pub fn host(&self, name: &HostName) -> HostDir {
         HostDir { path: self.root.join(name.as_str()) }
+    }
+
+    /// Where the links are that keep a host's systems from being collected by Nix, one for each release.
+    pub fn roots(&self, name: &HostName) -> PathBuf {
+        self.root.join(".roots").join(name.as_str())
     }
 
     /// The names of all directories that could be a host's, sorted.

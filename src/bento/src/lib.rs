@@ -6,6 +6,7 @@
 //! [`status`]. The command line in [`cli`] only strings these together.
 
 pub mod agent;
+pub mod build;
 pub mod builtin;
 pub mod cli;
 pub mod evaluation;

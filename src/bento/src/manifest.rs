@@ -1,6 +1,6 @@
 //! The manifest of a release: what the hub wants one host to run, and the files that say so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -185,11 +185,30 @@ impl Manifest {
         Ok(())
     }
 
-    /// Whether both would have a host do exactly the same; when and under which serial does not count.
-    pub fn same_content(&self, other: &Self) -> bool {
-        let normal =
-            |manifest: &Self| Self { serial: 0, created: Timestamp::UNIX_EPOCH, expires: None, ..manifest.clone() };
-        normal(self) == normal(other)
+    /// In what a host would do something else than with `old`, in words; when and under which serial does not count.
+    pub fn differences(&self, old: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.toplevel != old.toplevel {
+            differences.push(format!("another system than {}", old.toplevel));
+        } else if self.drv_path != old.drv_path {
+            differences.push(format!("another derivation of the same system than {}", old.drv_path));
+        }
+        if self.files != old.files {
+            differences.push(file_differences(&self.files, &old.files));
+        }
+        let mut word = |what: &str, differs: bool| {
+            if differs {
+                differences.push(format!("another {what}"));
+            }
+        };
+        word("host name", self.host != old.host);
+        word("mode", self.mode != old.mode);
+        word("kind of configuration", self.kind != old.kind);
+        word("search path", self.search_path != old.search_path);
+        let caches = |manifest: &Self| (manifest.substituters.clone(), manifest.trusted_public_keys.clone());
+        word("choice of binary caches", caches(self) != caches(old));
+        word("policy", self.policy != old.policy);
+        differences
     }
 
     /// The manifest as it is published.
@@ -198,6 +217,30 @@ impl Manifest {
         text.push(b'\n');
         Ok(text)
     }
+}
+
+/// What became of files, in words: the first few by name.
+fn file_differences(new: &[PackageFile], old: &[PackageFile]) -> String {
+    const NAMED: usize = 3;
+    let by_path = |files: &'_ [PackageFile]| {
+        files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let (new, old) = (by_path(new), by_path(old));
+    let paths: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+    let mut words: Vec<String> = paths
+        .into_iter()
+        .filter_map(|path| match (new.get(path), old.get(path)) {
+            (Some(_), None) => Some(format!("{path} added")),
+            (None, Some(_)) => Some(format!("{path} removed")),
+            (new, old) => (new != old).then(|| format!("{path} changed")),
+        })
+        .collect();
+    if words.len() > NAMED {
+        let rest = words.len() - (NAMED - 1);
+        words.truncate(NAMED - 1);
+        words.push(format!("{rest} more files"));
+    }
+    words.join(", ")
 }
 
 /// Where the files of a release are, relative to the host's directory on the hub.

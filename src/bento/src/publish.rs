@@ -16,12 +16,13 @@ use nix::unistd::{Uid, User};
 
 use crate::evaluation::Evaluation;
 use crate::files::{self, TEMPORARY};
-use crate::host::Host;
+use crate::host::{Host, HostName};
 use crate::hub::{HostDir, Hub, modified};
 use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir, signature_file};
-use crate::package::{Package, PackageFile, hash_file};
+use crate::package::{Package, PackageFile};
 use crate::sign::{self, Signer};
 use crate::source::SourceTree;
+use crate::store_path::StorePath;
 
 /// How many releases a host's directory keeps: readers of an old manifest still find its files.
 const KEPT: usize = 5;
@@ -85,12 +86,27 @@ pub fn lacks_user(host: &Host) -> Result<bool> {
     Ok(Uid::effective().is_root() && reader(host)?.is_none())
 }
 
+/// What [`publish`] would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What would become of the candidate.
+    pub published: Published,
+    /// The system of the current release, if there is one.
+    pub current: Option<StorePath>,
+    /// Why there would be a new release, in words.
+    pub why: Vec<String>,
+}
+
 /// Says what [`publish`] would do, and does nothing.
-pub fn plan(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Published> {
-    let (manifest, current) = next_manifest(&hub.host(&candidate.host.name), candidate, signer, now)?;
-    Ok(match current {
-        Some(serial) => Published::Unchanged { serial },
-        None => Published::New { serial: manifest.serial },
+pub fn plan(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Plan> {
+    let next = next_manifest(&hub.host(&candidate.host.name), candidate, signer, now)?;
+    Ok(Plan {
+        published: match next.why.is_empty() {
+            true => Published::Unchanged { serial: next.serial },
+            false => Published::New { serial: next.serial },
+        },
+        current: next.current,
+        why: next.why,
     })
 }
 
@@ -101,8 +117,8 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     let reader = reader(candidate.host)?;
     lay_out(&dir, reader)?;
     clear_leftovers(&dir)?;
-    let (manifest, current) = next_manifest(&dir, candidate, signer, now)?;
-    if let Some(serial) = current {
+    let Next { serial, manifest, why, .. } = next_manifest(&dir, candidate, signer, now)?;
+    if why.is_empty() {
         finish(&dir, serial)?;
         give_to(&dir.releases(), reader)?;
         give_to(&dir.manifest_file(), reader)?;
@@ -111,7 +127,6 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
         }
         return Ok(Published::Unchanged { serial });
     }
-    let serial = manifest.serial;
     let releases = dir.releases();
     let temporary = releases.join(format!("{TEMPORARY}{serial}"));
     make_dir(&temporary)?;
@@ -133,18 +148,26 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     Ok(Published::New { serial })
 }
 
-/// The manifest that a candidate would get, and the serial of the current release if that is the same and whole.
-fn next_manifest(
-    dir: &HostDir,
-    candidate: &Candidate<'_>,
-    signer: Option<&Signer>,
-    now: Timestamp,
-) -> Result<(Manifest, Option<u64>)> {
+/// What comes next for a host.
+struct Next {
+    /// The serial of the release that the host should have: the current one if `why` is empty, else a new one.
+    serial: u64,
+    /// The manifest that a new release would have.
+    manifest: Manifest,
+    /// The system of the current release.
+    current: Option<StorePath>,
+    /// Why a new release is needed.
+    why: Vec<String>,
+}
+
+/// The manifest that a candidate would get, and why the current one does not do.
+fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Next> {
     // a manifest that can't be read is replaced; its serial is the newest release's, as that is written first
-    let current = dir.manifest().ok().flatten();
-    let newest = current
-        .as_ref()
-        .map_or_else(|| serials(&dir.releases()).map(|all| all.last().copied()), |m| Ok(Some(m.serial)))?;
+    let current = dir.manifest();
+    let newest = match &current {
+        Ok(Some(current)) => Some(current.serial),
+        _ => serials(&dir.releases())?.last().copied(),
+    };
     let policy = Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") };
     if policy.self_update && candidate.mode == ReleaseMode::Closure {
         bail!("a host in closure mode has no flake to update by itself: remove SELF_UPDATE, or use source mode");
@@ -168,13 +191,29 @@ fn next_manifest(
             ReleaseMode::Closure => Vec::new(),
         },
     };
-    let current = current.filter(|current| {
-        current.same_content(&manifest)
-            && lasts(current.expires, manifest.expires, now)
-            && is_whole(&dir.path().join(release_dir(current.serial)), &current.files)
-            && signer.is_none_or(|signer| is_signed(dir, current.serial, signer))
-    });
-    Ok((manifest, current.map(|current| current.serial)))
+    let why = match &current {
+        Err(_) => vec!["the current release's manifest can't be read".to_owned()],
+        Ok(None) => vec!["there is no release yet".to_owned()],
+        Ok(Some(current)) => {
+            let mut why = manifest.differences(current);
+            if !lasts(current.expires, manifest.expires, now) {
+                why.push("the current release does not last as long as it should".to_owned());
+            }
+            if !is_whole(&dir.path().join(release_dir(current.serial)), &current.files) {
+                why.push("the current release's files are damaged".to_owned());
+            }
+            if signer.is_some_and(|signer| !is_signed(dir, current.serial, signer)) {
+                why.push("the current release is not signed with this key".to_owned());
+            }
+            why
+        }
+    };
+    let current = current.ok().flatten();
+    let serial = match &current {
+        Some(current) if why.is_empty() => current.serial,
+        _ => manifest.serial,
+    };
+    Ok(Next { serial, manifest, current: current.map(|current| current.toplevel), why })
 }
 
 /// Whether a release's end is still far enough away: at least half as far as a new one's would be, or both have none.
@@ -197,7 +236,7 @@ fn is_signed(dir: &HostDir, serial: u64, signer: &Signer) -> bool {
 
 /// Whether a published release has all its files, as they were.
 fn is_whole(dir: &Path, files: &[PackageFile]) -> bool {
-    files.iter().all(|file| hash_file(&dir.join(&file.path)).is_ok_and(|hash| hash == file.blake3))
+    Package::served(dir, files).is_ok_and(|served| served == files)
 }
 
 /// The serials of the releases in a directory, sorted.
@@ -346,6 +385,32 @@ fn prune(dir: &HostDir, current: u64) -> Result<()> {
     for serial in &all[..all.len().saturating_sub(KEPT)] {
         if *serial != current {
             remove_release(dir, *serial)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a host off the hub: its releases, and the logs and reports that it left. The caller holds the hub's lock.
+pub fn withdraw(hub: &Hub, name: &HostName) -> Result<()> {
+    // the manifest first: a host whose directory is half gone must not see a release in it
+    let dir = hub.host(name);
+    files::remove(&dir.manifest_file())?;
+    files::remove(dir.path())?;
+    files::remove(&hub.roots(name))
+}
+
+/// Keeps the systems of a host's releases from being collected by Nix, and those of no other release: `keep` makes the
+/// given link one that does so for the current release's system.
+pub fn keep_releases(hub: &Hub, name: &HostName, serial: u64, keep: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let roots = hub.roots(name);
+    let link = roots.join(serial.to_string());
+    if fs::symlink_metadata(&link).is_err() {
+        keep(&link)?;
+    }
+    let kept = serials(&hub.host(name).releases())?;
+    for old in serials(&roots)? {
+        if !kept.contains(&old) {
+            files::remove(&roots.join(old.to_string()))?;
         }
     }
     Ok(())

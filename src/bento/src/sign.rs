@@ -115,6 +115,16 @@ impl Signer {
     }
 }
 
+/// Reads a public key, or the public half of a private key; gives its line too.
+pub fn read_public_key(file: &Path) -> Result<(PublicKey, String)> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the key {}", file.display()))?;
+    let key = PublicKey::from_openssh(text.trim())
+        .or_else(|_| PrivateKey::from_openssh(text.trim()).map(|key| key.public_key().clone()))
+        .map_err(|error| anyhow!("{} is neither an OpenSSH private key nor a public one: {error}", file.display()))?;
+    let line = key.to_openssh().with_context(|| format!("cannot write the key {}", file.display()))?;
+    Ok((key, line))
+}
+
 /// A key's fingerprint and comment.
 fn name(key: &PublicKey) -> String {
     let fingerprint = key.fingerprint(HashAlg::Sha256);

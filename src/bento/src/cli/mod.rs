@@ -1,10 +1,20 @@
 //! The command line: one file per command.
 
 mod agent;
+mod build;
 mod config;
 mod deploy;
 mod eval;
+mod fleet;
+mod hold;
+mod init;
+mod keys;
+mod log;
+mod manual;
+mod progress;
+mod prune;
 mod status;
+mod verify;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,21 +35,41 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Init),
+    Build(build::Build),
     Deploy(deploy::Deploy),
-    Agent(agent::Agent),
-    Config(config::Config),
     Status(status::Status),
+    Log(log::Log),
+    Hold(hold::Hold),
+    Release(hold::Release),
+    Verify(verify::Verify),
+    Prune(prune::Prune),
+    Keys(keys::Keys),
+    Config(config::Config),
+    Agent(agent::Agent),
     Eval(Box<eval::Eval>),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// Runs the program with this process's arguments: status 0 only if everything happened that was asked for.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Init(command) => command.run(),
+        Command::Build(command) => command.run(),
         Command::Deploy(command) => command.run(),
-        Command::Agent(command) => command.run(),
-        Command::Config(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Log(command) => command.run(),
+        Command::Hold(command) => command.run(),
+        Command::Release(command) => command.run(),
+        Command::Verify(command) => command.run(),
+        Command::Prune(command) => command.run(),
+        Command::Keys(command) => command.run(),
+        Command::Config(command) => command.run(),
+        Command::Agent(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     };
     match result {
         Ok(code) => code,
@@ -67,6 +97,11 @@ fn print_on(text: &str) -> Result<bool> {
 /// Prints a command's result as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n"))
+}
+
+/// The socket of the ssh agent, if there is one.
+fn ssh_agent() -> Option<PathBuf> {
+    std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// The fleet's directory and its settings.

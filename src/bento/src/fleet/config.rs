@@ -114,6 +114,8 @@ impl Default for StatusConfig {
 pub struct HostConfig {
     /// Words by which several hosts are selected, as `@TAG`.
     pub tags: BTreeSet<String>,
+    /// The host's public SSH keys, as in `ssh_host_ed25519_key.pub`.
+    pub keys: Vec<String>,
     /// How this host gets its system, if not as the others.
     pub mode: Option<ReleaseMode>,
     /// Whether this host's system is built before it is published, if not as the others'.
@@ -224,6 +226,11 @@ impl Config {
             let wrong = host.tags.iter().find(|tag| HostName::new(tag.as_str()).is_err());
             if let Some(tag) = wrong {
                 return Err(("hosts", anyhow!("{name} has the tag {tag:?}: a tag is written like a host's name")));
+            }
+            for key in &host.keys {
+                if let Err(error) = sign::SigningKey::try_from(key.clone()) {
+                    return Err(("hosts", error.context(format!("the keys of {name}"))));
+                }
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! at the top, other directories below `hosts/` are that flake's business.
 
 pub mod config;
+pub mod init;
 mod selection;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@
 //! and outcome. Everything in `logs/` was written by the host, so it is read with care, and what can't be understood is
 //! shown as such.
 
+pub mod history;
 pub mod table;
 pub mod watch;
 
