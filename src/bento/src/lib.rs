@@ -6,6 +6,7 @@
 //! [`status`]. The command line in [`cli`] only strings these together.
 
 pub mod agent;
+pub mod build;
 pub mod builtin;
 pub mod cli;
 pub mod evaluation;
@@ -19,6 +20,7 @@ pub mod nix_conf;
 pub mod package;
 pub mod publish;
 pub mod report;
+pub mod sign;
 pub mod source;
 pub mod ssh;
 pub mod status;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::host::HostName;
+use crate::sign::SigningKey;
 use crate::ssh::HubAddress;
 
 /// What `agent.toml` says. Unknown keys are errors.
@@ -18,6 +19,14 @@ pub struct AgentConfig {
     /// Where the agent keeps its state, fetched releases and reports that are not delivered yet.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// The keys of those who may sign releases.
+    #[serde(default)]
+    pub signers: Vec<SigningKey>,
+    /// Take up releases that nobody signed: whoever has the hub then has this host.
+    #[serde(default)]
+    pub unsigned_releases: bool,
+    /// Seconds within which one poll follows another, so that the hub can tell a host that went silent.
+    pub interval: Option<u64>,
     /// The hub.
     pub hub: HubAddress,
     /// How to build.
@@ -73,6 +82,8 @@ pub struct SystemConfig {
     profile: Option<PathBuf>,
     /// The link to the system that runs.
     current_system: Option<PathBuf>,
+    /// The link to the system that was booted.
+    booted_system: Option<PathBuf>,
     /// Seconds that one activation may take.
     pub activation_timeout: u64,
     /// Environment variables for `switch-to-configuration`.
@@ -85,6 +96,7 @@ impl Default for SystemConfig {
             root: PathBuf::from("/"),
             profile: None,
             current_system: None,
+            booted_system: None,
             activation_timeout: 900,
             environment: BTreeMap::new(),
         }
@@ -101,6 +113,11 @@ impl SystemConfig {
     pub fn current_system(&self) -> PathBuf {
         self.current_system.clone().unwrap_or_else(|| self.root.join("run/current-system"))
     }
+
+    /// The link to the system that was booted.
+    pub fn booted_system(&self) -> PathBuf {
+        self.booted_system.clone().unwrap_or_else(|| self.root.join("run/booted-system"))
+    }
 }
 
 impl AgentConfig {
@@ -111,6 +128,15 @@ impl AgentConfig {
         let config: Self = toml::from_str(&text).with_context(|| file.display().to_string())?;
         if config.hub.host_keys.is_empty() {
             bail!("{}: host-keys is empty: pin at least one key of the hub", file.display());
+        }
+        match (config.signers.is_empty(), config.unsigned_releases) {
+            (true, false) => bail!(
+                "{}: signers is empty: pin the public key of whoever signs releases (`bento keys` shows it), or say \
+                 unsigned-releases = true to trust whatever the hub serves",
+                file.display()
+            ),
+            (false, true) => bail!("{}: unsigned-releases is set, but so is signers: choose one", file.display()),
+            _ => {}
         }
         if !config.state_dir.is_absolute() || !config.system.root.is_absolute() {
             bail!("{}: state-dir and root must be absolute paths", file.display());

@@ -12,7 +12,7 @@ use crate::agent::config::AgentConfig;
 use crate::agent::log::Log;
 use crate::files;
 use crate::host::HostKind;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, ReleaseMode};
 use crate::nix::{Programs, TOPLEVEL, flake_toplevel, non_flake_expression, with_search_path};
 use crate::store_path::StorePath;
 
@@ -43,6 +43,19 @@ impl<'a> System<'a> {
         StorePath::behind(&self.config.system.current_system())
     }
 
+    /// The system that was booted.
+    pub fn booted(&self) -> Option<StorePath> {
+        StorePath::behind(&self.config.system.booted_system())
+    }
+
+    /// Whether the kernel, its modules or the initrd of the system that runs are not those that were booted.
+    pub fn reboot_needed(&self) -> bool {
+        let (booted, current) = (self.config.system.booted_system(), self.config.system.current_system());
+        let behind = |system: &Path, part: &str| std::fs::canonicalize(system.join(part)).ok();
+        booted.exists()
+            && ["kernel", "kernel-modules", "initrd"].iter().any(|part| behind(&booted, part) != behind(&current, part))
+    }
+
     /// The system that the profile names.
     pub fn profile(&self) -> Option<StorePath> {
         StorePath::behind(&self.config.system.profile())
@@ -67,19 +80,34 @@ impl<'a> System<'a> {
 
     /// Builds the system of a fetched release, kept from collection as `result` in the state directory.
     ///
-    /// A flake's must be the one that the manifest names.
+    /// A flake's must be the one that the manifest names; in closure mode it is fetched, not built.
     pub fn build(&self, manifest: &Manifest, tree: &Path, log: &mut Log) -> Result<StorePath> {
         let result = self.root("result");
         // a stale result must never pass for this build's
         files::remove(&result)?;
-        let mut command = match manifest.kind {
-            HostKind::Flake => {
+        let mut command = match (manifest.mode, manifest.kind) {
+            (ReleaseMode::Closure, _) => {
+                let mut command = self.programs.command("nix-store");
+                // without a derivation at hand, all that Nix can do is to fetch
+                command.arg("--realise").arg(manifest.toplevel.as_path()).arg("--add-root").arg(&result);
+                command.arg("--indirect");
+                for (setting, values) in [
+                    ("extra-substituters", &manifest.substituters),
+                    ("extra-trusted-public-keys", &manifest.trusted_public_keys),
+                ] {
+                    if !values.is_empty() {
+                        command.args(["--option", setting, &values.join(" ")]);
+                    }
+                }
+                command
+            }
+            (ReleaseMode::Source, HostKind::Flake) => {
                 let mut command = self.programs.nix("build");
                 command.args(["--no-update-lock-file", "--print-build-logs", "--out-link"]).arg(&result);
                 command.arg(flake_toplevel(tree, manifest.host.as_str())?);
                 command
             }
-            HostKind::NonFlake => {
+            (ReleaseMode::Source, HostKind::NonFlake) => {
                 let mut command = self.programs.command("nix-build");
                 let own = &self.config.nix.search_path;
                 if own.is_empty() {
@@ -95,10 +123,14 @@ impl<'a> System<'a> {
             }
         };
         command.args(&self.config.nix.build_options);
-        log.run(&mut command, None).context("the build failed")?;
+        log.run(&mut command, None).context(match manifest.mode {
+            ReleaseMode::Source => "the build failed",
+            ReleaseMode::Closure => "the system could not be fetched: is it in a binary cache that this host uses?",
+        })?;
         let built = StorePath::behind(&result)
             .with_context(|| format!("the build left no store path in {}", result.display()))?;
-        if manifest.kind == HostKind::Flake && built != manifest.toplevel {
+        let exact = manifest.kind == HostKind::Flake || manifest.mode == ReleaseMode::Closure;
+        if exact && built != manifest.toplevel {
             bail!("the build gave {built}, but the release asks for {}", manifest.toplevel);
         }
         Ok(built)
