@@ -429,8 +429,10 @@ impl Places {
                 return self.read_git(input, &repository);
             }
         }
-        if let (Scheme::Tarball | Scheme::File, Some(file)) = (scheme, local_file(input)?) {
-            return self.read_file(input, &file, scheme == Scheme::Tarball);
+        if matches!(scheme, Scheme::Tarball | Scheme::File) {
+            if let Some(file) = local_file(input)? {
+                return self.read_file(input, &file, scheme == Scheme::Tarball);
+            }
         }
         // with its hash, and if it is known in full, it doesn't matter where it comes from
         if tells_all(input)? {
