@@ -175,14 +175,14 @@ const CASES: &[Case] = &[
     Case {
         name: "names of a registry",
         script: r#"
-            flake f "named = { }; dep.url = \"dep/main\";"; age; repository leaf2; repository dep; repository f
+            flake f "named = { }; dep.url = \"dep/main\";"; age; repository dep; repository f
             sed -i 's/outputs = inputs:/outputs = { self, named, dep, extra }@inputs:/' f/flake.nix; git -C f commit -qam x
             echo "{\"version\": 2, \"flakes\": [
               {\"from\": {\"type\": \"indirect\", \"id\": \"named\"}, \"to\": {\"type\": \"path\", \"path\": \"$PWD/leaf\"}},
               {\"from\": {\"type\": \"indirect\", \"id\": \"extra\"}, \"to\": {\"type\": \"indirect\", \"id\": \"named2\"}},
-              {\"from\": {\"type\": \"indirect\", \"id\": \"named2\"}, \"to\": {\"type\": \"git\", \"url\": \"file://$PWD\", \"dir\": \"leaf2\"}, \"exact\": true},
+              {\"from\": {\"type\": \"indirect\", \"id\": \"named2\"}, \"to\": {\"type\": \"git\", \"url\": \"file://$PWD\", \"dir\": \"leaf\"}, \"exact\": true},
               {\"from\": {\"type\": \"indirect\", \"id\": \"dep\"}, \"to\": {\"type\": \"git\", \"url\": \"file://$PWD/dep\"}}]}" > registry.json
-            git init -q -b main .; git add leaf2/flake.nix; git commit -q -m all"#,
+            git init -q -b main .; git add leaf; git commit -q -m all"#,
         nix: &["update", "--flake-registry", "../registry.json"],
         bento: &["--flake-registry", "../registry.json"],
     },
