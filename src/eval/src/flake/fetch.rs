@@ -903,7 +903,11 @@ fn tells_all(input: &Input) -> Result<bool, FlakeError> {
 /// for more than the one that was asked for.
 fn described(mut reading: Reading, known: &Known) -> Result<Reading, FlakeError> {
     if let Some(url) = known.text("immutableUrl") {
+        let name = reading.input.maybe_string("name")?.map(str::to_owned);
         reading.input = Input::parse_url(url)?;
+        if let Some(name) = name {
+            reading.input.set("name", name);
+        }
         if reading.input.scheme() != Some(Scheme::Tarball) {
             return Err(FlakeError::Source(
                 "tarball 'Link' headers that redirect to non-tarball URLs are not supported".to_owned(),
@@ -1050,9 +1054,23 @@ fn without_export_ignored(
     }
     let mut nodes = Vec::new();
     list_nodes(files, root, b"", filter, &mut nodes)?;
+    // what is a directory is told by the working directory, as with Nix: a pattern for directories has no effect without one
+    let work_tree = if repository.join(".git").exists() { Some(repository) } else { None };
+    let asked: Vec<Vec<u8>> = nodes
+        .iter()
+        .map(|node| match work_tree {
+            Some(work_tree) if work_tree.join(fs::path_of(node)).is_dir() => [node, &b"/"[..]].concat(),
+            _ => node.clone(),
+        })
+        .collect();
     let commit = commit.map(|commit| commit.to_string());
-    let ignored: HashSet<Vec<u8>> =
-        git_cli::export_ignored(repository, commit.as_deref(), &nodes)?.into_iter().collect();
+    let mut ignored = HashSet::new();
+    for mut path in git_cli::export_ignored(repository, commit.as_deref(), &asked)? {
+        if path.last() == Some(&b'/') {
+            path.pop();
+        }
+        ignored.insert(path);
+    }
     let is_ignored = |node: &[u8]| {
         let ends = memchr::memchr_iter(b'/', node).chain([node.len()]);
         ends.into_iter().any(|end| ignored.contains(&node[..end]))
