@@ -441,7 +441,7 @@ fn repositories_of_this_machine_are_exported_as_nix_exports_them() {
         "builtins.readDir (builtins.fetchGit { url = SITE/work; rev = \"REV-v1\"; })",
         "builtins.readDir (builtins.fetchGit { url = SITE/work; ref = \"side\"; exportIgnore = false; })",
         "builtins.readDir (builtins.fetchTree { type = \"git\"; url = \"file://SITE/work\"; ref = \"side\"; exportIgnore = true; })",
-        "builtins.fetchGit { url = \"file://SITE/repo\"; ref = \"side\"; }",
+        "builtins.fetchGit { url = \"file://SITE/repo\"; ref = \"side\"; exportIgnore = false; }",
     ] {
         lab.agree(expression, &[]);
     }
