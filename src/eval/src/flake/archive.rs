@@ -63,10 +63,11 @@ impl PackedFs {
             Ok(unpacker)
         };
         let Unpacker { contents, mut root, newest, .. } = unpack().map_err(|error| failed(name, &error))?;
-        if root.len() == 1 && matches!(root.first_key_value(), Some((_, Node::Directory(_)))) {
-            if let Some((_, Node::Directory(inner))) = root.pop_first() {
-                root = inner;
-            }
+        if root.len() == 1
+            && matches!(root.first_key_value(), Some((_, Node::Directory(_))))
+            && let Some((_, Node::Directory(inner))) = root.pop_first()
+        {
+            root = inner;
         }
         Ok((PackedFs { contents, root: Node::Directory(root) }, newest))
     }

@@ -424,21 +424,21 @@ impl Places {
         if scheme == Scheme::Path {
             return self.read_path(input);
         }
-        if scheme == Scheme::Git {
-            if let Some(repository) = local_repository(input)? {
-                return self.read_git(input, &repository);
-            }
+        if scheme == Scheme::Git
+            && let Some(repository) = local_repository(input)?
+        {
+            return self.read_git(input, &repository);
         }
-        if matches!(scheme, Scheme::Tarball | Scheme::File) {
-            if let Some(file) = local_file(input)? {
-                return self.read_file(input, &file, scheme == Scheme::Tarball);
-            }
+        if matches!(scheme, Scheme::Tarball | Scheme::File)
+            && let Some(file) = local_file(input)?
+        {
+            return self.read_file(input, &file, scheme == Scheme::Tarball);
         }
         // with its hash, and if it is known in full, it doesn't matter where it comes from
-        if tells_all(input)? {
-            if let Some(reading) = self.read_kept(input)? {
-                return Ok(reading);
-            }
+        if tells_all(input)?
+            && let Some(reading) = self.read_kept(input)?
+        {
+            return Ok(reading);
         }
         let result = match scheme {
             Scheme::Git => self.read_remote_git(input),
@@ -563,11 +563,11 @@ impl Places {
         let cache = self.cache()?;
         // a commit is the same with and without a token
         let key = json!({"type": "forge", "url": repository.archive(&rev, false)});
-        if let Some(known) = cache.look_up(&key) {
-            if let (Some(reading), Some(time)) = (self.read_known(&found, &known)?, known.number("lastModified")) {
-                found.set("lastModified", time);
-                return Ok(Reading { input: found, ..reading });
-            }
+        if let Some(known) = cache.look_up(&key)
+            && let (Some(reading), Some(time)) = (self.read_known(&found, &known)?, known.number("lastModified"))
+        {
+            found.set("lastModified", time);
+            return Ok(Reading { input: found, ..reading });
         }
         let url = repository.archive(&rev, !headers.is_empty());
         let Reply::Contents(contents) = self.http.get(&self.settings, &url, &headers, "")? else {
