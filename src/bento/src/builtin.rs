@@ -65,13 +65,15 @@ impl Evaluator for BuiltinEvaluator {
 
 /// The evaluator's settings. Pure, as Nix evaluates flakes: nothing of this machine goes in but what is locked.
 fn settings(pure: bool) -> Settings {
-    Settings { pure, home: std::env::var_os("HOME").map(OsString::into_vec), ..Settings::default() }
+    let home = std::env::var_os("HOME").map(OsString::into_vec);
+    Settings { pure, home, fetch: crate::nix_conf::fetch_settings(), ..Settings::default() }
 }
 
 /// A flake, with its inputs as its lock has them.
 fn flake<'a>(evaluator: &bento_eval::Evaluator<'a>, url: &str) -> bento_eval::Result<Value<'a>> {
     // the host would refuse to resolve an input by itself, so the hub must not do it either
-    let options = bento_eval::flake::LoadOptions { allow_unlocked: false, ..Default::default() };
+    let policy = bento_eval::flake::LockPolicy::Refuse;
+    let options = bento_eval::flake::LoadOptions { policy, allow_unlocked: false, ..Default::default() };
     Ok(evaluator.flake_outputs_with(url, Path::new("/"), &options)?.0)
 }
 

@@ -91,6 +91,35 @@ pub fn is_true(value: &str) -> Option<bool> {
     }
 }
 
+/// Whether Nix takes this for the address of a tarball rather than for a path.
+#[must_use]
+pub fn is_pseudo_url(text: &str) -> bool {
+    text.starts_with("channel:")
+        || text
+            .split_once("://")
+            .is_some_and(|(scheme, _)| matches!(scheme, "http" | "https" | "file" | "channel" | "git" | "s3" | "ssh"))
+}
+
+/// The entries of `NIX_PATH`, which are separated by colons; those in an address (`name=https://…`) don't count.
+#[must_use]
+pub fn split_nix_path(text: &str) -> Vec<String> {
+    let mut entries = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut end = rest.find(':').unwrap_or(rest.len());
+        let value = rest[..end].rfind('=').map_or(0, |equals| equals + 1);
+        if end < rest.len() && (is_pseudo_url(&rest[value..]) || rest[value..].starts_with("flake:")) {
+            end = rest[end + 1..].find(':').map_or(rest.len(), |next| end + 1 + next);
+        } else if end == 0 {
+            rest = &rest[1..];
+            continue;
+        }
+        entries.push(rest[..end].to_owned());
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    entries
+}
+
 fn apply_file(settings: &mut FetchSettings, file: &Path, depth: u32) {
     if let Ok(text) = std::fs::read_to_string(file) {
         apply(settings, &text, file.parent().unwrap_or(Path::new("/")), depth);

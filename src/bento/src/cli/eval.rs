@@ -19,7 +19,7 @@ use clap::{ArgAction, Args};
 
 use super::fetching::{FetchArgs, LockArgs};
 use super::terminal::{Terminal, say};
-use crate::nix_conf::{self, is_true};
+use crate::nix_conf::{self, is_pseudo_url, is_true, split_nix_path};
 
 /// Evaluate Nix code and print its value, as `nix-instantiate --eval` does
 #[derive(Args)]
@@ -407,33 +407,6 @@ fn enable_features(settings: &mut Settings, names: &str, keep: bool) {
     for (name, enabled) in features {
         *enabled = names.contains(&name) || (keep && *enabled);
     }
-}
-
-/// Whether Nix takes this for the address of a tarball rather than for a path.
-fn is_pseudo_url(text: &str) -> bool {
-    text.starts_with("channel:")
-        || text
-            .split_once("://")
-            .is_some_and(|(scheme, _)| matches!(scheme, "http" | "https" | "file" | "channel" | "git" | "s3" | "ssh"))
-}
-
-/// The entries of `NIX_PATH`, which are separated by colons; those in an address (`name=https://…`) don't count.
-fn split_nix_path(text: &str) -> Vec<String> {
-    let mut entries = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let mut end = rest.find(':').unwrap_or(rest.len());
-        let value = rest[..end].rfind('=').map_or(0, |equals| equals + 1);
-        if end < rest.len() && (is_pseudo_url(&rest[value..]) || rest[value..].starts_with("flake:")) {
-            end = rest[end + 1..].find(':').map_or(rest.len(), |next| end + 1 + next);
-        } else if end == 0 {
-            rest = &rest[1..];
-            continue;
-        }
-        entries.push(rest[..end].to_owned());
-        rest = rest.get(end + 1..).unwrap_or_default();
-    }
-    entries
 }
 
 /// The search path of these entries. Relative paths start from `base_dir`.

@@ -424,19 +424,21 @@ impl Places {
         if scheme == Scheme::Path {
             return self.read_path(input);
         }
-        if scheme == Scheme::Git {
-            if let Some(repository) = local_repository(input)? {
-                return self.read_git(input, &repository);
-            }
+        if scheme == Scheme::Git
+            && let Some(repository) = local_repository(input)?
+        {
+            return self.read_git(input, &repository);
         }
-        if let (Scheme::Tarball | Scheme::File, Some(file)) = (scheme, local_file(input)?) {
+        if matches!(scheme, Scheme::Tarball | Scheme::File)
+            && let Some(file) = local_file(input)?
+        {
             return self.read_file(input, &file, scheme == Scheme::Tarball);
         }
         // with its hash, and if it is known in full, it doesn't matter where it comes from
-        if tells_all(input)? {
-            if let Some(reading) = self.read_kept(input)? {
-                return Ok(reading);
-            }
+        if tells_all(input)?
+            && let Some(reading) = self.read_kept(input)?
+        {
+            return Ok(reading);
         }
         let result = match scheme {
             Scheme::Git => self.read_remote_git(input),
@@ -561,11 +563,11 @@ impl Places {
         let cache = self.cache()?;
         // a commit is the same with and without a token
         let key = json!({"type": "forge", "url": repository.archive(&rev, false)});
-        if let Some(known) = cache.look_up(&key) {
-            if let (Some(reading), Some(time)) = (self.read_known(&found, &known)?, known.number("lastModified")) {
-                found.set("lastModified", time);
-                return Ok(Reading { input: found, ..reading });
-            }
+        if let Some(known) = cache.look_up(&key)
+            && let (Some(reading), Some(time)) = (self.read_known(&found, &known)?, known.number("lastModified"))
+        {
+            found.set("lastModified", time);
+            return Ok(Reading { input: found, ..reading });
         }
         let url = repository.archive(&rev, !headers.is_empty());
         let Reply::Contents(contents) = self.http.get(&self.settings, &url, &headers, "")? else {
@@ -901,7 +903,11 @@ fn tells_all(input: &Input) -> Result<bool, FlakeError> {
 /// for more than the one that was asked for.
 fn described(mut reading: Reading, known: &Known) -> Result<Reading, FlakeError> {
     if let Some(url) = known.text("immutableUrl") {
+        let name = reading.input.maybe_string("name")?.map(str::to_owned);
         reading.input = Input::parse_url(url)?;
+        if let Some(name) = name {
+            reading.input.set("name", name);
+        }
         if reading.input.scheme() != Some(Scheme::Tarball) {
             return Err(FlakeError::Source(
                 "tarball 'Link' headers that redirect to non-tarball URLs are not supported".to_owned(),
@@ -1048,9 +1054,23 @@ fn without_export_ignored(
     }
     let mut nodes = Vec::new();
     list_nodes(files, root, b"", filter, &mut nodes)?;
+    // what is a directory is told by the working directory, as with Nix: a pattern for directories has no effect without one
+    let work_tree = if repository.join(".git").exists() { Some(repository) } else { None };
+    let asked: Vec<Vec<u8>> = nodes
+        .iter()
+        .map(|node| match work_tree {
+            Some(work_tree) if work_tree.join(fs::path_of(node)).is_dir() => [node, &b"/"[..]].concat(),
+            _ => node.clone(),
+        })
+        .collect();
     let commit = commit.map(|commit| commit.to_string());
-    let ignored: HashSet<Vec<u8>> =
-        git_cli::export_ignored(repository, commit.as_deref(), &nodes)?.into_iter().collect();
+    let mut ignored = HashSet::new();
+    for mut path in git_cli::export_ignored(repository, commit.as_deref(), &asked)? {
+        if path.last() == Some(&b'/') {
+            path.pop();
+        }
+        ignored.insert(path);
+    }
     let is_ignored = |node: &[u8]| {
         let ends = memchr::memchr_iter(b'/', node).chain([node.len()]);
         ends.into_iter().any(|end| ignored.contains(&node[..end]))

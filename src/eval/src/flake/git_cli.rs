@@ -70,7 +70,8 @@ pub(super) fn intend_to_add(repository: &Path, file: &Path) -> Result<(), FlakeE
     succeed(add).map(|_| ()).map_err(failed)
 }
 
-/// Which of `paths` have the attribute `export-ignore`: according to the files `.gitattributes` of `commit`, or of the index.
+/// Which of `paths` (those of directories may end in a slash, and have to for patterns that mean directories only) have the
+/// attribute `export-ignore`: according to the files `.gitattributes` of `commit`, or of the index.
 pub(super) fn export_ignored(
     repository: &Path,
     commit: Option<&str>,
