@@ -21,4 +21,5 @@ pub mod report;
 pub mod source;
 pub mod ssh;
 pub mod status;
+pub mod store;
 pub mod store_path;

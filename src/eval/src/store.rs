@@ -33,7 +33,7 @@ pub trait Store {
     /// When the store can't be reached or something can't be built. The text says which derivation was wanted.
     fn build(
         &self,
-        wanted: &[SingleDerivedPath],
+        wanted: &[Wanted],
         objects: &[Object],
         contents: &dyn Contents,
     ) -> std::result::Result<Vec<BuiltOutput>, StoreError>;
@@ -43,6 +43,15 @@ pub trait Store {
     /// # Errors
     /// When the store can't be reached.
     fn references(&self, path: &StorePath) -> std::result::Result<BTreeSet<StorePath>, StoreError>;
+}
+
+/// An output that has to be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The output.
+    pub path: SingleDerivedPath,
+    /// Where it will be, if that is known before the build.
+    pub known: Option<StorePath>,
 }
 
 /// An output that is there.
@@ -125,10 +134,10 @@ impl Evaluator<'_> {
             // what is there need not be asked for, and there need not be a store to ask
             match self.static_output(drv, output)? {
                 Some(path) if self.is_there(&path)? => self.keep_built(element, path)?,
-                _ => missing.push(element),
+                known => missing.push((element, known)),
             }
         }
-        let Some(first) = missing.first() else { return Ok(()) };
+        let Some((first, _)) = missing.first() else { return Ok(()) };
         let Some(store) = self.host.store() else {
             let message = format!(
                 "cannot build '{}' during evaluation (import from derivation): there is no Nix to build it with; where \
@@ -137,10 +146,13 @@ impl Evaluator<'_> {
             );
             return Err(Error::eval(Pos::NONE, message));
         };
-        let wanted = missing.iter().map(|element| derived_path(element)).collect::<Result<Vec<_>>>()?;
-        let objects = self.closure(wanted.iter().map(|path| path.base().clone()));
+        let wanted = missing
+            .iter()
+            .map(|(element, known)| Ok(Wanted { path: derived_path(element)?, known: known.clone() }))
+            .collect::<Result<Vec<_>>>()?;
+        let objects = self.closure(wanted.iter().map(|wanted| wanted.path.base().clone()));
         let built = store.build(&wanted, &objects, self).map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
-        for (element, output) in missing.into_iter().zip(built) {
+        for ((element, _), output) in missing.into_iter().zip(built) {
             let printed = self.store.print(&output.path);
             if let Some(place) = output.place {
                 self.fs.mount(path_of(printed.as_bytes()), Mount::real(place));
