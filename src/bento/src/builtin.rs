@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use bento_eval::store::Store;
 use bento_eval::value::{Pos, Value};
 use bento_eval::{Coerce, Settings};
 
@@ -13,6 +14,7 @@ use crate::evaluation::{Evaluation, Evaluator, SearchPath};
 use crate::host::{Host, HostKind};
 use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
 use crate::source::{Names, SourceTree};
+use crate::store::NixStore;
 use crate::store_path::StorePath;
 
 /// Where expressions that come from no file start from; they hold no relative path.
@@ -90,7 +92,8 @@ fn run<T: Send>(
     settings: Settings,
     body: impl for<'a> FnOnce(&bento_eval::Evaluator<'a>) -> bento_eval::Result<T> + Send,
 ) -> Result<T> {
-    let result = bento_eval::evaluate(settings, Messages { names: tree.names() }, |evaluator| {
+    let messages = Messages { names: tree.names(), store: NixStore::new(settings.store.clone()) };
+    let result = bento_eval::evaluate(settings, messages, |evaluator| {
         body(evaluator).map_err(|error| evaluator.render_error(&error, &bento_eval::RenderOptions::default()))
     });
     result?.map_err(|text| {
@@ -104,6 +107,8 @@ fn run<T: Send>(
 /// What the code says on its way goes to standard error, with the administrator's file names.
 struct Messages {
     names: Names,
+    /// For what has to be built before it can be read.
+    store: NixStore,
 }
 
 impl Messages {
@@ -124,5 +129,9 @@ impl bento_eval::Host for Messages {
 
     fn trace(&self, message: &str) {
         self.say("trace", message);
+    }
+
+    fn store(&self) -> Option<&dyn Store> {
+        Some(&self.store)
     }
 }

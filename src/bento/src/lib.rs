@@ -24,4 +24,5 @@ pub mod sign;
 pub mod source;
 pub mod ssh;
 pub mod status;
+pub mod store;
 pub mod store_path;

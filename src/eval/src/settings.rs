@@ -4,6 +4,7 @@ use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
 use crate::flake::FetchSettings;
 use crate::fs::{OverlayFs, RealFs};
+use crate::store::Store;
 use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
@@ -40,6 +41,10 @@ pub struct Settings {
     pub dynamic_derivations: bool,
     /// Whether impure derivations are allowed.
     pub impure_derivations: bool,
+    /// Whether what has to be built first may be read.
+    pub allow_import_from_derivation: bool,
+    /// Whether a warning tells what was built for that.
+    pub trace_import_from_derivation: bool,
     /// Whether contents can be hashed as Git hashes them.
     pub git_hashing: bool,
     /// Whether there are BLAKE3 hashes.
@@ -79,6 +84,8 @@ impl Default for Settings {
             ca_derivations: false,
             dynamic_derivations: false,
             impure_derivations: false,
+            allow_import_from_derivation: true,
+            trace_import_from_derivation: false,
             git_hashing: false,
             blake3_hashes: false,
             fetch_closure: false,
@@ -106,6 +113,10 @@ pub trait Host {
     }
     /// What `builtins.trace` says, without `trace:`.
     fn trace(&self, message: &str);
+    /// The store that what has to be built before it can be read is built in, if there is one.
+    fn store(&self) -> Option<&dyn Store> {
+        None
+    }
 }
 
 /// The stack of an evaluation in bytes. Only what is used of it takes memory.

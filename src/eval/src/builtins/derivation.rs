@@ -5,6 +5,7 @@ use super::attrs::required;
 use crate::context::{Context, Derived, Element};
 use crate::error::{Error, Result};
 use crate::eval::{Coerce, Evaluated, Evaluator};
+use crate::fs::Mount;
 use crate::symbol::{Symbol, sym};
 use crate::value::{Attrs, Pos, Value};
 use bento_store::content_address::{ContentAddress, ContentAddressMethod};
@@ -532,31 +533,9 @@ fn output_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
 
 /// What a string says that stands for an output: its path if that is known, else a placeholder.
 fn output_string(ev: &Evaluator<'_>, drv: &Derived, output: &str) -> Result<String> {
-    if let Derived::Path(path) = drv {
-        let path: StorePath = path.parse()?;
-        let printed = ev.store.print(&path);
-        let name = path
-            .derivation_name()
-            .map_err(|error| Error::eval(Pos::NONE, format!("error parsing derivation '{printed}': {error}")))?;
-        let derivation = Derivation::parse(&ev.store, name, &ev.derivation(&path)?.contents)
-            .map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
-        let Some(found) = derivation.outputs.get(output) else {
-            let message = format!("derivation '{printed}' does not have output '{output}'");
-            return Err(Error::eval(Pos::NONE, message));
-        };
-        if let Some(path) = found.path(&ev.store, name, output)? {
-            return Ok(ev.store.print(&path));
-        }
-    }
-    Ok(placeholder_of(drv, output)?.render())
-}
-
-fn placeholder_of(drv: &Derived, output: &str) -> Result<DownstreamPlaceholder> {
-    Ok(match drv {
-        Derived::Path(path) => DownstreamPlaceholder::unknown_ca_output(&path.parse()?, output)?,
-        Derived::Output(from, inner) => {
-            DownstreamPlaceholder::unknown_derivation(&placeholder_of(from, inner)?, output)
-        }
+    Ok(match ev.static_output(drv, output)? {
+        Some(path) => ev.store.print(&path),
+        None => ev.output_placeholder(drv, output)?.render(),
     })
 }
 
@@ -589,6 +568,65 @@ impl<'a> Evaluator<'a> {
         }
         let path = self.store.parse(path).ok()?;
         self.state.derivations.known.borrow().get(&path).cloned()
+    }
+
+    /// What stands for an output of a derivation whose outputs' paths are not known.
+    ///
+    /// # Errors
+    /// When it is no derivation.
+    pub(crate) fn output_placeholder(&self, drv: &Derived, output: &str) -> Result<DownstreamPlaceholder> {
+        Ok(match drv {
+            Derived::Path(path) => DownstreamPlaceholder::unknown_ca_output(&path.parse()?, output)?,
+            Derived::Output(from, inner) => {
+                DownstreamPlaceholder::unknown_derivation(&self.output_placeholder(from, inner)?, output)
+            }
+        })
+    }
+
+    /// The path of a derivation's output, if it is known before the build.
+    ///
+    /// # Errors
+    /// When the derivation can't be read, or has no such output.
+    pub(crate) fn static_output(&self, drv: &Derived, output: &str) -> Result<Option<StorePath>> {
+        let Derived::Path(path) = drv else { return Ok(None) };
+        let path: StorePath = path.parse()?;
+        let printed = self.store.print(&path);
+        let name = path
+            .derivation_name()
+            .map_err(|error| Error::eval(Pos::NONE, format!("error parsing derivation '{printed}': {error}")))?;
+        let derivation = Derivation::parse(&self.store, name, &self.derivation(&path)?.contents)
+            .map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
+        let Some(found) = derivation.outputs.get(output) else {
+            return Err(Error::eval(Pos::NONE, format!("derivation '{printed}' does not have output '{output}'")));
+        };
+        Ok(found.path(&self.store, name, output)?)
+    }
+
+    /// What the file of a derivation refers to, if the evaluation has made or read it.
+    pub(crate) fn derivation_references(&self, path: &StorePath) -> Option<BTreeSet<StorePath>> {
+        let known = self.state.derivations.known.borrow();
+        known.get(path).map(|derivation| derivation.references.iter().cloned().collect())
+    }
+
+    /// Lets the file of a derivation be read that this evaluation has made.
+    pub(crate) fn mount_derivation(&self, path: &str) {
+        if let Some(derivation) = self.known_derivation(path.as_bytes())
+            && !self.fs.is_mounted(Path::new(path))
+        {
+            let contents = derivation.contents.clone();
+            self.fs.mount(Path::new(path), Mount::File { contents, executable: false });
+        }
+    }
+
+    /// A derivation in the store, if `path` is that of one which was made or can be read.
+    ///
+    /// # Errors
+    /// When it can't be read or is none.
+    pub(super) fn derivation_at(&self, path: &[u8]) -> Result<Option<Rc<KnownDerivation>>> {
+        match self.store.parse(path) {
+            Ok(path) if path.is_derivation() => self.derivation(&path).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// A derivation that was made or can be read.
