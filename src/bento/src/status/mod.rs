@@ -17,7 +17,7 @@ use crate::files::read_untrusted;
 use crate::host::{HostKind, HostName};
 use crate::hub::{HostDir, Hub, modified};
 use crate::manifest::Manifest;
-use crate::report::{self, LogName, Outcome, Report, parse_report_name};
+use crate::report::{self, LogName, Outcome, Report, Stage, parse_report_name};
 
 /// Where a host stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -116,6 +116,8 @@ struct Word {
     /// Release and attempt; logs of the original bento have none.
     number: Option<(u64, u64)>,
     outcome: Outcome,
+    /// It speaks of a restart that is to come, after which the same release is reported again.
+    waits: bool,
     version: Option<String>,
     reason: Option<String>,
     time: Option<Timestamp>,
@@ -209,7 +211,10 @@ fn state(manifest: &Manifest, words: &[Word], changed: Option<Timestamp>) -> Hos
         Outcome::Success => {
             // a host that reports is judged by its reports alone; and a success after a failure is no repetition
             let repeats = |word: &&Word| {
-                word.number.is_some() == last.number.is_some() && about_current(word) && word.outcome.is_success()
+                word.number.is_some() == last.number.is_some()
+                    && about_current(word)
+                    && word.outcome.is_success()
+                    && !word.waits
             };
             let successes = words.iter().rev().take_while(repeats).count();
             if manifest.kind == HostKind::Flake && !runs_it {
@@ -262,7 +267,14 @@ fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
     for (name, log, time) in logs_found {
         // a log that a report names says nothing that the report doesn't
         if !told.contains(&name) {
-            words.all.push(Word { number: None, outcome: log.outcome, version: Some(log.version), reason: None, time });
+            words.all.push(Word {
+                number: None,
+                outcome: log.outcome,
+                waits: false,
+                version: Some(log.version),
+                reason: None,
+                time,
+            });
         }
     }
     // a host that has an agent of ours is judged by its reports; what it said before that comes first
@@ -292,6 +304,7 @@ fn word_of_report(report: Report, arrived: Option<Timestamp>, now: Timestamp) ->
     Word {
         number: Some((report.serial, report.attempt)),
         outcome: report.outcome,
+        waits: report.stage == Stage::Reboot,
         version: report.running.map(|running| running.base_name().to_owned()),
         reason: report.reason,
         time: Some(report.finished.min(arrived.unwrap_or(now)).min(now)),
