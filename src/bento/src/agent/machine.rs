@@ -230,7 +230,7 @@ pub struct Misplaced {
     /// The phase's name.
     pub phase: &'static str,
     /// The event.
-    pub event: Event,
+    pub event: Box<Event>,
 }
 
 impl Phase {
@@ -293,7 +293,7 @@ impl Phase {
         if let Event::Woke { boot, running } = event {
             return Ok(self.clone().woken(boot, running.as_ref()));
         }
-        let misplaced = |event| Err(Misplaced { phase: self.name(), event });
+        let misplaced = |event| Err(Misplaced { phase: self.name(), event: Box::new(event) });
         Ok(match self.clone() {
             Self::Idle | Self::Reported { .. } => match event {
                 Event::Fetched => Self::Fetched,
