@@ -91,7 +91,7 @@ fn run<T: Send>(
     let result = bento_eval::evaluate(settings, Messages { names: tree.names() }, |evaluator| {
         body(evaluator).map_err(|error| evaluator.render_error(&error, &bento_eval::RenderOptions::default()))
     });
-    result.context("cannot start an evaluation")?.map_err(|text| {
+    result?.map_err(|text| {
         // it speaks of an option that the caller of bento can't give
         let lines = text.lines().filter(|line| !line.trim_start().starts_with("(stack trace truncated;"));
         let text = lines.collect::<Vec<_>>().join("\n");
