@@ -9,6 +9,7 @@ pub mod agent;
 pub mod build;
 pub mod builtin;
 pub mod cli;
+pub mod diff;
 pub mod evaluation;
 pub mod files;
 pub mod fleet;

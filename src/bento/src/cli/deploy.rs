@@ -224,15 +224,20 @@ impl Deploy {
         Ok(signer)
     }
 
+    /// Whether a host's system has to be built before it is published.
+    fn gated(&self, work: &Work<'_>, step: &Step<'_>) -> bool {
+        !self.dry_run && !self.no_build && (self.built || work.config.builds(&step.host.host.name))
+    }
+
     /// Takes out of `steps` what must not be published, because it can't be built or isn't.
     fn gate<'a>(&self, work: &Work<'_>, steps: &mut Vec<Step<'a>>) -> Result<Vec<(Step<'a>, Error)>> {
-        let gated = |step: &Step<'_>| !self.dry_run && (self.built || work.config.builds(&step.host.host.name));
         let results: Vec<Result<()>> = if self.no_build {
             return Ok(Vec::new());
         } else if self.built {
             let check = |step: &Step<'_>| {
                 let toplevel = &step.evaluation.toplevel;
-                match !gated(step) || work.builder.is_available(toplevel, &work.config.release.substituters) {
+                match !self.gated(work, step) || work.builder.is_available(toplevel, &work.config.release.substituters)
+                {
                     true => Ok(()),
                     false => Err(anyhow!("{toplevel} is neither here nor in one of release.substituters")),
                 }
@@ -241,7 +246,7 @@ impl Deploy {
         } else {
             let jobs: Vec<Job<'_>> = steps
                 .iter()
-                .filter(|step| gated(step))
+                .filter(|step| self.gated(work, step))
                 .map(|step| Job {
                     host: &step.host.host,
                     tree: &step.host.tree,
@@ -253,7 +258,9 @@ impl Deploy {
                 work.builder.check().context("set NOLOCALBUILD to publish without building here")?;
             }
             let mut built = work.builder.build(&jobs, &Display::new()).into_iter();
-            let result = |step| gated(step).then(|| built.next()).flatten().map_or(Ok(()), |result| result.map(|_| ()));
+            let result = |step: &Step<'_>| {
+                self.gated(work, step).then(|| built.next()).flatten().map_or(Ok(()), |result| result.map(|_| ()))
+            };
             steps.iter().map(result).collect()
         };
         let mut refused = Vec::new();
@@ -299,7 +306,7 @@ impl Deploy {
         };
         if !self.dry_run {
             let toplevel = &step.evaluation.toplevel;
-            if toplevel.as_path().exists() {
+            if self.gated(work, step) && toplevel.as_path().exists() {
                 publish::keep_releases(hub, &host.name, serial, |link| builder.keep(toplevel, link))?;
             }
             if publish::lacks_user(host)? {

@@ -4,6 +4,7 @@ mod agent;
 mod build;
 mod config;
 mod deploy;
+mod diff;
 mod eval;
 mod fetching;
 mod flake_update;
@@ -41,6 +42,7 @@ enum Command {
     Init(init::Init),
     Build(build::Build),
     Deploy(deploy::Deploy),
+    Diff(diff::Diff),
     Status(status::Status),
     Log(log::Log),
     Hold(hold::Hold),
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Init(command) => command.run(),
         Command::Build(command) => command.run(),
         Command::Deploy(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Log(command) => command.run(),
         Command::Hold(command) => command.run(),

@@ -75,7 +75,13 @@ impl Fleet {
         }
         // several directories may claim a name
         let mut found: BTreeMap<HostName, Vec<FleetHost>> = BTreeMap::new();
+        // not staged, but known to be there
+        let mut unselected = Vec::new();
         for candidate in candidates {
+            if candidate.kind == HostKind::NonFlake {
+                let name = dir_name(&candidate.dir).ok().and_then(|name| HostName::new(name).ok());
+                unselected.extend(name.filter(|name| !selection.includes(name)));
+            }
             match hosts_of(&candidate, evaluator, selection) {
                 Ok(hosts) => {
                     for host in hosts {
@@ -105,12 +111,12 @@ impl Fleet {
             }
         }
         let fleet = Self { hosts, broken };
-        fleet.check_selection(selection)?;
+        fleet.check_selection(selection, &unselected)?;
         Ok(fleet)
     }
 
     /// Complains about selected names that nothing in the fleet has.
-    fn check_selection(&self, selection: &Selection) -> Result<()> {
+    fn check_selection(&self, selection: &Selection, unselected: &[HostName]) -> Result<()> {
         let names = self.hosts.iter().map(|host| &host.host.name);
         let known = names.clone().chain(self.broken.iter().filter_map(|broken| broken.name.as_ref()));
         let Some(missing) = selection.missing(known) else { return Ok(()) };
@@ -118,7 +124,8 @@ impl Fleet {
         if let Some(broken) = self.broken.iter().find(|broken| broken.name.is_none()) {
             bail!("{missing} was found, but {} could not be read: {:#}", broken.dir.display(), broken.error);
         }
-        let all: Vec<&str> = names.map(HostName::as_str).collect();
+        let mut all: Vec<&str> = names.chain(unselected).map(HostName::as_str).collect();
+        all.sort_unstable();
         let hint = if all.is_empty() { String::new() } else { format!("; found: {}", all.join(", ")) };
         bail!("the fleet has {missing}{hint}");
     }

@@ -191,6 +191,8 @@ impl Lab {
             self.path("keys").display(),
         );
         fs::write(self.path("sshd_config"), config).unwrap();
+        let pid = self.path("sshd.pid");
+        let _ = fs::remove_file(&pid);
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("sshd.log")).unwrap();
         let sshd = self
             .inside("/usr/sbin/sshd")
@@ -202,7 +204,8 @@ impl Lab {
             .unwrap();
         self.sshd = Some(sshd);
         let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        // it writes its process id after it began to listen
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() || !pid.exists() {
             assert!(start.elapsed() < Duration::from_secs(20), "{}", self.read("sshd.log"));
             std::thread::sleep(Duration::from_millis(20));
         }
