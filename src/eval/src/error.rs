@@ -39,6 +39,8 @@ pub struct Error {
     pub trace: Vec<Frame>,
     /// Names that are similar to one that was not found.
     pub suggestions: Vec<String>,
+    /// How long the trace was when the error left a deferred call whose place is not known yet.
+    pub(crate) unplaced_call: Option<usize>,
 }
 
 /// One step of an evaluation that failed.
@@ -67,13 +69,22 @@ impl Error {
     /// An error of this kind.
     #[cold]
     pub fn new(kind: ErrorKind, pos: Pos, message: impl Into<String>) -> Box<Self> {
-        Box::new(Error { kind, message: message.into(), pos, trace: Vec::new(), suggestions: Vec::new() })
+        let (trace, suggestions) = (Vec::new(), Vec::new());
+        Box::new(Error { kind, message: message.into(), pos, trace, suggestions, unplaced_call: None })
     }
 
     /// An error in the program.
     #[cold]
     pub fn eval(pos: Pos, message: impl Into<String>) -> Box<Self> {
         Error::new(ErrorKind::Eval, pos, message)
+    }
+
+    /// The same error without a place of its own: the steps of its trace have theirs.
+    #[cold]
+    #[must_use]
+    pub fn unplaced(mut self: Box<Self>) -> Box<Self> {
+        self.pos = Pos::NONE;
+        self
     }
 
     /// The same error with one more step of the trace.

@@ -59,13 +59,24 @@ pub(crate) fn eval(settings: Settings, expression: &str) -> Printed {
 /// An expression's error as users see it, with its whole trace.
 pub(crate) fn rendered_error(expression: &str) -> String {
     evaluate(settings(), Silent, |evaluator| {
-        let value = evaluator.eval_string(expression.as_bytes(), BASE.as_bytes());
-        match value.and_then(|value| evaluator.force_deep(value)) {
-            Ok(value) => panic!("no error but {}", evaluator.type_of(value)),
-            Err(error) => evaluator.render_error(&error, &RenderOptions { color: false, show_trace: true }),
-        }
+        render(evaluator, evaluator.eval_string(expression.as_bytes(), BASE.as_bytes()))
     })
     .expect("the evaluation starts")
+}
+
+/// A file's error as users see it, with its whole trace.
+pub(crate) fn rendered_error_of_file(path: &Path) -> String {
+    let path = path.to_str().expect("the path is UTF-8").to_owned();
+    evaluate(settings(), Silent, move |evaluator| render(evaluator, evaluator.eval_file(path.as_bytes())))
+        .expect("the evaluation starts")
+}
+
+fn render<'a>(evaluator: &Evaluator<'a>, value: Evaluated<'a>) -> String {
+    let printed = value.and_then(|value| evaluator.force_deep(value)).and_then(|value| evaluator.print(value, true));
+    match printed {
+        Ok(value) => format!("no error, but {}", String::from_utf8_lossy(&value)),
+        Err(error) => evaluator.render_error(&error, &RenderOptions { color: false, show_trace: true }),
+    }
 }
 
 /// Whether an expression is `true`; it is evaluated no further than that needs.
@@ -123,6 +134,18 @@ impl Nix {
         let mut command = self.command();
         command.arg(path);
         Nix::run(command)
+    }
+
+    /// As [`rendered_error_of_file`].
+    pub(crate) fn rendered_error_of_file(&self, path: &Path) -> String {
+        let output = self.command().arg("--show-trace").arg(path).output().expect("nix-instantiate runs");
+        if output.status.success() {
+            return format!("no error, but {}", String::from_utf8_lossy(&output.stdout));
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        // Warnings come first.
+        let start = text.find("error:").unwrap_or_else(|| panic!("Nix says nothing of an error: {text}"));
+        text[start..].trim_end().to_owned()
     }
 
     /// As [`eval`].
