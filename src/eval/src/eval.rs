@@ -8,8 +8,9 @@ use crate::expr::{
     AttrsExpr, CallExpr, ConcatStringsExpr, Expr, LambdaExpr, LetExpr, Name, Scope, SelectExpr, SelectPathExpr,
     WithVarExpr,
 };
+use crate::files::INTERNAL;
 use crate::fs::{OverlayFs, SymlinkResolver};
-use crate::position::{Location, Positions};
+use crate::position::{Location, Origin, Positions};
 use crate::symbol::{Symbol, SymbolTable, sym};
 use crate::value::{Attrs, Closure, Env, Heap, Kind, List, Pos, Slot, Suspension, Thunk, ThunkState, Value};
 use crate::{Host, Settings};
@@ -281,9 +282,10 @@ impl<'a> Evaluator<'a> {
                     let Some((cell, pos)) = attrs.find(select.name) else {
                         return Err(self.missing(attrs, select.name, select.pos));
                     };
-                    return self
-                        .force_slot(cell)
-                        .map_err(|error| self.trace_attr(placed(error, pos), pos, select.name));
+                    return self.force_slot(cell).map_err(|error| {
+                        let error = placed(error, pos);
+                        if self.is_shown(pos) { self.trace_attr(error, pos, select.name) } else { error }
+                    });
                 }
                 Expr::SelectPath(select) => return self.eval_select_path(select, env),
                 Expr::HasAttr(has) => {
@@ -437,7 +439,7 @@ impl<'a> Evaluator<'a> {
             let scope = self.force_variable(env, 0)?;
             let Some(attrs) = scope.as_attrs() else {
                 let context = "while evaluating the first subexpression of a with expression";
-                return Err(self.not_a(scope, "a set", variable.pos, context));
+                return Err(self.not_a(scope, "a set", with.pos, context).unplaced());
             };
             if let Some(cell) = attrs.get(variable.name) {
                 return self.force_slot(cell).map_err(|error| placed(error, variable.pos));
@@ -472,12 +474,20 @@ impl<'a> Evaluator<'a> {
         // Where the attribute is defined that was found last.
         let mut found = Pos::NONE;
         self.follow_path(select, subject, env, &mut found).map_err(|error| {
-            if found == Pos::NONE {
+            if !self.is_shown(found) {
                 return error;
             }
             let what = format!("while evaluating the attribute '{}'", self.show_path(select.path, env));
             error.traced(found, what)
         })
+    }
+
+    /// Whether a selection is worth a step of a trace if the attribute is defined here: not where nobody can look.
+    fn is_shown(&self, pos: Pos) -> bool {
+        match self.positions.origin(pos) {
+            Some((Origin::File(path), _)) => !path.starts_with(INTERNAL.as_bytes()),
+            origin => origin.is_some(),
+        }
     }
 
     fn follow_path(
@@ -1063,7 +1073,6 @@ impl<'a> Evaluator<'a> {
 
     /// A position as `FILE:LINE:COLUMN`.
     pub fn show_pos(&self, pos: Pos) -> String {
-        use crate::position::Origin;
         match self.locate(pos) {
             None => "«none»".to_owned(),
             Some(Location { origin, line, column }) => match origin {
@@ -1082,7 +1091,6 @@ impl<'a> Evaluator<'a> {
 
     /// A position as `__curPos` and `unsafeGetAttrPos` give it.
     pub(crate) fn position_value(&self, pos: Pos) -> Value<'a> {
-        use crate::position::Origin;
         let Some(Location { origin: Origin::File(path), line, column }) = self.locate(pos) else {
             return Value::NULL;
         };

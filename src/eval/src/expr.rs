@@ -110,6 +110,8 @@ pub struct WithVarExpr<'a> {
 
 /// What a `with` knows of the one around it.
 pub struct WithScope<'a> {
+    /// Where it starts.
+    pub pos: Pos,
     /// How many environments further out the next `with` is, and that one.
     pub outer: Option<(u32, &'a WithScope<'a>)>,
 }

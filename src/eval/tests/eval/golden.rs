@@ -10,9 +10,6 @@ use std::path::Path;
 /// Stands for the folder of the case.
 const HERE: &str = "/HERE";
 
-/// The cases whose trace is not Nix's, with the reason. Their message is.
-const OTHER_TRACES: &[(&str, &str)] = &[];
-
 /// A golden text, whose folder does not depend on the machine.
 fn golden(text: &str, path: &Path) -> String {
     let here = path.parent().expect("a case lies in a folder").to_str().expect("the path is UTF-8");
@@ -31,12 +28,6 @@ fn name(path: &Path) -> String {
 fn expected(path: &Path, extension: &str) -> String {
     let file = path.with_extension(extension);
     std::fs::read_to_string(&file).unwrap_or_else(|error| format!("{}: {error}\n", file.display()))
-}
-
-/// The first line of a rendered error's message.
-fn message(rendered: &str) -> &str {
-    let line = rendered.lines().rev().find_map(|line| line.trim_start().strip_prefix("error: "));
-    line.unwrap_or(rendered)
 }
 
 /// Compares the golden files with what Nix says now, or lets Nix write them.
@@ -71,11 +62,7 @@ fn fail_as_nix_does() {
     let mut differences = Vec::new();
     for path in cases("fail") {
         let (ours, expected) = (golden(&rendered_error_of_file(&path), &path), expected(&path, "err"));
-        let other_trace = OTHER_TRACES.iter().any(|(case, _)| *case == name(&path));
-        if other_trace && ours == expected {
-            differences.push(format!("{}: the trace is Nix's, so it is no exception", name(&path)));
-        }
-        if if other_trace { message(&ours) != message(&expected) } else { ours != expected } {
+        if ours != expected {
             differences.push(format!("{}:\n--- ours\n{ours}--- expected\n{expected}", name(&path)));
         }
     }

@@ -145,7 +145,7 @@ impl Nix {
         let text = String::from_utf8_lossy(&output.stderr);
         // Warnings come first.
         let start = text.find("error:").unwrap_or_else(|| panic!("Nix says nothing of an error: {text}"));
-        text[start..].trim_end().to_owned()
+        comparable(&text[start..])
     }
 
     /// As [`eval`].
@@ -154,6 +154,20 @@ impl Nix {
         command.arg("-E").arg(expression);
         Nix::run(command)
     }
+}
+
+/// An error of Nix's without what it says of its own file for `derivation`, which only Nix has, and of its options.
+fn comparable(error: &str) -> String {
+    let mut lines = Vec::new();
+    let mut in_own_file = false;
+    for line in error.lines() {
+        let starts = line.trim_start().starts_with("at «nix-internal»");
+        in_own_file = starts || in_own_file && line.contains('|');
+        if !in_own_file && !line.starts_with("Try 'nix-instantiate --help'") {
+            lines.push(line);
+        }
+    }
+    lines.join("\n").trim_end().to_owned()
 }
 
 /// A folder of these tests.
