@@ -345,6 +345,15 @@ impl<'a> Evaluator<'a> {
     pub fn render_error(&self, error: &Error, options: &RenderOptions) -> String {
         ErrorPrinter { evaluator: self, options, out: String::new(), sources: FxHashMap::default() }.error(error)
     }
+
+    /// A warning about a place as Nix prints it after `warning: `: the message, and the lines around the place.
+    pub(crate) fn render_warning(&self, message: &str, pos: Pos) -> String {
+        let options = &RenderOptions::default();
+        let mut printer =
+            ErrorPrinter { evaluator: self, options, out: format!("{message}\n"), sources: FxHashMap::default() };
+        printer.place("", pos);
+        indented(&printer.out, "", "         ")
+    }
 }
 
 fn show_derived(store: &str, derived: &Derived) -> String {
@@ -511,15 +520,7 @@ impl ErrorPrinter<'_, '_> {
                 if others.is_empty() { last.clone() } else { format!("one of {} or {last}", others.join(", ")) };
             let _ = writeln!(self.out, "Did you mean {shown}?");
         }
-        let mut result = String::with_capacity(self.out.len() * 2);
-        for (index, line) in self.out.trim_end().split('\n').enumerate() {
-            if index > 0 {
-                result.push('\n');
-            }
-            let line = format!("{}{line}", if index == 0 { &prefix } else { INDENT });
-            result.push_str(line.trim_end());
-        }
-        result
+        indented(&self.out, &prefix, INDENT)
     }
 
     /// The steps from the outermost one inwards. A step counts one, one with a place two; more than three are not shown.
@@ -608,6 +609,19 @@ impl ErrorPrinter<'_, '_> {
             }
         }
     }
+}
+
+/// `text` with `first` before its first line and `others` before each other one, no line ending in spaces.
+fn indented(text: &str, first: &str, others: &str) -> String {
+    let mut result = String::with_capacity(text.len() * 2);
+    for (index, line) in text.trim_end().split('\n').enumerate() {
+        if index > 0 {
+            result.push('\n');
+        }
+        let line = format!("{}{line}", if index == 0 { first } else { others });
+        result.push_str(line.trim_end());
+    }
+    result
 }
 
 /// The lines of a text; `\n`, `\r\n` and a lone `\r` end one.

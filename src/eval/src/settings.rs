@@ -3,6 +3,7 @@
 use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
 use crate::fs::{OverlayFs, RealFs};
+use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
     pub parse_toml_timestamps: bool,
+    /// What is to be said about discouraged literals.
+    pub lints: Lints,
     /// Whether `traceVerbose` speaks.
     pub trace_verbose: bool,
     /// Whether `abort` is called on a warning.
@@ -71,6 +74,7 @@ impl Default for Settings {
             impure_derivations: false,
             fetch_closure: false,
             parse_toml_timestamps: false,
+            lints: Lints::default(),
             trace_verbose: false,
             abort_on_warn: false,
             keep_derivations: false,

@@ -7,8 +7,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bento_eval::fs::{bytes_of, path_of};
+use bento_eval::syntax::Lint;
 use bento_eval::text::strings::canon_path;
 use bento_eval::value::{Attrs, Pos, Value};
 use bento_eval::{Coerce, Error, Evaluator, Host, Origin, RenderOptions, SearchPath, Settings};
@@ -138,15 +139,15 @@ pub(super) struct Eval {
     #[arg(long, value_name = "FEATURES")]
     extra_experimental_features: Vec<String>,
 
-    /// What to do about absolute path literals; only "ignore" has an effect
+    /// What to do about absolute path literals
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_absolute_path_literals: Option<String>,
 
-    /// What to do about path literals without "./"; only "ignore" has an effect
+    /// What to do about path literals without "./"
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_short_path_literals: Option<String>,
 
-    /// What to do about URL literals; only "ignore" has an effect
+    /// What to do about URL literals
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_url_literals: Option<String>,
 
@@ -286,6 +287,9 @@ impl Eval {
                         nix_path = Some(entries.collect());
                     }
                 }
+                "lint-absolute-path-literals" => settings.lints.absolute_path_literals = lint(name, value)?,
+                "lint-short-path-literals" => settings.lints.short_path_literals = lint(name, value)?,
+                "lint-url-literals" => settings.lints.url_literals = lint(name, value)?,
                 "max-call-depth" => {
                     settings.max_call_depth =
                         value.parse().with_context(|| format!("setting '{name}' has invalid value '{value}'"))?;
@@ -303,7 +307,13 @@ impl Eval {
         for features in &self.extra_experimental_features {
             option(&mut settings, "extra-experimental-features", features)?;
         }
-        for (name, value) in [("system", &self.system), ("max-call-depth", &self.max_call_depth)] {
+        for (name, value) in [
+            ("system", &self.system),
+            ("max-call-depth", &self.max_call_depth),
+            ("lint-absolute-path-literals", &self.lint_absolute_path_literals),
+            ("lint-short-path-literals", &self.lint_short_path_literals),
+            ("lint-url-literals", &self.lint_url_literals),
+        ] {
             if let Some(value) = value {
                 option(&mut settings, name, value)?;
             }
@@ -398,6 +408,13 @@ fn is_true(value: &str) -> Option<bool> {
         "false" | "no" | "0" => Some(false),
         _ => None,
     }
+}
+
+/// The value of a setting about how code is written.
+fn lint(name: &str, value: &str) -> Result<Lint> {
+    value
+        .parse()
+        .map_err(|()| anyhow!("option '{name}' has invalid value '{value}' (expected 'ignore', 'warn', or 'fatal')"))
 }
 
 /// Allows experimental features: those that change what is evaluated; the others are none of the evaluator's business.
@@ -560,7 +577,7 @@ fn show_syntax(evaluator: &Evaluator<'_>, task: &Task, input: &Input) -> Result<
         Input::File(name) => absolute(task, name),
         Input::SearchPath(name) => evaluator.find_file_in_search_path(name)?,
         Input::Url(text) | Input::Flake(text) => {
-            return Err(Failure::Other(anyhow::anyhow!("--parse takes files and expressions, not '{text}'")));
+            return Err(Failure::Other(anyhow!("--parse takes files and expressions, not '{text}'")));
         }
     };
     let shown = String::from_utf8_lossy(&name).into_owned();

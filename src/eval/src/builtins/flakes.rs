@@ -340,12 +340,7 @@ impl<'a> Evaluator<'a> {
     fn check_trivial(&self, path: &Path) -> Result<()> {
         let source = self.fs.read_file(path).map_err(FlakeError::from)?;
         let base = path.parent().map_or(&b"/"[..], fs::bytes_of);
-        let options = syntax::ParseOptions {
-            base_path: base,
-            home: self.settings.home.as_deref(),
-            pure: self.settings.pure,
-            pipe_operators: self.settings.pipe_operators,
-        };
+        let options = self.parse_options(base);
         self.with_parse_arena(|arena| match syntax::parse(arena, &self.symbols, &source, &options) {
             Ok(syntax::ast::Expr::Attrs(_)) => Ok(()),
             Ok(_) => Err(Error::eval(Pos::NONE, format!("file '{}' must be an attribute set", path.display()))),
