@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use bento_eval::value::{Pos, Value};
-use bento_eval::{Coerce, Settings};
+use bento_eval::{Coerce, ErrorKind, RenderOptions, Settings};
 
 use crate::evaluation::{Evaluation, Evaluator, SearchPath};
 use crate::host::{Host, HostKind};
@@ -89,14 +89,26 @@ fn run<T: Send>(
     body: impl for<'a> FnOnce(&bento_eval::Evaluator<'a>) -> bento_eval::Result<T> + Send,
 ) -> Result<T> {
     let result = bento_eval::evaluate(settings, Messages { names: tree.names() }, |evaluator| {
-        body(evaluator).map_err(|error| evaluator.render_error(&error, &bento_eval::RenderOptions::default()))
+        body(evaluator).map_err(|error| evaluator.diagnose(&error))
     });
-    result?.map_err(|text| {
-        // it speaks of an option that the caller of bento can't give
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("(stack trace truncated;"));
-        let text = lines.collect::<Vec<_>>().join("\n");
+    result?.map_err(|mut diagnostic| {
+        diagnostic.hint = remedy(diagnostic.kind).map(str::to_owned).or(diagnostic.hint);
+        // the caller of bento can't ask for the whole trace
+        let options = RenderOptions { mention_show_trace: false, ..RenderOptions::default() };
+        let text = diagnostic.render(&options);
         anyhow!("{}", text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end().to_owned())
     })
+}
+
+/// What the caller of bento can do about an error of this kind.
+fn remedy(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Unbuilt => {
+            Some("with `--evaluator nix` the C++ Nix of this machine builds what has to be built first")
+        }
+        ErrorKind::Unavailable => Some("with `--evaluator nix` the C++ Nix of this machine fetches it"),
+        _ => None,
+    }
 }
 
 /// What the code says on its way goes to standard error, with the administrator's file names.

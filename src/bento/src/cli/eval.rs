@@ -236,7 +236,7 @@ impl Eval {
     pub(super) fn run(self) -> Result<ExitCode> {
         let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let (settings, show_trace) = self.settings()?;
-        let task = self.task(RenderOptions { color, show_trace })?;
+        let task = self.task(RenderOptions { color, show_trace, ..RenderOptions::default() })?;
         let code = bento_eval::evaluate(settings, Terminal { color }, move |evaluator| -> u8 {
             let failed = match run(evaluator, &task) {
                 Ok(()) => None,

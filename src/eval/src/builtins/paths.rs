@@ -180,7 +180,7 @@ impl<'a> Evaluator<'a> {
              the store; build it first with 'nix-store --realise'",
             self.show_context_element(element)
         );
-        Error::eval(Pos::NONE, message)
+        Error::new(ErrorKind::Unbuilt, Pos::NONE, message)
     }
 
     /// The store path of a copy of `path` with the name of `path`, printed, and the context of that.

@@ -1,23 +1,12 @@
 //! What the tests share: our evaluator, Nix, and how both are asked.
 
 use bento_eval::value::Pos;
-use bento_eval::{Error, Evaluated, Evaluator, Host, RenderOptions, Settings, evaluate};
+use bento_eval::{Error, Evaluated, Evaluator, NoHost, RenderOptions, Settings, evaluate};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where relative paths of expressions start from.
 pub(crate) const BASE: &str = "/";
-
-/// A caller with an empty environment that hears nothing.
-pub(crate) struct Silent;
-
-impl Host for Silent {
-    fn env(&self, _: &str) -> Option<Vec<u8>> {
-        None
-    }
-    fn warn(&self, _: &str) {}
-    fn trace(&self, _: &str) {}
-}
 
 /// What an evaluation printed: the value, or the error's message.
 pub(crate) type Printed = Result<String, String>;
@@ -44,13 +33,13 @@ fn print<'a>(evaluator: &Evaluator<'a>, value: Evaluated<'a>) -> Printed {
 /// A file's value, evaluated in full.
 pub(crate) fn eval_file(settings: Settings, path: &Path) -> Printed {
     let path = path.to_str().expect("the path is UTF-8").to_owned();
-    evaluate(settings, Silent, move |evaluator| print(evaluator, evaluator.eval_file(path.as_bytes())))
+    evaluate(settings, NoHost, move |evaluator| print(evaluator, evaluator.eval_file(path.as_bytes())))
         .expect("the evaluation starts")
 }
 
 /// An expression's value, evaluated in full.
 pub(crate) fn eval(settings: Settings, expression: &str) -> Printed {
-    evaluate(settings, Silent, |evaluator| {
+    evaluate(settings, NoHost, |evaluator| {
         print(evaluator, evaluator.eval_string(expression.as_bytes(), BASE.as_bytes()))
     })
     .expect("the evaluation starts")
@@ -58,7 +47,7 @@ pub(crate) fn eval(settings: Settings, expression: &str) -> Printed {
 
 /// An expression's error as users see it, with its whole trace.
 pub(crate) fn rendered_error(expression: &str) -> String {
-    evaluate(settings(), Silent, |evaluator| {
+    evaluate(settings(), NoHost, |evaluator| {
         render(evaluator, evaluator.eval_string(expression.as_bytes(), BASE.as_bytes()))
     })
     .expect("the evaluation starts")
@@ -67,7 +56,7 @@ pub(crate) fn rendered_error(expression: &str) -> String {
 /// A file's error as users see it, with its whole trace.
 pub(crate) fn rendered_error_of_file(path: &Path) -> String {
     let path = path.to_str().expect("the path is UTF-8").to_owned();
-    evaluate(settings(), Silent, move |evaluator| render(evaluator, evaluator.eval_file(path.as_bytes())))
+    evaluate(settings(), NoHost, move |evaluator| render(evaluator, evaluator.eval_file(path.as_bytes())))
         .expect("the evaluation starts")
 }
 
@@ -75,13 +64,13 @@ fn render<'a>(evaluator: &Evaluator<'a>, value: Evaluated<'a>) -> String {
     let printed = value.and_then(|value| evaluator.force_deep(value)).and_then(|value| evaluator.print(value, true));
     match printed {
         Ok(value) => format!("no error, but {}", String::from_utf8_lossy(&value)),
-        Err(error) => evaluator.render_error(&error, &RenderOptions { color: false, show_trace: true }),
+        Err(error) => evaluator.render_error(&error, &RenderOptions { show_trace: true, ..RenderOptions::default() }),
     }
 }
 
 /// Whether an expression is `true`; it is evaluated no further than that needs.
 pub(crate) fn is_true(expression: &str) -> Result<bool, String> {
-    evaluate(settings(), Silent, |evaluator| {
+    evaluate(settings(), NoHost, |evaluator| {
         let value = evaluator.eval_string(expression.as_bytes(), BASE.as_bytes());
         value.and_then(|value| evaluator.force_bool(value, Pos::NONE, "")).map_err(|error| message(&error))
     })
