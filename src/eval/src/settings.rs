@@ -119,6 +119,18 @@ pub trait Host {
     }
 }
 
+/// A caller with an empty environment that hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHost;
+
+impl Host for NoHost {
+    fn env(&self, _: &str) -> Option<Vec<u8>> {
+        None
+    }
+    fn warn(&self, _: &str) {}
+    fn trace(&self, _: &str) {}
+}
+
 /// The stack of an evaluation in bytes. Only what is used of it takes memory.
 const STACK_SIZE: usize = 4 << 30;
 

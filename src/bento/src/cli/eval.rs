@@ -248,7 +248,7 @@ impl Eval {
         let store = NixStore::new(settings.store.clone());
         let terminal = Terminal::new(store.clone());
         let color = terminal.color;
-        let task = self.task(RenderOptions { color, show_trace })?;
+        let task = self.task(RenderOptions { color, show_trace, ..RenderOptions::default() })?;
         let code = bento_eval::evaluate(settings, terminal, move |evaluator| -> u8 {
             let failed = match run(evaluator, &store, &task) {
                 Ok(()) => None,
