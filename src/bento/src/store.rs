@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use bento_eval::store::{BuiltOutput, Store, StoreError, Wanted};
@@ -24,11 +24,35 @@ pub struct NixStore {
 }
 
 /// What is only there while the store is in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
     connection: Option<Connection>,
     /// Holds copies of what the store has and this process can't see.
     copies: Option<TempDir>,
+    /// The process that it belongs to.
+    process: u32,
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self { connection: None, copies: None, process: std::process::id() }
+    }
+}
+
+impl Open {
+    /// Leaves what it has to the process that has forked this one, which goes on using it.
+    fn leave_to_parent(&mut self) {
+        if self.process != std::process::id() {
+            std::mem::forget((self.connection.take(), self.copies.take()));
+            self.process = std::process::id();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.leave_to_parent();
+    }
 }
 
 /// How much a daemon has to want to say something for it to be shown: as much as Nix shows, unless told otherwise.
@@ -79,12 +103,18 @@ impl NixStore {
 
     /// Closes the connection, and removes what was copied for this process to read.
     pub fn close(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Open::default();
+        *self.lock() = Open::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.leave_to_parent();
+        open
     }
 
     /// Asks the store for something.
     fn with<T>(&self, ask: impl FnOnce(&mut Connection) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         let mut connection = match open.connection.take() {
             Some(connection) => connection,
             None => connect(&self.dir)?,
@@ -133,7 +163,7 @@ impl NixStore {
             return Ok(None);
         }
         let place = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self.lock();
             let copies = match open.copies.take() {
                 Some(copies) => copies,
                 None => tempfile::Builder::new().prefix("bento-").tempdir().context("cannot make a directory")?,
