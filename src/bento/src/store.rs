@@ -238,8 +238,10 @@ fn resolve(connection: &mut Connection, path: &SingleDerivedPath) -> Result<Stor
             let drv = resolve(connection, drv)?;
             let outputs = connection.query_outputs(&drv)?;
             outputs.get(output).cloned().flatten().ok_or_else(|| {
+                // of impure ones it is not kept; these are Nix's words for it
                 let drv = connection.store().print(&drv);
-                WorkerError::Protocol(format!("it does not tell where the output '{output}' of '{drv}' is"))
+                let message = format!("cannot operate on output '{output}' of the unbuilt derivation '{drv}'");
+                WorkerError::Failed { message, trace: Vec::new() }
             })
         }
     }
