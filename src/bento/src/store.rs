@@ -12,7 +12,7 @@ use bento_eval::store::{BuiltOutput, Store, StoreError, Wanted};
 use bento_store::derived_path::{DerivedPath, OutputsSpec, SingleDerivedPath};
 use bento_store::store_path::{DRV_EXTENSION, StoreDir, StorePath};
 use bento_store::worker::{
-    Activity, Added, BuildMode, BuildStatus, Connection, Contents, Event, Object, Options, WorkerError,
+    Activity, Added, BuildMode, BuildStatus, Connection, Contents, Event, Listener, Object, Options, WorkerError,
 };
 use tempfile::TempDir;
 
@@ -70,6 +70,30 @@ impl NixStore {
         &self.dir
     }
 
+    /// Opens a connection of the caller's own; `listener` makes what hears what the daemon tells while it works.
+    ///
+    /// # Errors
+    /// There is no Nix on this machine, or it can't be reached.
+    pub fn connect(&self, listener: impl Fn() -> Listener) -> Result<Connection, WorkerError> {
+        let options = || Options { listener: listener(), ..Options::default() };
+        let writable = |path: &Path| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok();
+        let command = match way(|name| std::env::var_os(name), writable) {
+            Way::Socket(socket) => return Connection::open(&socket, self.dir.clone(), options()),
+            Way::Process => |program: &str, arguments: &[&str]| {
+                let mut command = Command::new(program);
+                command.args(arguments);
+                Connection::start(command, self.dir.clone(), options())
+            },
+        };
+        match command("nix-daemon", &["--stdio"]) {
+            // where Nix was installed without the names of old
+            Err(WorkerError::Start { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                command("nix", &["--extra-experimental-features", "nix-command", "daemon", "--stdio"])
+            }
+            other => other,
+        }
+    }
+
     /// Sees to it that these derivations, which an evaluation has made, are in the store, with all that they need. Gives how
     /// much was missing.
     ///
@@ -117,7 +141,7 @@ impl NixStore {
         let mut open = self.lock();
         let mut connection = match open.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.dir)?,
+            None => self.connect(|| Box::new(tell))?,
         };
         let answer = ask(&mut connection);
         // after any other error there is nothing to be asked any more
@@ -282,27 +306,6 @@ fn way(env: impl Fn(&str) -> Option<OsString>, writable: impl Fn(&Path) -> bool)
             Some(path) => Way::Socket(path.into()),
             None => Way::Process,
         },
-    }
-}
-
-fn connect(dir: &StoreDir) -> Result<Connection, WorkerError> {
-    let options = || Options { listener: Box::new(tell), ..Options::default() };
-    let writable = |path: &Path| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok();
-    match way(|name| std::env::var_os(name), writable) {
-        Way::Socket(socket) => Connection::open(&socket, dir.clone(), options()),
-        Way::Process => {
-            let mut command = Command::new("nix-daemon");
-            command.arg("--stdio");
-            match Connection::start(command, dir.clone(), options()) {
-                // where Nix was installed without the names of old
-                Err(WorkerError::Start { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                    let mut command = Command::new("nix");
-                    command.args(["--extra-experimental-features", "nix-command", "daemon", "--stdio"]);
-                    Connection::start(command, dir.clone(), options())
-                }
-                other => other,
-            }
-        }
     }
 }
 

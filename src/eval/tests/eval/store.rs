@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// What was wanted, and the names of the objects that came with it.
-type Asked = Arc<Mutex<Vec<(Vec<String>, Vec<String>)>>>;
+type Request = (Vec<String>, Vec<String>);
+type Asked = Arc<Mutex<Vec<Request>>>;
 
 /// Says that everything is built already, and is what lies at `place`.
 struct Shelf {
@@ -71,7 +72,7 @@ fn check(object: &Object, contents: &dyn Contents) {
 }
 
 /// The value of an expression, with what the store was asked for.
-fn eval(expression: &str, place: Option<&Path>) -> (Printed, Vec<(Vec<String>, Vec<String>)>) {
+fn eval(expression: &str, place: Option<&Path>) -> (Printed, Vec<Request>) {
     let asked = Asked::default();
     let shelf = Shelf { place: place.map(Path::to_owned), asked: asked.clone() };
     let expression = expression.to_owned();
