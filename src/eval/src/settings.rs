@@ -2,8 +2,10 @@
 
 use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
+use crate::flake::FetchSettings;
 use crate::fs::{OverlayFs, RealFs};
 use crate::store::Store;
+use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
 use std::path::PathBuf;
@@ -51,6 +53,10 @@ pub struct Settings {
     pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
     pub parse_toml_timestamps: bool,
+    /// How sources are fetched.
+    pub fetch: FetchSettings,
+    /// What is to be said about discouraged literals.
+    pub lints: Lints,
     /// Whether `traceVerbose` speaks.
     pub trace_verbose: bool,
     /// Whether `abort` is called on a warning.
@@ -84,6 +90,8 @@ impl Default for Settings {
             blake3_hashes: false,
             fetch_closure: false,
             parse_toml_timestamps: false,
+            fetch: FetchSettings::default(),
+            lints: Lints::default(),
             trace_verbose: false,
             abort_on_warn: false,
             keep_derivations: false,
@@ -109,6 +117,18 @@ pub trait Host {
     fn store(&self) -> Option<&dyn Store> {
         None
     }
+}
+
+/// A caller with an empty environment that hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHost;
+
+impl Host for NoHost {
+    fn env(&self, _: &str) -> Option<Vec<u8>> {
+        None
+    }
+    fn warn(&self, _: &str) {}
+    fn trace(&self, _: &str) {}
 }
 
 /// The stack of an evaluation in bytes. Only what is used of it takes memory.

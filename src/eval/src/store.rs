@@ -106,7 +106,7 @@ impl Evaluator<'_> {
                 "cannot build '{}' during evaluation because the option 'allow-import-from-derivation' is disabled",
                 self.show_context_element(first)
             );
-            return Err(Error::eval(Pos::NONE, message));
+            return Err(Error::new(ErrorKind::Unbuilt, Pos::NONE, message));
         }
         if self.settings.trace_import_from_derivation {
             let first = self.show_context_element(first);
@@ -144,7 +144,7 @@ impl Evaluator<'_> {
                  there is one, 'nix-store --realise' builds it, and what is in the store can be read",
                 self.show_context_element(first)
             );
-            return Err(Error::eval(Pos::NONE, message));
+            return Err(Error::new(ErrorKind::Unbuilt, Pos::NONE, message));
         };
         let wanted = missing
             .iter()

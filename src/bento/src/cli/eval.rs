@@ -3,19 +3,24 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use bento_eval::flake::LoadOptions;
 use bento_eval::fs::{bytes_of, path_of};
-use bento_eval::store::Store;
+use bento_eval::syntax::Lint;
 use bento_eval::text::strings::canon_path;
 use bento_eval::value::{Attrs, Pos, Value};
-use bento_eval::{Coerce, Error, Evaluator, Host, Origin, RenderOptions, SearchPath, Settings};
+use bento_eval::{Coerce, Error, Evaluator, Origin, RenderOptions, SearchPath, Settings};
+
 use clap::{ArgAction, Args};
 
+use super::fetching::{FetchArgs, LockArgs};
+use super::terminal::{Terminal, say};
+use crate::nix_conf::{self, is_pseudo_url, is_true, split_nix_path};
 use crate::store::{NixStore, store_dir};
 
 /// Evaluate Nix code and print its value, as `nix-instantiate --eval` does
@@ -159,17 +164,23 @@ pub(super) struct Eval {
     #[arg(long, value_name = "FEATURES")]
     extra_experimental_features: Vec<String>,
 
-    /// What to do about absolute path literals; only "ignore" has an effect
+    /// What to do about absolute path literals
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_absolute_path_literals: Option<String>,
 
-    /// What to do about path literals without "./"; only "ignore" has an effect
+    /// What to do about path literals without "./"
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_short_path_literals: Option<String>,
 
-    /// What to do about URL literals; only "ignore" has an effect
+    /// What to do about URL literals
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_url_literals: Option<String>,
+
+    #[command(flatten)]
+    fetch: FetchArgs,
+
+    #[command(flatten)]
+    lock: LockArgs,
 
     /// Give one of Nix's settings a value; may be given several times
     #[arg(long = "option", num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append)]
@@ -202,6 +213,7 @@ struct Task {
     attrs: Vec<String>,
     arguments: BTreeMap<String, Argument>,
     base_dir: Vec<u8>,
+    load: LoadOptions,
     output: Output,
     strict: bool,
     render: RenderOptions,
@@ -230,53 +242,13 @@ struct Instantiation {
     roots: Cell<usize>,
 }
 
-/// The evaluator's messages go to standard error.
-struct Terminal {
-    color: bool,
-    store: NixStore,
-}
-
-impl Host for Terminal {
-    fn env(&self, name: &str) -> Option<Vec<u8>> {
-        std::env::var_os(name).map(OsString::into_vec)
-    }
-
-    fn warn(&self, message: &str) {
-        self.say("warning:", message);
-    }
-
-    fn evaluation_warning(&self, message: &str) {
-        self.say("evaluation warning:", message);
-    }
-
-    fn trace(&self, message: &str) {
-        say(&format!("trace: {message}"));
-    }
-
-    fn store(&self) -> Option<&dyn Store> {
-        Some(&self.store)
-    }
-}
-
-impl Terminal {
-    fn say(&self, kind: &str, message: &str) {
-        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
-        say(&format!("{start}{kind}{end} {message}"));
-    }
-}
-
-/// Writes a line to standard error; if nobody can read it, it is lost.
-fn say(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
-}
-
 impl Eval {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let (settings, show_trace) = self.settings()?;
-        let task = self.task(RenderOptions { color, show_trace })?;
         let store = NixStore::new(settings.store.clone());
-        let terminal = Terminal { color, store: store.clone() };
+        let terminal = Terminal::new(store.clone());
+        let color = terminal.color;
+        let task = self.task(RenderOptions { color, show_trace, ..RenderOptions::default() })?;
         let code = bento_eval::evaluate(settings, terminal, move |evaluator| -> u8 {
             let failed = match run(evaluator, &store, &task) {
                 Ok(()) => None,
@@ -305,6 +277,7 @@ impl Eval {
             trace_verbose: self.trace_verbose,
             abort_on_warn: std::env::var("NIX_ABORT_ON_WARN").is_ok_and(|value| is_true(&value) == Some(true)),
             keep_derivations: self.dump_drvs.is_some(),
+            fetch: nix_conf::fetch_settings(),
             ..Settings::default()
         };
         let mut show_trace = self.show_trace && !self.no_show_trace;
@@ -331,10 +304,14 @@ impl Eval {
                         nix_path = Some(entries.collect());
                     }
                 }
+                "lint-absolute-path-literals" => settings.lints.absolute_path_literals = lint(name, value)?,
+                "lint-short-path-literals" => settings.lints.short_path_literals = lint(name, value)?,
+                "lint-url-literals" => settings.lints.url_literals = lint(name, value)?,
                 "max-call-depth" => {
                     settings.max_call_depth =
                         value.parse().with_context(|| format!("setting '{name}' has invalid value '{value}'"))?;
                 }
+                _ if nix_conf::set(&mut settings.fetch, name, value)? => {}
                 _ => say(&format!("warning: unknown setting '{name}'")),
             }
             Ok(())
@@ -351,11 +328,18 @@ impl Eval {
         if self.no_allow_import_from_derivation || self.allow_import_from_derivation {
             settings.allow_import_from_derivation = self.allow_import_from_derivation;
         }
-        for (name, value) in [("system", &self.system), ("max-call-depth", &self.max_call_depth)] {
+        for (name, value) in [
+            ("system", &self.system),
+            ("max-call-depth", &self.max_call_depth),
+            ("lint-absolute-path-literals", &self.lint_absolute_path_literals),
+            ("lint-short-path-literals", &self.lint_short_path_literals),
+            ("lint-url-literals", &self.lint_url_literals),
+        ] {
             if let Some(value) = value {
                 option(&mut settings, name, value)?;
             }
         }
+        self.fetch.apply(&mut settings.fetch)?;
         let from_environment = match (nix_path, std::env::var("NIX_PATH")) {
             (Some(entries), _) => entries,
             (None, Ok(text)) => split_nix_path(&text),
@@ -398,6 +382,7 @@ impl Eval {
         if let Some(name) = self.arg_from_stdin {
             arguments.insert(name, Argument::Text(read_stdin()?));
         }
+        let load = self.lock.options()?;
         let mut inputs = Vec::new();
         if let Some(reference) = self.flake {
             inputs.push(Input::Flake(reference));
@@ -412,7 +397,7 @@ impl Eval {
             inputs.push(Input::File(b"./default.nix".to_vec()));
         }
         let attrs = if self.attrs.is_empty() { vec![String::new()] } else { self.attrs };
-        Ok(Task { inputs, attrs, arguments, base_dir, output, strict: self.strict, render })
+        Ok(Task { inputs, attrs, arguments, base_dir, load, output, strict: self.strict, render })
     }
 }
 
@@ -441,13 +426,11 @@ fn read_stdin() -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A Boolean as Nix's settings have it.
-fn is_true(value: &str) -> Option<bool> {
-    match value {
-        "true" | "yes" | "1" => Some(true),
-        "false" | "no" | "0" => Some(false),
-        _ => None,
-    }
+/// The value of a setting about how code is written.
+fn lint(name: &str, value: &str) -> Result<Lint> {
+    value
+        .parse()
+        .map_err(|()| anyhow!("option '{name}' has invalid value '{value}' (expected 'ignore', 'warn', or 'fatal')"))
 }
 
 /// Allows experimental features: those that change what is evaluated; the others are none of the evaluator's business.
@@ -466,33 +449,6 @@ fn enable_features(settings: &mut Settings, names: &str, keep: bool) {
     for (name, enabled) in features {
         *enabled = names.contains(&name) || (keep && *enabled);
     }
-}
-
-/// Whether Nix takes this for the address of a tarball rather than for a path.
-fn is_pseudo_url(text: &str) -> bool {
-    text.starts_with("channel:")
-        || text
-            .split_once("://")
-            .is_some_and(|(scheme, _)| matches!(scheme, "http" | "https" | "file" | "channel" | "git" | "s3" | "ssh"))
-}
-
-/// The entries of `NIX_PATH`, which are separated by colons; those in an address (`name=https://…`) don't count.
-fn split_nix_path(text: &str) -> Vec<String> {
-    let mut entries = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let mut end = rest.find(':').unwrap_or(rest.len());
-        let value = rest[..end].rfind('=').map_or(0, |equals| equals + 1);
-        if end < rest.len() && (is_pseudo_url(&rest[value..]) || rest[value..].starts_with("flake:")) {
-            end = rest[end + 1..].find(':').map_or(rest.len(), |next| end + 1 + next);
-        } else if end == 0 {
-            rest = &rest[1..];
-            continue;
-        }
-        entries.push(rest[..end].to_owned());
-        rest = rest.get(end + 1..).unwrap_or_default();
-    }
-    entries
 }
 
 /// The search path of these entries. Relative paths start from `base_dir`.
@@ -590,7 +546,9 @@ fn evaluate<'a>(evaluator: &Evaluator<'a>, task: &Task, input: &Input) -> Result
         }
         Input::Expr(text) => evaluator.eval_string(text, &task.base_dir)?,
         Input::Stdin(text) => evaluator.eval_stdin(text, &task.base_dir)?,
-        Input::Flake(reference) => return Ok(evaluator.flake_outputs(reference, path_of(&task.base_dir))?),
+        Input::Flake(reference) => {
+            return Ok(evaluator.flake_outputs_with(reference, path_of(&task.base_dir), &task.load)?);
+        }
     };
     Ok((value, String::new()))
 }
@@ -612,7 +570,7 @@ fn show_syntax(evaluator: &Evaluator<'_>, task: &Task, input: &Input) -> Result<
         Input::File(name) => absolute(task, name),
         Input::SearchPath(name) => evaluator.find_file_in_search_path(name)?,
         Input::Url(text) | Input::Flake(text) => {
-            return Err(Failure::Other(anyhow::anyhow!("--parse takes files and expressions, not '{text}'")));
+            return Err(Failure::Other(anyhow!("--parse takes files and expressions, not '{text}'")));
         }
     };
     let shown = String::from_utf8_lossy(&name).into_owned();
