@@ -42,6 +42,10 @@ for r in trunk v1 side; do
   printf '%s' "$rev" > "rev-$r"
   git -C repo -c tar.umask=0022 archive --worktree-attributes --format=tar.gz --prefix="repo-$rev/" "$rev" > "$rev.tar.gz"
 done
+git init -q -b trunk super; cd super
+git -c protocol.file.allow=always submodule --quiet add ../repo mod
+echo 'big filter=lfs' > .gitattributes; echo pointer > big
+git add -A; git commit -qm super; cd ..; git clone -q --bare super super.git
 mkdir plain; cp -r work/dir work/link work/flake.nix plain/
 find plain -exec touch -h -d @1650000000 {} +
 tar --owner=0 --group=0 -cf plain.tar plain; xz -k plain.tar; zstd -q -k plain.tar 2>/dev/null || true; bzip2 -k plain.tar; gzip -k plain.tar
@@ -445,6 +449,104 @@ fn repositories_of_this_machine_are_exported_as_nix_exports_them() {
     ] {
         lab.agree(expression, &[]);
     }
+}
+
+#[test]
+fn submodules_come_along_when_asked_for() {
+    let Some(lab) = Lab::find() else { return };
+    for expression in [
+        "builtins.readDir \"${builtins.fetchGit \"HTTP/git/super.git\"}/mod\"",
+        "builtins.readDir \"${builtins.fetchGit { url = \"HTTP/git/super.git\"; submodules = true; }}/mod\"",
+        "builtins.fetchTree \"git+HTTP/git/super.git?submodules=1\"",
+        "builtins.fetchTree \"git+file://SITE/super?submodules=1\"",
+    ] {
+        lab.agree(expression, &[]);
+    }
+    lab.both_refuse(
+        "builtins.fetchGit { url = \"HTTP/git/super.git\"; submodules = true; exportIgnore = true; }",
+        &[],
+        &["exportIgnore and submodules are not supported together yet"],
+    );
+}
+
+#[test]
+fn what_is_not_supported_says_so() {
+    let Some(lab) = Lab::find() else { return };
+    let error = lab.eval("builtins.fetchGit { url = \"HTTP/git/super.git\"; lfs = true; }", &[]).unwrap_err();
+    assert!(error.contains("Git LFS") && error.contains(".gitattributes"), "{error}");
+    let error = lab.eval("builtins.fetchMercurial \"https://files.example.org/hg\"", &[]).unwrap_err();
+    assert!(error.contains("https://files.example.org/hg") && error.contains("not supported"), "{error}");
+    let error = lab.eval("builtins.fetchTree \"hg+https://files.example.org/hg\"", &[]).unwrap_err();
+    assert!(error.contains("Mercurial repositories are not supported"), "{error}");
+}
+
+/// Pins as npins (version 5 of its file) and niv keep them, with code that reads them as theirs does: it turns each pin into a
+/// call of `fetchTarball`, `fetchurl` or `fetchGit`.
+#[test]
+fn pins_are_fetched_by_their_own_code() {
+    let Some(lab) = Lab::find() else { return };
+    let site = lab.dir.path().join("site");
+    let hash =
+        |url: &str| lab.eval(&format!("(builtins.fetchTree {{ type = \"tarball\"; url = \"{url}\"; }}).narHash"), &[]);
+    let archive = lab.fill("https://github.com/o/repo/archive/REV-v1.tar.gz");
+    let npins = json!({"version": 5, "pins": {
+        "release": {"type": "Git", "repository": {"type": "GitHub", "owner": "o", "repo": "repo"}, "branch": "trunk",
+            "submodules": false, "revision": lab.rev("v1"), "url": archive, "hash": hash(&archive).unwrap()},
+        "plain": {"type": "Git", "repository": {"type": "Git", "url": lab.fill("HTTP/git/repo")}, "branch": "side",
+            "submodules": false, "revision": lab.rev("side"), "url": null, "hash": null},
+        "modules": {"type": "Git", "repository": {"type": "Git", "url": lab.fill("HTTP/git/super.git")}, "branch": "trunk",
+            "submodules": true, "revision": text(&fs::read(site.join("super/.git/refs/heads/trunk")).unwrap()).trim(),
+            "url": null, "hash": null},
+        "channel": {"type": "Channel", "name": "some", "url": "https://channels.nixos.org/some/nixexprs.tar.xz",
+            "hash": hash("https://channels.nixos.org/some/nixexprs.tar.xz").unwrap()}}});
+    fs::create_dir(site.join("npins")).unwrap();
+    fs::write(site.join("npins/sources.json"), npins.to_string()).unwrap();
+    let code = r#"
+let
+  data = builtins.fromJSON (builtins.readFile ./sources.json);
+  source = name: pin:
+    let
+      path =
+        if pin.url != null && !(pin.submodules or false) then
+          builtins.fetchTarball { inherit (pin) url; sha256 = pin.hash; }
+        else
+          builtins.fetchGit {
+            inherit (pin.repository) url;
+            rev = pin.revision;
+            inherit name;
+            submodules = pin.submodules;
+            allRefs = true;
+          };
+    in
+    pin // { outPath = path; };
+in
+assert data.version == 5;
+builtins.mapAttrs source data.pins
+"#;
+    fs::write(site.join("npins/default.nix"), code).unwrap();
+    lab.agree(
+        "builtins.mapAttrs (_: pin: { path = pin.outPath; files = builtins.readDir pin.outPath; }) (import SITE/npins)",
+        &[],
+    );
+    let niv = json!({
+        "tarball": {"type": "tarball", "url": archive, "url_template": "https://github.com/<owner>/<repo>/archive/<rev>.tar.gz",
+            "owner": "o", "repo": "repo", "rev": lab.rev("v1"), "branch": "trunk", "sha256": hash(&archive).unwrap()},
+        "file": {"type": "file", "url": lab.fill("HTTP/files/file"),
+            "sha256": lab.eval("builtins.hashFile \"sha256\" SITE/file", &[]).unwrap()},
+        "git": {"type": "git", "repo": lab.fill("HTTP/git/repo"), "rev": lab.rev("side"), "ref": "refs/heads/side"}});
+    fs::create_dir(site.join("nix")).unwrap();
+    fs::write(site.join("nix/sources.json"), niv.to_string()).unwrap();
+    let code = r#"
+let
+  fetch = name: spec:
+    if spec.type == "tarball" then builtins.fetchTarball { name = "${name}-src"; inherit (spec) url sha256; }
+    else if spec.type == "file" then builtins.fetchurl { inherit (spec) url sha256; name = "${name}-src"; }
+    else builtins.fetchGit { url = spec.repo; inherit (spec) rev ref; };
+in
+builtins.mapAttrs (name: spec: spec // { outPath = fetch name spec; }) (builtins.fromJSON (builtins.readFile ./sources.json))
+"#;
+    fs::write(site.join("nix/sources.nix"), code).unwrap();
+    lab.agree("builtins.mapAttrs (_: pin: { path = pin.outPath; type = builtins.readFileType pin.outPath; }) (import SITE/nix/sources.nix)", &[]);
 }
 
 /// A flake `f` with inputs from the server.
