@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use net::{Reply, Request, Server, git_http};
 use serde_json::{Value, json};
@@ -236,6 +237,27 @@ fn answer(site: &Path, request: &Request) -> Reply {
             git_http(site, &Request { path: request.path.replacen("/git", "", 1), ..request.clone() })
         }
         ("127.0.0.1", ["away", name]) => Reply::redirect(&format!("/files/{name}")),
+        ("api.github.com", ["repos", "moved", _, "tarball", rev]) => {
+            Reply::redirect(&format!("https://files.example.org/{rev}.tar.gz"))
+        }
+        ("127.0.0.1", ["flaky", name]) => {
+            // it works every third time
+            static ASKED: AtomicUsize = AtomicUsize::new(0);
+            match ASKED.fetch_add(1, Ordering::Relaxed) % 3 {
+                2 => file(name),
+                _ => Reply { status: 503, headers: Vec::new(), body: Vec::new() },
+            }
+        }
+        ("127.0.0.1", ["torn", name]) => {
+            let mut reply = file(name).with("Content-Length", "100000");
+            reply.body.truncate(100);
+            reply
+        }
+        ("127.0.0.1", ["inward"]) => Reply::redirect(&format!("file://{}/file", site.display())),
+        ("127.0.0.1", ["slow", name]) => {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            file(name)
+        }
         ("127.0.0.1", ["circle"]) => Reply::redirect("/circle"),
         ("127.0.0.1", ["lockable", name]) => {
             let address = format!("http://{}/files/{name}?rev={}&revCount=7", request.headers["host"], rev("v1"));
@@ -301,19 +323,17 @@ fn tokens_open_what_is_private() {
         "builtins.fetchTree \"gitlab:o/private/side\"",
         &["--option", "access-tokens", "gitlab.com=OAuth2:s3cret"],
     );
-    // nobody else hears of them
+    // nobody else hears of them, nor whoever the forge sends on to
+    let mine = ["--option", "access-tokens", "github.com=s3cret"];
     lab.server.requests();
-    lab.eval(
-        "builtins.fetchTree \"github:o/repo/REV-side\"",
-        &["--option", "access-tokens", "github.com=s3cret", "--refresh"],
-    )
-    .unwrap();
-    let asked = lab.server.requests();
-    assert!(!asked.is_empty());
-    for request in asked {
-        let told = request.headers.contains_key("authorization");
-        assert_eq!(told, request.host == "api.github.com", "{request:?}");
-    }
+    lab.eval("builtins.fetchTree \"github:moved/repo/REV-side\"", &mine).unwrap();
+    let told: Vec<(String, bool)> = lab
+        .server
+        .requests()
+        .into_iter()
+        .map(|asked| (asked.host, asked.headers.contains_key("authorization")))
+        .collect();
+    assert_eq!(told, [("api.github.com".to_owned(), true), ("files.example.org".to_owned(), false)]);
 }
 
 #[test]
@@ -601,6 +621,127 @@ fn a_flake_is_locked_once_and_needs_no_network_then() {
     let again = lab.bento(&[&evaluate[..], &["--offline"]].concat());
     assert_eq!((text(&again.stdout), again.status.success()), (text(&values.stdout), true), "{}", text(&again.stderr));
     assert!(lab.server.requests().is_empty());
+}
+
+#[test]
+fn servers_may_have_a_bad_day() {
+    let Some(lab) = Lab::find() else { return };
+    assert_eq!(
+        lab.eval("builtins.readFile (builtins.fetchurl \"HTTP/flaky/file\")", &[]).unwrap(),
+        json!("contents\n")
+    );
+    assert_eq!(lab.server.requests().len(), 3);
+    for (path, word) in [
+        ("torn/plain.tar.gz", "unable to download 'HTTP/torn/plain.tar.gz'"),
+        ("inward", "it redirects to 'file:"),
+        ("files/file", "cannot unpack \"HTTP/files/file\""),
+    ] {
+        let error = lab.eval(&format!("builtins.fetchTarball \"HTTP/{path}\""), &[]).unwrap_err();
+        assert!(error.contains(&lab.fill(word)), "{path}: {error}");
+    }
+    // nothing of that was kept
+    let trees = lab.dir.path().join("home/bento/bento/fetch/trees");
+    let kept = fs::read_dir(&trees).unwrap().count();
+    assert_eq!(kept, 1, "the file that could be had");
+}
+
+#[test]
+fn a_damaged_cache_is_as_good_as_none() {
+    let Some(lab) = Lab::find() else { return };
+    let expression = "(builtins.fetchTree { type = \"tarball\"; url = \"HTTP/files/plain.tar\"; }).narHash";
+    let first = lab.eval(expression, &[]).unwrap();
+    let cache = lab.dir.path().join("home/bento/bento/fetch");
+    for entry in fs::read_dir(cache.join("index")).unwrap() {
+        fs::write(entry.unwrap().path(), "{\"time\": ").unwrap();
+    }
+    assert_eq!(lab.eval(expression, &[]).unwrap(), first);
+    fs::remove_dir_all(cache.join("trees")).unwrap();
+    assert_eq!(lab.eval(expression, &[]).unwrap(), first);
+    assert_eq!(lab.server.requests().len(), 3);
+}
+
+#[test]
+fn evaluations_that_run_at_the_same_time_share_the_cache() {
+    let Some(lab) = Lab::find() else { return };
+    let expression = lab.fill(
+        "[ (builtins.fetchTree { type = \"tarball\"; url = \"HTTP/slow/plain.tar\"; }).narHash \
+           (builtins.readFile \"${builtins.fetchGit \"HTTP/git/repo\"}/flake.nix\") ]",
+    );
+    let start = || {
+        let mut command = lab.command(Path::new(BENTO));
+        command.args(["eval", "--strict", "--json", "-E", &expression]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let running: Vec<_> = (0..4).map(|_| start()).collect();
+    let outputs: Vec<Output> = running.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+    for output in &outputs {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(output.stdout, outputs[0].stdout);
+    }
+    let trees = lab.dir.path().join("home/bento/bento/fetch/trees");
+    let kept = fs::read_dir(&trees).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+}
+
+#[test]
+fn registries_are_asked_in_nixs_order() {
+    let Some(lab) = Lab::find() else { return };
+    let registry = |entries: Value| json!({"version": 2, "flakes": entries}).to_string();
+    let entry = |name: &str, rev: &str| {
+        json!({"from": {"type": "indirect", "id": name},
+            "to": {"type": "github", "owner": "o", "repo": "repo", "rev": lab.rev(rev)}})
+    };
+    let home = lab.dir.path().join("home");
+    fs::create_dir_all(home.join(".config/nix")).unwrap();
+    fs::write(home.join(".config/nix/registry.json"), registry(json!([entry("mine", "v1"), entry("both", "v1")])))
+        .unwrap();
+    fs::write(home.join("registry.json"), registry(json!([entry("both", "side"), entry("system", "v1")]))).unwrap();
+    let global = lab.dir.path().join("global.json");
+    fs::write(&global, registry(json!([entry("global", "trunk"), entry("both", "trunk"), entry("system", "trunk")])))
+        .unwrap();
+    let global = global.to_str().unwrap();
+    let flake = lab.dir.path().join("g");
+    fs::create_dir(&flake).unwrap();
+    let declare = |input: &str| {
+        let text = format!("{{ outputs = {{ self, {input} }}: {{ rev = {input}.rev; }}; }}");
+        fs::write(flake.join("flake.nix"), text).unwrap();
+    };
+    let both = |reference: &str, options: &[&str]| {
+        let mut theirs = lab.nix("nix");
+        theirs.args(["eval", "--impure", "--json", "--no-write-lock-file", "--flake-registry", global]).args(options);
+        let theirs = theirs.arg(reference).output().unwrap();
+        let mut ours = lab.command(Path::new(BENTO));
+        ours.args(["eval", "--json", "--no-write-lock-file", "--flake-registry", global]).args(options);
+        let ours = ours.args(["--flake", reference]).output().unwrap();
+        let (said, wanted) = (text(&ours.stderr), text(&theirs.stderr));
+        assert_eq!(ours.status.success(), theirs.status.success(), "{reference} {options:?}\n{said}\n{wanted}");
+        assert_eq!(text(&ours.stdout), text(&theirs.stdout), "{reference} {options:?}\n{said}\n{wanted}");
+        (ours.status.success(), said)
+    };
+    for name in ["mine", "both", "system", "global"] {
+        assert!(both(&format!("{name}#value"), &[]).0);
+        declare(name);
+        // what only this user and this machine know counts for no input
+        assert_eq!(both("path:./g#rev", &[]).0, name != "mine");
+    }
+    let (_, said) = both("nobody#value", &[]);
+    assert!(said.contains("cannot find flake 'flake:nobody' in the flake registries"), "{said}");
+    let (worked, said) = both("mine#value", &["--no-registries"]);
+    assert!(!worked && said.contains("registry lookups are not allowed"), "{said}");
+    let side = lab.fill("github:o/repo/REV-v1");
+    assert!(both("global#value", &["--override-flake", "global", &side]).0);
+}
+
+#[test]
+fn dirty_repositories_can_be_refused() {
+    let Some(lab) = Lab::find() else { return };
+    fs::write(lab.dir.path().join("site/work/flake.nix"), "{ }").unwrap();
+    lab.agree("builtins.fetchGit SITE/work", &[]);
+    lab.both_refuse(
+        "builtins.fetchGit SITE/work",
+        &["--option", "allow-dirty", "false"],
+        &["Git tree 'SITE/work' is dirty"],
+    );
 }
 
 #[test]
