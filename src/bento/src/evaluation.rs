@@ -44,7 +44,7 @@ pub trait Evaluator {
 /// The evaluators to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EvaluatorChoice {
-    /// bento's own: no Nix is needed, but the inputs of flakes must be on this machine.
+    /// bento's own: no Nix is needed.
     Builtin,
     /// The C++ Nix that is installed on this machine: it fetches inputs, and builds what an evaluation reads.
     Nix,
