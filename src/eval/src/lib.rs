@@ -25,6 +25,7 @@ mod suggest;
 pub mod symbol;
 pub mod syntax;
 pub mod text;
+pub mod typed;
 pub mod value;
 
 pub use diagnostic::{Diagnostic, NixosOption, Place, RenderOptions, Source, Step};
@@ -33,3 +34,4 @@ pub use eval::{Coerce, Evaluated, Evaluator};
 pub use position::{Location, Origin};
 pub use select::Instantiable;
 pub use settings::{Aborted, Host, NoHost, SearchPath, Settings, evaluate};
+pub use typed::ContextString;
