@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use bento_eval::store::Store;
 use bento_eval::value::{Pos, Value};
 use bento_eval::{Coerce, ErrorKind, RenderOptions, Settings};
 
@@ -13,6 +14,7 @@ use crate::evaluation::{Evaluation, Evaluator, SearchPath};
 use crate::host::{Host, HostKind};
 use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
 use crate::source::{Names, SourceTree};
+use crate::store::NixStore;
 use crate::store_path::StorePath;
 
 /// Where expressions that come from no file start from; they hold no relative path.
@@ -65,13 +67,15 @@ impl Evaluator for BuiltinEvaluator {
 
 /// The evaluator's settings. Pure, as Nix evaluates flakes: nothing of this machine goes in but what is locked.
 fn settings(pure: bool) -> Settings {
-    Settings { pure, home: std::env::var_os("HOME").map(OsString::into_vec), ..Settings::default() }
+    let home = std::env::var_os("HOME").map(OsString::into_vec);
+    Settings { pure, home, fetch: crate::nix_conf::fetch_settings(), ..Settings::default() }
 }
 
 /// A flake, with its inputs as its lock has them.
 fn flake<'a>(evaluator: &bento_eval::Evaluator<'a>, url: &str) -> bento_eval::Result<Value<'a>> {
     // the host would refuse to resolve an input by itself, so the hub must not do it either
-    let options = bento_eval::flake::LoadOptions { allow_unlocked: false, ..Default::default() };
+    let policy = bento_eval::flake::LockPolicy::Refuse;
+    let options = bento_eval::flake::LoadOptions { policy, allow_unlocked: false, ..Default::default() };
     Ok(evaluator.flake_outputs_with(url, Path::new("/"), &options)?.0)
 }
 
@@ -88,7 +92,8 @@ fn run<T: Send>(
     settings: Settings,
     body: impl for<'a> FnOnce(&bento_eval::Evaluator<'a>) -> bento_eval::Result<T> + Send,
 ) -> Result<T> {
-    let result = bento_eval::evaluate(settings, Messages { names: tree.names() }, |evaluator| {
+    let messages = Messages { names: tree.names(), store: NixStore::new(settings.store.clone()) };
+    let result = bento_eval::evaluate(settings, messages, |evaluator| {
         body(evaluator).map_err(|error| evaluator.diagnose(&error))
     });
     result?.map_err(|mut diagnostic| {
@@ -103,9 +108,6 @@ fn run<T: Send>(
 /// What the caller of bento can do about an error of this kind.
 fn remedy(kind: ErrorKind) -> Option<&'static str> {
     match kind {
-        ErrorKind::Unbuilt => {
-            Some("with `--evaluator nix` the C++ Nix of this machine builds what has to be built first")
-        }
         ErrorKind::Unavailable => Some("with `--evaluator nix` the C++ Nix of this machine fetches it"),
         _ => None,
     }
@@ -114,6 +116,8 @@ fn remedy(kind: ErrorKind) -> Option<&'static str> {
 /// What the code says on its way goes to standard error, with the administrator's file names.
 struct Messages {
     names: Names,
+    /// For what has to be built before it can be read.
+    store: NixStore,
 }
 
 impl Messages {
@@ -134,5 +138,9 @@ impl bento_eval::Host for Messages {
 
     fn trace(&self, message: &str) {
         self.say("trace", message);
+    }
+
+    fn store(&self) -> Option<&dyn Store> {
+        Some(&self.store)
     }
 }

@@ -21,6 +21,7 @@ mod print;
 mod resolve;
 mod select;
 mod settings;
+pub mod store;
 mod suggest;
 pub mod symbol;
 pub mod syntax;

@@ -319,15 +319,16 @@ impl<'a> Evaluator<'a> {
         match element {
             Element::Opaque(path) => format!("{store}/{path}"),
             Element::DrvDeep(path) => format!("{store}/{path} (deep)"),
-            Element::Built { drv, output } => format!("{}^{output}", show_derived(store, drv)),
+            Element::Built { drv, output } => format!("{}^{output}", self.show_derived(drv)),
         }
     }
-}
 
-fn show_derived(store: &str, derived: &Derived) -> String {
-    match derived {
-        Derived::Path(path) => format!("{store}/{path}"),
-        Derived::Output(drv, output) => format!("{}^{output}", show_derived(store, drv)),
+    /// A derivation as error messages show it.
+    pub(crate) fn show_derived(&self, derived: &Derived) -> String {
+        match derived {
+            Derived::Path(path) => format!("{}/{path}", self.store.as_str()),
+            Derived::Output(drv, output) => format!("{}^{output}", self.show_derived(drv)),
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
+use crate::flake::FetchSettings;
 use crate::fs::{OverlayFs, RealFs};
+use crate::store::Store;
 use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
@@ -39,10 +41,20 @@ pub struct Settings {
     pub dynamic_derivations: bool,
     /// Whether impure derivations are allowed.
     pub impure_derivations: bool,
+    /// Whether what has to be built first may be read.
+    pub allow_import_from_derivation: bool,
+    /// Whether a warning tells what was built for that.
+    pub trace_import_from_derivation: bool,
+    /// Whether contents can be hashed as Git hashes them.
+    pub git_hashing: bool,
+    /// Whether there are BLAKE3 hashes.
+    pub blake3_hashes: bool,
     /// Whether there is `fetchClosure`.
     pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
     pub parse_toml_timestamps: bool,
+    /// How sources are fetched.
+    pub fetch: FetchSettings,
     /// What is to be said about discouraged literals.
     pub lints: Lints,
     /// Whether `traceVerbose` speaks.
@@ -72,8 +84,13 @@ impl Default for Settings {
             ca_derivations: false,
             dynamic_derivations: false,
             impure_derivations: false,
+            allow_import_from_derivation: true,
+            trace_import_from_derivation: false,
+            git_hashing: false,
+            blake3_hashes: false,
             fetch_closure: false,
             parse_toml_timestamps: false,
+            fetch: FetchSettings::default(),
             lints: Lints::default(),
             trace_verbose: false,
             abort_on_warn: false,
@@ -96,6 +113,10 @@ pub trait Host {
     }
     /// What `builtins.trace` says, without `trace:`.
     fn trace(&self, message: &str);
+    /// The store that what has to be built before it can be read is built in, if there is one.
+    fn store(&self) -> Option<&dyn Store> {
+        None
+    }
 }
 
 /// A caller with an empty environment that hears nothing.

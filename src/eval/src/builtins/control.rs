@@ -132,7 +132,7 @@ fn warn<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
 
 fn import<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let path = ev.readable_path(args[0], pos)?;
-    match ev.known_derivation(&path) {
+    match ev.derivation_at(&path)? {
         Some(derivation) => super::derivation::to_value(ev, &path, &derivation),
         None => ev.import_file(&path),
     }

@@ -1,7 +1,7 @@
 //! Bad input ends in one clear message: no crash, no endless loop.
 
 use crate::support::{eval, eval_file, is_true, rendered_error, settings};
-use bento_eval::{Aborted, Settings, evaluate};
+use bento_eval::{Aborted, NoHost, Settings, evaluate};
 use std::path::Path;
 
 const TOO_DEEP: &str = "stack overflow; max-call-depth exceeded";

@@ -17,6 +17,9 @@ pub(crate) fn settings() -> Settings {
         system: "x86_64-linux".to_owned(),
         ca_derivations: true,
         impure_derivations: true,
+        dynamic_derivations: true,
+        git_hashing: true,
+        blake3_hashes: true,
         ..Settings::default()
     }
 }
@@ -83,6 +86,10 @@ pub(crate) struct Nix {
     home: tempfile::TempDir,
 }
 
+/// The experimental features of all comparisons.
+const EXPERIMENTAL: &str =
+    "flakes fetch-tree ca-derivations impure-derivations dynamic-derivations git-hashing blake3-hashes";
+
 impl Nix {
     /// Nix, or `None` (which is said) where there is none.
     pub(crate) fn find() -> Option<Nix> {
@@ -99,7 +106,7 @@ impl Nix {
             .arg("--store")
             .arg(format!("local?root={}", self.home.path().join("root").display()))
             .args(["--eval", "--strict", "--read-write-mode", "--option", "eval-system", "x86_64-linux"])
-            .args(["--extra-experimental-features", "flakes fetch-tree ca-derivations impure-derivations"])
+            .args(["--extra-experimental-features", EXPERIMENTAL])
             .env("HOME", self.home.path())
             .env("NIX_PATH", "")
             .env("NIX_CONF_DIR", self.home.path())
