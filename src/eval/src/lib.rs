@@ -26,6 +26,7 @@ mod suggest;
 pub mod symbol;
 pub mod syntax;
 pub mod text;
+pub mod typed;
 pub mod value;
 
 pub use diagnostic::{Diagnostic, NixosOption, Place, RenderOptions, Source, Step};
@@ -34,3 +35,4 @@ pub use eval::{Coerce, Evaluated, Evaluator};
 pub use position::{Location, Origin};
 pub use select::Instantiable;
 pub use settings::{Aborted, Host, NoHost, SearchPath, Settings, evaluate};
+pub use typed::ContextString;
