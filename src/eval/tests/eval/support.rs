@@ -171,13 +171,6 @@ impl Nix {
         let start = text.find("error:").unwrap_or_else(|| panic!("Nix says nothing of an error: {text}"));
         comparable(&text[start..])
     }
-
-    /// As [`eval`].
-    pub(crate) fn eval(&self, expression: &str) -> Printed {
-        let mut command = self.command();
-        command.arg("-E").arg(expression);
-        Nix::run(command)
-    }
 }
 
 /// An error of Nix's without what it says of its own file for `derivation`, which only Nix has, and of its options.
