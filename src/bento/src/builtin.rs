@@ -3,63 +3,223 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use bento_eval::value::{Pos, Value};
 use bento_eval::{Coerce, Settings};
 
-use crate::evaluation::{Evaluation, Evaluator, SearchPath};
-use crate::host::{Host, HostKind};
+use crate::evaluation::cache::{Cache, Key, Session};
+use crate::evaluation::pool::{Finished, Message, Resources, Work};
+use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
+use crate::host::HostKind;
 use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
-use crate::source::{Names, SourceTree};
+use crate::package::Package;
+use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
 /// Where expressions that come from no file start from; they hold no relative path.
 const BASE: &[u8] = b"/";
+/// What is wanted of a system.
+const PATHS: &str = "toplevel: [ toplevel.drvPath toplevel.outPath ]";
 
-/// Evaluates in this process. Each call is an evaluation of its own, on a thread that has the stack for it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct BuiltinEvaluator;
+/// Evaluates in copies of this process, several at a time, and remembers what came of it.
+#[derive(Clone, Debug)]
+pub struct BuiltinEvaluator {
+    resources: Resources,
+    cache: Option<Cache>,
+}
 
-impl Evaluator for BuiltinEvaluator {
-    fn flake_hosts(&self, tree: &SourceTree) -> Result<Vec<String>> {
+/// Something to evaluate about a tree.
+struct Task<'t> {
+    tree: &'t SourceTree,
+    settings: Settings,
+    work: Work<'t>,
+    /// Under what the result is kept; absent where nothing is.
+    key: Option<Key>,
+}
+
+impl BuiltinEvaluator {
+    /// An evaluator that uses so much of the machine, and this cache if any.
+    pub fn new(resources: Resources, cache: Option<Cache>) -> Self {
+        Self { resources, cache }
+    }
+
+    fn task<'t>(
+        &self,
+        tree: &'t SourceTree,
+        settings: Settings,
+        what: &[&str],
+        label: String,
+        work: Work<'t>,
+    ) -> Result<Task<'t>> {
+        let key = if self.cache.is_some() { Some(Key::new(&settings, what, label)?) } else { None };
+        Ok(Task { tree, settings, work, key })
+    }
+
+    /// The names of a flake's hosts.
+    fn names_task<'t>(&self, tree: &'t SourceTree) -> Result<Task<'t>> {
         let url = flake_url(&tree.path())?;
-        run(tree, settings(true), |evaluator| {
+        let work: Work<'_> = Box::new(move |evaluator| {
             let names = b"flake: builtins.attrNames (flake.nixosConfigurations or { })";
             let names = evaluator.call(evaluator.eval_string(names, BASE)?, &[flake(evaluator, &url)?], Pos::NONE)?;
             strings(evaluator, names, "while evaluating the names of the hosts")
-        })
+        });
+        let digest = self.digest(tree)?;
+        self.task(
+            tree,
+            settings(true),
+            &["the names of a flake's hosts", &digest],
+            format!("the flake in {}", tree.origin().display()),
+            work,
+        )
     }
 
-    fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
-        let paths = "toplevel: [ toplevel.drvPath toplevel.outPath ]";
-        let paths = match host.kind {
+    /// The paths of a host's system.
+    fn system_task<'t>(&self, subject: &Subject<'t>, search_path: &SearchPath) -> Result<Task<'t>> {
+        const WHAT: &str = "while evaluating the paths of the system";
+        let tree = subject.tree;
+        let origin = tree.origin().display().to_string();
+        let name = subject.host.name.as_str();
+        let label = format!("{name} in {origin}");
+        match subject.host.kind {
             HostKind::Flake => {
                 let url = flake_url(&tree.path())?;
-                let name = nix_string(host.name.as_str());
-                let expression = format!("flake: ({paths}) flake.nixosConfigurations.{name}.{TOPLEVEL}");
-                run(tree, settings(true), move |evaluator| {
+                let expression = format!("flake: ({PATHS}) flake.nixosConfigurations.{}.{TOPLEVEL}", nix_string(name));
+                let work: Work<'_> = Box::new(move |evaluator| {
                     let select = evaluator.eval_string(expression.as_bytes(), BASE)?;
                     let found = evaluator.call(select, &[flake(evaluator, &url)?], Pos::NONE)?;
-                    strings(evaluator, found, "while evaluating the paths of the system")
-                })?
+                    strings(evaluator, found, WHAT)
+                });
+                // evaluation is pure: nothing but the tree, with its lock, has a part in the result
+                let digest = self.digest(tree)?;
+                self.task(tree, settings(true), &["a flake's host", &origin, name, &digest], label, work)
             }
             HostKind::NonFlake => {
-                let expression = format!("({paths}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
+                let expression = format!("({PATHS}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
+                let work: Work<'_> = Box::new(move |evaluator| {
+                    strings(evaluator, evaluator.eval_string(expression.as_bytes(), BASE)?, WHAT)
+                });
                 let settings = Settings { search_path: search_path.pairs(), ..settings(false) };
-                run(tree, settings, move |evaluator| {
-                    let found = evaluator.eval_string(expression.as_bytes(), BASE)?;
-                    strings(evaluator, found, "while evaluating the paths of the system")
-                })?
+                self.task(tree, settings, &["a host", &origin, name], label, work)
             }
-        };
-        let path =
-            |text: &String| StorePath::new(text.as_str()).with_context(|| format!("{TOPLEVEL} is no derivation"));
-        match paths.as_slice() {
-            [drv_path, toplevel] => Ok(Evaluation { drv_path: path(drv_path)?, toplevel: path(toplevel)? }),
-            _ => Err(anyhow!("{TOPLEVEL} does not have a derivation's two paths")),
         }
+    }
+
+    /// What stands for the contents of a tree where they are the whole key.
+    fn digest(&self, tree: &SourceTree) -> Result<String> {
+        if self.cache.is_some() { Ok(Package::of(&tree.path())?.digest()) } else { Ok(String::new()) }
+    }
+
+    /// Carries tasks out, except for those whose results are known.
+    fn run(&self, tasks: Vec<Task<'_>>, done: &mut dyn FnMut(usize, Result<Vec<String>>)) {
+        let mut session = self.cache.as_ref().map(Session::new);
+        // by settings, as those are an evaluator's for good
+        let mut groups: Vec<(String, Vec<(usize, Task<'_>)>)> = Vec::new();
+        for (index, task) in tasks.into_iter().enumerate() {
+            let known = session.as_mut().zip(task.key.as_ref());
+            if let Some(known) = known.and_then(|(session, key)| session.find(key, &task.tree.path())) {
+                say(task.tree, &known.messages);
+                done(index, Ok(known.strings));
+                continue;
+            }
+            let name = format!("{:?}", task.settings);
+            match groups.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, group)) => group.push((index, task)),
+                None => groups.push((name, vec![(index, task)])),
+            }
+        }
+        if groups.is_empty() {
+            return;
+        }
+        for (_, group) in groups {
+            self.run_group(group, session.as_mut(), done);
+        }
+        if let Some(Err(error)) = session.map(Session::finish) {
+            warn(&error);
+        }
+    }
+
+    /// Carries tasks with the same settings out.
+    fn run_group(
+        &self,
+        group: Vec<(usize, Task<'_>)>,
+        mut session: Option<&mut Session<'_>>,
+        done: &mut dyn FnMut(usize, Result<Vec<String>>),
+    ) {
+        let Some((_, first)) = group.first() else { return };
+        let settings = first.settings.clone();
+        let mut ends: Vec<End<'_>> = Vec::new();
+        let mut works = Vec::new();
+        for (index, task) in group {
+            ends.push(End { index, tree: task.tree, place: task.tree.path(), key: task.key, ended: false });
+            works.push(task.work);
+        }
+        let places: Vec<PathBuf> = ends.iter().map(|end| end.place.clone()).collect();
+        let ran = self.resources.run(&settings, &works, &mut |finished: Finished| {
+            let end = &mut ends[finished.index];
+            end.ended = true;
+            say(end.tree, &finished.messages);
+            if let Some((session, key)) = session.as_mut().zip(end.key.take()) {
+                let warm = finished.shared.as_ref().map(|shared| places[shared.index].as_path());
+                if let Err(error) = session.keep(key, &end.place, warm, &finished) {
+                    warn(&error);
+                }
+            }
+            done(end.index, finished.result.map_err(|text| complaint(&text)));
+        });
+        if let Err(error) = ran {
+            let error = format!("{error:#}");
+            for end in ends.iter().filter(|end| !end.ended) {
+                done(end.index, Err(anyhow!(error.clone())));
+            }
+        }
+    }
+}
+
+/// What there is to do when a task ends.
+struct End<'t> {
+    index: usize,
+    tree: &'t SourceTree,
+    place: PathBuf,
+    key: Option<Key>,
+    ended: bool,
+}
+
+impl Evaluator for BuiltinEvaluator {
+    fn flake_hosts(&self, tree: &SourceTree) -> Result<Vec<String>> {
+        let mut names = Err(anyhow!("the evaluation of the hosts' names did not end"));
+        self.run(vec![self.names_task(tree)?], &mut |_, result| names = result);
+        names
+    }
+
+    fn evaluate_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
+        let mut indices = Vec::new();
+        let mut tasks = Vec::new();
+        for (index, subject) in subjects.iter().enumerate() {
+            match self.system_task(subject, search_path) {
+                Ok(task) => {
+                    indices.push(index);
+                    tasks.push(task);
+                }
+                Err(error) => done(index, Err(error)),
+            }
+        }
+        self.run(tasks, &mut |index, paths| done(indices[index], paths.and_then(|paths| evaluation(&paths))));
+    }
+}
+
+/// The evaluation that is given by a derivation's two paths.
+fn evaluation(paths: &[String]) -> Result<Evaluation> {
+    let path = |text: &String| StorePath::new(text.as_str()).with_context(|| format!("{TOPLEVEL} is no derivation"));
+    match paths {
+        [drv_path, toplevel] => Ok(Evaluation { drv_path: path(drv_path)?, toplevel: path(toplevel)? }),
+        _ => Err(anyhow!("{TOPLEVEL} does not have a derivation's two paths")),
     }
 }
 
@@ -82,45 +242,27 @@ fn strings<'a>(evaluator: &bento_eval::Evaluator<'a>, list: Value<'a>, what: &st
     list.iter().map(|value| Ok(String::from_utf8_lossy(&text(value)?.0).into_owned())).collect()
 }
 
-/// Runs an evaluation about a tree. An error is what Nix would print, without `error:`.
-fn run<T: Send>(
-    tree: &SourceTree,
-    settings: Settings,
-    body: impl for<'a> FnOnce(&bento_eval::Evaluator<'a>) -> bento_eval::Result<T> + Send,
-) -> Result<T> {
-    let result = bento_eval::evaluate(settings, Messages { names: tree.names() }, |evaluator| {
-        body(evaluator).map_err(|error| evaluator.render_error(&error, &bento_eval::RenderOptions::default()))
-    });
-    result.context("cannot start an evaluation")?.map_err(|text| {
-        // it speaks of an option that the caller of bento can't give
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("(stack trace truncated;"));
-        let text = lines.collect::<Vec<_>>().join("\n");
-        anyhow!("{}", text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end().to_owned())
-    })
+/// An evaluation's error, which is what Nix would print, without `error:`.
+fn complaint(text: &str) -> anyhow::Error {
+    // it speaks of an option that the caller of bento can't give
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("(stack trace truncated;"));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    anyhow!("{}", text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end().to_owned())
 }
 
 /// What the code says on its way goes to standard error, with the administrator's file names.
-struct Messages {
-    names: Names,
-}
-
-impl Messages {
-    fn say(&self, kind: &str, message: &str) {
+fn say(tree: &SourceTree, messages: &[Message]) {
+    if messages.is_empty() {
+        return;
+    }
+    let names = tree.names();
+    for Message { kind, text } in messages {
         // if nobody can read it, it is lost
-        let _ = writeln!(std::io::stderr().lock(), "{kind}: {}", self.names.original(message));
+        let _ = writeln!(std::io::stderr().lock(), "{kind}: {}", names.original(text));
     }
 }
 
-impl bento_eval::Host for Messages {
-    fn env(&self, name: &str) -> Option<Vec<u8>> {
-        std::env::var_os(name).map(OsString::into_vec)
-    }
-
-    fn warn(&self, message: &str) {
-        self.say("warning", message);
-    }
-
-    fn trace(&self, message: &str) {
-        self.say("trace", message);
-    }
+/// Says what is wrong with the cache, which fails no evaluation.
+fn warn(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr().lock(), "warning: evaluations can't be remembered: {error:#}");
 }

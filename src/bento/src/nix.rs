@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
-use crate::evaluation::{Evaluation, Evaluator, SearchPath};
+use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
 use crate::host::{Host, HostKind};
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
@@ -94,6 +94,19 @@ impl Evaluator for NixEvaluator {
         run_json(command)
     }
 
+    fn evaluate_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
+        for (index, subject) in subjects.iter().enumerate() {
+            done(index, self.evaluate(subject.tree, subject.host, search_path));
+        }
+    }
+}
+
+impl NixEvaluator {
     fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
         // an attribute named outPath would turn the whole set into its string
         let both = "toplevel: { drv = toplevel.drvPath; out = toplevel.outPath; }";

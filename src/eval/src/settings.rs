@@ -1,7 +1,7 @@
 //! What an evaluation depends on besides the files: settings, and what it asks of its caller.
 
 use crate::eval::Evaluator;
-use crate::fs::{OverlayFs, RealFs};
+use crate::fs::{FileSystem, OverlayFs, RealFs};
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
 use std::path::PathBuf;
@@ -88,6 +88,9 @@ pub trait Host {
     }
     /// What `builtins.trace` says, without `trace:`.
     fn trace(&self, message: &str);
+    /// Something that neither files nor the environment determine had a part in the evaluation, named here: the time, or
+    /// a source that no hash locks. Such a result can't be kept.
+    fn volatile(&self, _what: &str) {}
 }
 
 /// The stack of an evaluation in bytes. Only what is used of it takes memory.
@@ -106,15 +109,33 @@ pub fn evaluate<R: Send>(
     host: impl Host + Send + 'static,
     body: impl for<'a> FnOnce(&Evaluator<'a>) -> R + Send,
 ) -> std::io::Result<R> {
+    evaluate_on(settings, || Rc::new(RealFs), host, |evaluator, _| body(evaluator))
+}
+
+/// As [`evaluate`], with the file system that `base` makes on the evaluation's thread in place of the machine's; `body` gets
+/// it, too.
+///
+/// # Errors
+/// As there.
+///
+/// # Panics
+/// As there.
+pub fn evaluate_on<R: Send, F: FileSystem + 'static>(
+    settings: Settings,
+    base: impl FnOnce() -> Rc<F> + Send,
+    host: impl Host + Send + 'static,
+    body: impl for<'a> FnOnce(&Evaluator<'a>, &F) -> R + Send,
+) -> std::io::Result<R> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("evaluation".to_owned()).stack_size(STACK_SIZE).spawn_scoped(
             scope,
             move || {
                 let arena = Bump::new();
                 let store = settings.store.as_str().to_owned();
-                let fs = Rc::new(OverlayFs::new(Rc::new(RealFs), store.as_ref()));
+                let base = base();
+                let fs = Rc::new(OverlayFs::new(base.clone(), store.as_ref()));
                 let evaluator = Evaluator::new(&arena, settings, fs, Rc::new(host), STACK_SIZE);
-                body(&evaluator)
+                body(&evaluator, &base)
             },
         )?;
         Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

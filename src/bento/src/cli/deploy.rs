@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
 
-use crate::evaluation::{Evaluator, EvaluatorChoice, SearchPath};
+use crate::evaluation::{Evaluation, EvaluationOptions, SearchPath, Subject};
 use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{HostKind, HostName};
 use crate::hub::Hub;
@@ -29,12 +29,8 @@ pub(super) struct Deploy {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Who evaluates
-    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Builtin)]
-    evaluator: EvaluatorChoice,
-    /// Look up <NAME> there, before the entries of NIX_PATH
-    #[arg(short = 'I', value_name = "NAME=PATH")]
-    include: Vec<String>,
+    #[command(flatten)]
+    evaluation: EvaluationOptions,
     /// Hosts stop accepting the release after so many days
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
     valid_for: Option<u16>,
@@ -103,9 +99,8 @@ impl Deploy {
         let dir = super::fleet_dir()?;
         let config = super::fleet_config(&dir)?;
         let selection = Selection::new(&self.hosts, std::env::var("NAME").ok().as_deref())?;
-        let here = std::env::current_dir().context("cannot tell the working directory")?;
-        let search_path = SearchPath::new(&self.include, std::env::var("NIX_PATH").ok().as_deref(), &here)?;
-        let evaluator = self.evaluator.open();
+        let search_path = self.evaluation.search_path()?;
+        let evaluator = self.evaluation.open()?;
         let hub = Hub::new(&config.chroot_dir);
         // a plan must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
@@ -117,19 +112,16 @@ impl Deploy {
             }
             lines.push(line);
         };
-        for broken in &fleet.broken {
-            // with a selection, only what concerns it
-            let concerned = match &selection {
-                Selection::All => true,
-                Selection::Names(_) => broken.name.as_ref().is_some_and(|name| selection.includes(name)),
-            };
-            if concerned {
-                say(Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, Instant::now()));
-            }
+        for broken in fleet.concerned(&selection) {
+            say(Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, Instant::now()));
         }
-        for host in fleet.selected(&selection) {
-            let start = Instant::now();
-            say(match self.deploy(&hub, host, evaluator.as_ref(), &search_path) {
+        let hosts: Vec<&FleetHost> = fleet.selected(&selection).collect();
+        let subjects: Vec<Subject<'_>> =
+            hosts.iter().map(|host| Subject { tree: &host.tree, host: &host.host }).collect();
+        let start = Instant::now();
+        evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
+            let host = hosts[index];
+            say(match self.deploy(&hub, host, evaluation, &search_path) {
                 Ok(done) => {
                     let (outcome, serial) = match done.published {
                         Published::Unchanged { serial } => ("unchanged", serial),
@@ -149,7 +141,8 @@ impl Deploy {
                 }
                 Err(error) => Line::failed(Some(&host.host.name), &host.dir, &error, start),
             });
-        }
+        });
+        lines.sort_by(|a, b| a.host.cmp(&b.host));
         if !self.dry_run && matches!(selection, Selection::All) {
             record_fleet(&hub, &fleet)?;
         }
@@ -160,11 +153,15 @@ impl Deploy {
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// Evaluates one host and publishes it.
-    fn deploy(&self, hub: &Hub, host: &FleetHost, evaluator: &dyn Evaluator, search_path: &SearchPath) -> Result<Done> {
-        let evaluation = evaluator
-            .evaluate(&host.tree, &host.host, search_path)
-            .map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))))?;
+    /// Publishes one host, if it could be evaluated.
+    fn deploy(
+        &self,
+        hub: &Hub,
+        host: &FleetHost,
+        evaluation: Result<Evaluation>,
+        search_path: &SearchPath,
+    ) -> Result<Done> {
+        let evaluation = evaluation.map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))))?;
         let package = Package::of(&host.tree.path())?;
         let (toplevel, digest) = (evaluation.toplevel.clone(), package.digest());
         let now = Timestamp::now();

@@ -1,9 +1,11 @@
 //! The command line: one file per command.
 
 mod agent;
+mod cache;
 mod deploy;
 mod eval;
 mod status;
+mod versions;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -27,6 +29,8 @@ enum Command {
     Deploy(deploy::Deploy),
     Agent(agent::Agent),
     Status(status::Status),
+    Versions(versions::Versions),
+    Cache(cache::CacheCommand),
     Eval(Box<eval::Eval>),
 }
 
@@ -36,6 +40,8 @@ pub fn main() -> ExitCode {
         Command::Deploy(command) => command.run(),
         Command::Agent(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Versions(command) => command.run(),
+        Command::Cache(command) => command.run(),
         Command::Eval(command) => command.run(),
     };
     match result {

@@ -157,6 +157,14 @@ impl Fleet {
         Ok(())
     }
 
+    /// What is broken that a command is about: with a selection, only what concerns it.
+    pub fn concerned(&self, selection: &Selection) -> impl Iterator<Item = &Broken> {
+        self.broken.iter().filter(move |broken| match selection {
+            Selection::All => true,
+            Selection::Names(_) => broken.name.as_ref().is_some_and(|name| selection.includes(name)),
+        })
+    }
+
     /// The hosts that a command is about.
     pub fn selected(&self, selection: &Selection) -> impl Iterator<Item = &FleetHost> {
         self.hosts.iter().filter(move |host| selection.includes(&host.host.name))
