@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use bento_eval::value::{Pos, Value};
 use bento_eval::{Coerce, Settings};
 
 use crate::evaluation::cache::{Cache, Key, Session};
-use crate::evaluation::pool::{Finished, Message, Resources, Work};
+use crate::evaluation::pool::{Body, Finished, Message, Resources, Work};
 use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
 use crate::host::HostKind;
 use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
@@ -51,16 +51,16 @@ impl BuiltinEvaluator {
         settings: Settings,
         what: &[&str],
         label: String,
-        work: Work<'t>,
+        body: Body<'t>,
     ) -> Result<Task<'t>> {
         let key = if self.cache.is_some() { Some(Key::new(&settings, what, label)?) } else { None };
-        Ok(Task { tree, settings, work, key })
+        Ok(Task { tree, settings, work: Work { place: tree.path(), body }, key })
     }
 
     /// The names of a flake's hosts.
     fn names_task<'t>(&self, tree: &'t SourceTree) -> Result<Task<'t>> {
         let url = flake_url(&tree.path())?;
-        let work: Work<'_> = Box::new(move |evaluator| {
+        let body: Body<'_> = Box::new(move |evaluator| {
             let names = b"flake: builtins.attrNames (flake.nixosConfigurations or { })";
             let names = evaluator.call(evaluator.eval_string(names, BASE)?, &[flake(evaluator, &url)?], Pos::NONE)?;
             strings(evaluator, names, "while evaluating the names of the hosts")
@@ -71,7 +71,7 @@ impl BuiltinEvaluator {
             settings(true),
             &["the names of a flake's hosts", &digest],
             format!("the flake in {}", tree.origin().display()),
-            work,
+            body,
         )
     }
 
@@ -86,22 +86,22 @@ impl BuiltinEvaluator {
             HostKind::Flake => {
                 let url = flake_url(&tree.path())?;
                 let expression = format!("flake: ({PATHS}) flake.nixosConfigurations.{}.{TOPLEVEL}", nix_string(name));
-                let work: Work<'_> = Box::new(move |evaluator| {
+                let body: Body<'_> = Box::new(move |evaluator| {
                     let select = evaluator.eval_string(expression.as_bytes(), BASE)?;
                     let found = evaluator.call(select, &[flake(evaluator, &url)?], Pos::NONE)?;
                     strings(evaluator, found, WHAT)
                 });
                 // evaluation is pure: nothing but the tree, with its lock, has a part in the result
                 let digest = self.digest(tree)?;
-                self.task(tree, settings(true), &["a flake's host", &origin, name, &digest], label, work)
+                self.task(tree, settings(true), &["a flake's host", &origin, name, &digest], label, body)
             }
             HostKind::NonFlake => {
                 let expression = format!("({PATHS}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
-                let work: Work<'_> = Box::new(move |evaluator| {
+                let body: Body<'_> = Box::new(move |evaluator| {
                     strings(evaluator, evaluator.eval_string(expression.as_bytes(), BASE)?, WHAT)
                 });
                 let settings = Settings { search_path: search_path.pairs(), ..settings(false) };
-                self.task(tree, settings, &["a host", &origin, name], label, work)
+                self.task(tree, settings, &["a host", &origin, name], label, body)
             }
         }
     }
@@ -152,17 +152,16 @@ impl BuiltinEvaluator {
         let mut ends: Vec<End<'_>> = Vec::new();
         let mut works = Vec::new();
         for (index, task) in group {
-            ends.push(End { index, tree: task.tree, place: task.tree.path(), key: task.key, ended: false });
+            ends.push(End { index, tree: task.tree, key: task.key, ended: false });
             works.push(task.work);
         }
-        let places: Vec<PathBuf> = ends.iter().map(|end| end.place.clone()).collect();
         let ran = self.resources.run(&settings, &works, &mut |finished: Finished| {
             let end = &mut ends[finished.index];
             end.ended = true;
             say(end.tree, &finished.messages);
             if let Some((session, key)) = session.as_mut().zip(end.key.take()) {
-                let warm = finished.shared.as_ref().map(|shared| places[shared.index].as_path());
-                if let Err(error) = session.keep(key, &end.place, warm, &finished) {
+                let warm = finished.shared.as_ref().map(|shared| works[shared.index].place.as_path());
+                if let Err(error) = session.keep(key, &works[finished.index].place, warm, &finished) {
                     warn(&error);
                 }
             }
@@ -181,7 +180,6 @@ impl BuiltinEvaluator {
 struct End<'t> {
     index: usize,
     tree: &'t SourceTree,
-    place: PathBuf,
     key: Option<Key>,
     ended: bool,
 }

@@ -121,10 +121,10 @@ impl Manifest {
         if self.serial < seen {
             bail!("the release has serial {}, but {seen} was already seen: the hub serves an old release", self.serial);
         }
-        if let Some(expires) = self.expires {
-            if expires <= now {
-                bail!("release {} expired at {expires}: publish again (the time here is {now})", self.serial);
-            }
+        if let Some(expires) = self.expires
+            && expires <= now
+        {
+            bail!("release {} expired at {expires}: publish again (the time here is {now})", self.serial);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The evaluator: expressions to values.
 
+use crate::arena::Arena;
 use crate::builtins;
 use crate::context::{Context, Contexts};
 use crate::error::{Error, ErrorKind, FrameKind, Result};
@@ -10,7 +11,7 @@ use crate::expr::{
 use crate::fs::{OverlayFs, SymlinkResolver};
 use crate::position::{Location, Positions};
 use crate::symbol::{Symbol, SymbolTable, sym};
-use crate::value::{Attrs, Closure, Env, Heap, Kind, List, Pos, Suspension, Thunk, ThunkState, Value};
+use crate::value::{Attrs, Closure, Env, Heap, Kind, List, Pos, Slot, Suspension, Thunk, ThunkState, Value};
 use crate::{Host, Settings};
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
@@ -58,9 +59,10 @@ fn stack_pointer() -> usize {
 }
 
 impl<'a> Evaluator<'a> {
-    /// An evaluation whose values live in `arena`, on a thread whose stack has `stack_size` bytes left.
+    /// An evaluation whose values live in `arena` and whose names in `texts`, on a thread whose stack has `stack_size` bytes left.
     pub(crate) fn new(
-        arena: &'a Bump,
+        arena: &'a Arena,
+        texts: &'a Bump,
         settings: Settings,
         fs: Rc<OverlayFs>,
         host: Rc<dyn Host>,
@@ -68,7 +70,7 @@ impl<'a> Evaluator<'a> {
     ) -> Self {
         let evaluator = Evaluator {
             heap: Heap::new(arena),
-            symbols: SymbolTable::new(arena),
+            symbols: SymbolTable::new(texts),
             contexts: Contexts::default(),
             positions: Positions::default(),
             fs,
@@ -101,9 +103,9 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// The value of what a cell holds; the cell keeps the result.
+    /// The value of what a slot holds; the slot keeps the result.
     #[inline]
-    pub fn force_cell(&self, cell: &'a Cell<Value<'a>>) -> Evaluated<'a> {
+    pub fn force_slot(&self, cell: &'a Slot<'a>) -> Evaluated<'a> {
         let value = cell.get();
         match value.as_thunk() {
             None => Ok(value),
@@ -118,7 +120,7 @@ impl<'a> Evaluator<'a> {
     }
 
     #[inline]
-    fn force_slot(&self, env: Env<'a>, slot: u32) -> Evaluated<'a> {
+    fn force_variable(&self, env: Env<'a>, slot: u32) -> Evaluated<'a> {
         let value = env.get(slot);
         match value.as_thunk() {
             None => Ok(value),
@@ -256,10 +258,10 @@ impl<'a> Evaluator<'a> {
         loop {
             match *expr {
                 Expr::Const(value) => return self.force(value),
-                Expr::Local(pos, slot) => return self.force_slot(env, slot).map_err(|error| placed(error, pos)),
+                Expr::Local(pos, slot) => return self.force_variable(env, slot).map_err(|error| placed(error, pos)),
                 Expr::Var(variable) => {
                     return self
-                        .force_slot(env.up(variable.level), variable.slot)
+                        .force_variable(env.up(variable.level), variable.slot)
                         .map_err(|error| placed(error, variable.pos));
                 }
                 Expr::WithVar(variable) => return self.eval_with_var(variable, env),
@@ -271,7 +273,7 @@ impl<'a> Evaluator<'a> {
                     let Some((cell, pos)) = attrs.find(select.name) else {
                         return Err(self.missing(attrs, select.name, select.pos));
                     };
-                    return self.force_cell(cell).map_err(|error| self.trace_attr(error, pos, select.name));
+                    return self.force_slot(cell).map_err(|error| self.trace_attr(error, pos, select.name));
                 }
                 Expr::SelectPath(select) => return self.eval_select_path(select, env),
                 Expr::HasAttr(has) => {
@@ -282,7 +284,7 @@ impl<'a> Evaluator<'a> {
                             return Ok(Value::FALSE);
                         };
                         if index + 1 < has.path.len() {
-                            subject = self.force_cell(cell)?;
+                            subject = self.force_slot(cell)?;
                         }
                     }
                     return Ok(Value::TRUE);
@@ -384,7 +386,7 @@ impl<'a> Evaluator<'a> {
         if right.is_empty() {
             return left;
         }
-        let (left, right) = (left.cells(), right.cells());
+        let (left, right) = (left.slots(), right.slots());
         self.heap.list_with(left.len() + right.len(), |index| match left.get(index) {
             Some(cell) => cell.get(),
             None => right[index - left.len()].get(),
@@ -419,13 +421,13 @@ impl<'a> Evaluator<'a> {
         let mut env = env.up(variable.level);
         let mut with = variable.with;
         loop {
-            let scope = self.force_slot(env, 0)?;
+            let scope = self.force_variable(env, 0)?;
             let Some(attrs) = scope.as_attrs() else {
                 let context = "while evaluating the first subexpression of a with expression";
                 return Err(self.not_a(scope, "a set", variable.pos, context));
             };
             if let Some(cell) = attrs.get(variable.name) {
-                return self.force_cell(cell).map_err(|error| placed(error, variable.pos));
+                return self.force_slot(cell).map_err(|error| placed(error, variable.pos));
             }
             let Some((level, outer)) = with.outer else {
                 return Err(self.undefined(variable.name, variable.pos));
@@ -467,7 +469,7 @@ impl<'a> Evaluator<'a> {
             };
             match (found, &select.default) {
                 (Some((cell, pos)), _) => {
-                    subject = self.force_cell(cell).map_err(|error| self.trace_attr(error, pos, name))?;
+                    subject = self.force_slot(cell).map_err(|error| self.trace_attr(error, pos, name))?;
                 }
                 (None, Some(default)) => return self.eval(default, env),
                 (None, None) => unreachable!("handled above"),
@@ -746,7 +748,7 @@ impl<'a> Evaluator<'a> {
                     Some(functor) => {
                         let (argument, rest) = (args[0], &args[1..]);
                         args = rest;
-                        let functor = self.force_cell(functor)?;
+                        let functor = self.force_slot(functor)?;
                         self.nested(pos, || self.call(functor, &[current, argument], pos)).map_err(|error| {
                             error.traced(pos, "while calling a functor (an attribute set with a '__functor' attribute)")
                         })?
@@ -776,7 +778,7 @@ impl<'a> Evaluator<'a> {
         }
         self.check_stack(pos)?;
         self.depth.set(depth + 1);
-        let lambda = closure.lambda;
+        let lambda = closure.lambda();
         let result = match self.bind_argument(closure, lambda, argument, pos) {
             Ok(env) => self.eval(&lambda.body, env).map_err(|error| self.trace_call(error, lambda, pos)),
             Err(error) => Err(error),
@@ -788,13 +790,13 @@ impl<'a> Evaluator<'a> {
     #[inline]
     fn bind_argument(
         &self,
-        closure: &Closure<'a>,
+        closure: &'a Closure<'a>,
         lambda: &'a LambdaExpr<'a>,
         argument: Value<'a>,
         pos: Pos,
     ) -> Result<Env<'a>> {
         let Some(formals) = &lambda.formals else {
-            let env = self.heap.env(Some(closure.env), 1);
+            let env = self.heap.env(Some(closure.env()), 1);
             env.set(0, argument);
             return Ok(env);
         };
@@ -810,7 +812,7 @@ impl<'a> Evaluator<'a> {
             return Err(self.not_a(forced, "a set", lambda.pos, context).traced(pos, "from call site"));
         };
         let first = u32::from(lambda.arg.is_some());
-        let env = self.heap.env(Some(closure.env), formals.formals.len() + first as usize);
+        let env = self.heap.env(Some(closure.env()), formals.formals.len() + first as usize);
         if first == 1 {
             env.set(0, if forced.may_replace_thunk() { forced } else { argument });
         }
@@ -904,12 +906,11 @@ impl<'a> Evaluator<'a> {
     #[cold]
     fn assertion_failed(&self, text: &[u8], condition: &'a Expr<'a>, env: Env<'a>, pos: Pos) -> Box<Error> {
         let text = String::from_utf8_lossy(text);
-        if let Expr::Eq(_, operands) = condition {
-            if let (Ok(left), Ok(right)) = (self.eval(&operands[0], env), self.eval(&operands[1], env)) {
-                if let Err(error) = self.assert_equal(left, right) {
-                    return error.traced(pos, format!("while evaluating the condition of the assertion '{text}'"));
-                }
-            }
+        if let Expr::Eq(_, operands) = condition
+            && let (Ok(left), Ok(right)) = (self.eval(&operands[0], env), self.eval(&operands[1], env))
+            && let Err(error) = self.assert_equal(left, right)
+        {
+            return error.traced(pos, format!("while evaluating the condition of the assertion '{text}'"));
         }
         Error::new(ErrorKind::Assert, pos, format!("assertion '{text}' failed"))
     }
@@ -962,10 +963,11 @@ impl<'a> Evaluator<'a> {
     }
 
     fn equal_attrs(&self, a: Attrs<'a>, b: Attrs<'a>, pos: Pos) -> Result<bool> {
-        if self.is_derivation(a)? && self.is_derivation(b)? {
-            if let (Some(a), Some(b)) = (a.get(sym::OUT_PATH), b.get(sym::OUT_PATH)) {
-                return self.equal(a.get(), b.get(), pos);
-            }
+        if self.is_derivation(a)?
+            && self.is_derivation(b)?
+            && let (Some(a), Some(b)) = (a.get(sym::OUT_PATH), b.get(sym::OUT_PATH))
+        {
+            return self.equal(a.get(), b.get(), pos);
         }
         let (a, b) = (self.heap.flat(a), self.heap.flat(b));
         if a.symbols.len() != b.symbols.len() {
@@ -986,7 +988,7 @@ impl<'a> Evaluator<'a> {
     pub fn is_derivation(&self, attrs: Attrs<'a>) -> Result<bool> {
         match attrs.get(sym::TYPE) {
             None => Ok(false),
-            Some(cell) => Ok(matches!(self.force_cell(cell)?.kind(), Kind::Str(text) if text.bytes() == b"derivation")),
+            Some(cell) => Ok(matches!(self.force_slot(cell)?.kind(), Kind::Str(text) if text.bytes() == b"derivation")),
         }
     }
 
@@ -1234,7 +1236,7 @@ impl<'a> Evaluator<'a> {
             }
             Kind::Attrs(attrs) => {
                 if let Some(convert) = attrs.get(sym::TO_STRING) {
-                    let convert = self.force_cell(convert)?;
+                    let convert = self.force_slot(convert)?;
                     let result = self.nested(pos, || self.call(convert, &[value], pos))?;
                     let what = "while evaluating the result of the `__toString` attribute";
                     return self.nested(pos, || self.coerce_to_string(result, text, context, mode, pos, what));

@@ -103,7 +103,7 @@ impl<'a> Evaluator<'a> {
             let resolver = Resolver { heap: &self.heap, symbols: &self.symbols, globals: &globals, base };
             let expr =
                 resolver.resolve(node, names).map_err(|undefined| self.undefined(undefined.name, undefined.pos))?;
-            Ok(&*self.heap.arena().alloc(expr))
+            Ok(self.heap.arena().alloc(expr))
         })
     }
 

@@ -1,6 +1,7 @@
-//! Which variables of the environments around it an expression uses.
+//! What an expression uses of what is around it: variables, and the place where it is written.
 
 use crate::expr::{AttrsExpr, Expr, LambdaExpr, Name, Scope, WithScope};
+use crate::value::Kind;
 
 /// A variable of an environment around an expression.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -11,26 +12,36 @@ pub(crate) struct Free {
     pub(crate) slot: u32,
 }
 
-/// The variables that evaluating `expr` may read in its environment and those around that, sorted, each once.
-pub(crate) fn variables(expr: &Expr<'_>) -> Vec<Free> {
+/// What evaluating something may use.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Uses {
+    /// The variables of its environment and those around that, sorted, each once.
+    pub(crate) variables: Vec<Free>,
+    /// Whether the same text in another file might give something else: it holds a path or asks for its own position.
+    pub(crate) place: bool,
+}
+
+/// What evaluating `expr` may use.
+pub(crate) fn uses(expr: &Expr<'_>) -> Uses {
     finished(|search| search.expr(expr, 0))
 }
 
-/// As [`variables`], for a function where it is made: those that a call may read.
-pub(crate) fn variables_of_lambda(lambda: &LambdaExpr<'_>) -> Vec<Free> {
+/// As [`uses`], for a function where it is made: what a call may use.
+pub(crate) fn uses_of_lambda(lambda: &LambdaExpr<'_>) -> Uses {
     finished(|search| search.lambda(lambda, 0))
 }
 
-fn finished(body: impl FnOnce(&mut Search)) -> Vec<Free> {
-    let mut search = Search { found: Vec::new() };
+fn finished(body: impl FnOnce(&mut Search)) -> Uses {
+    let mut search = Search { found: Vec::new(), place: false };
     body(&mut search);
     search.found.sort_unstable();
     search.found.dedup();
-    search.found
+    Uses { variables: search.found, place: search.place }
 }
 
 struct Search {
     found: Vec<Free>,
+    place: bool,
 }
 
 /// In all of these `inside` counts the environments between an expression and where the search began.
@@ -99,7 +110,10 @@ impl Search {
 
     fn expr(&mut self, expr: &Expr<'_>, inside: u32) {
         match expr {
-            Expr::Const(_) | Expr::CurPos(_) => {}
+            // a builtin that is still to be made is the same everywhere
+            Expr::Const(value) if value.as_thunk().is_some() => {}
+            Expr::Const(value) => self.place |= matches!(value.kind(), Kind::Path(_)),
+            Expr::CurPos(_) => self.place = true,
             Expr::Local(_, slot) => self.variable(0, *slot, inside),
             Expr::Var(variable) => self.variable(variable.level, variable.slot, inside),
             Expr::WithVar(variable) => self.with(variable.level, variable.with, inside),

@@ -5,6 +5,7 @@
 //! byte as C++ Nix does. It does not touch the Nix store: what would be written there is kept in memory, and a read of it is
 //! served from where it came from.
 
+pub mod arena;
 mod builtins;
 pub mod context;
 pub mod error;
@@ -33,4 +34,4 @@ pub use eval::{Coerce, Evaluated, Evaluator};
 pub use position::{Location, Origin};
 pub use print::RenderOptions;
 pub use select::Instantiable;
-pub use settings::{Host, SearchPath, Settings, evaluate, evaluate_on};
+pub use settings::{Aborted, Host, SearchPath, Settings, evaluate, evaluate_on};

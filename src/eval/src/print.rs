@@ -10,9 +10,8 @@ use crate::position::{Location, Origin};
 use crate::symbol::{Symbol, sym};
 use crate::text::escape::{write_name, write_string, write_string_limited};
 use crate::text::number::write_float;
-use crate::value::{Attrs, Kind, List, Pos, ThunkState, Value};
+use crate::value::{Attrs, Kind, List, Pos, Slot, ThunkState, Value};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::cell::Cell;
 use std::fmt::Write;
 use std::rc::Rc;
 
@@ -75,7 +74,7 @@ fn look<'a>(handle: Value<'a>) -> Seen<'a> {
 
 impl<'a> Evaluator<'a> {
     /// The attributes of a set in the order of their names' texts, as everything that prints sets needs them.
-    pub(crate) fn lexicographic(&self, attrs: Attrs<'a>) -> Vec<(Symbol, Pos, &'a Cell<Value<'a>>)> {
+    pub(crate) fn lexicographic(&self, attrs: Attrs<'a>) -> Vec<(Symbol, Pos, &'a Slot<'a>)> {
         let mut entries: Vec<_> = self.heap.flat(attrs).iter().collect();
         entries.sort_by_key(|(symbol, _, _)| self.symbols.text(*symbol));
         entries
@@ -278,12 +277,13 @@ impl<'a> Evaluator<'a> {
         if Value::from(left).same(right.into()) {
             return Ok(());
         }
-        if self.is_derivation(left)? && self.is_derivation(right)? {
-            if let (Some(a), Some(b)) = (left.get(sym::OUT_PATH), right.get(sym::OUT_PATH)) {
-                return self.assert_places_equal(a.get(), b.get()).map_err(|error| {
-                    error.traced(Pos::NONE, "while comparing a derivation by its 'outPath' attribute")
-                });
-            }
+        if self.is_derivation(left)?
+            && self.is_derivation(right)?
+            && let (Some(a), Some(b)) = (left.get(sym::OUT_PATH), right.get(sym::OUT_PATH))
+        {
+            return self
+                .assert_places_equal(a.get(), b.get())
+                .map_err(|error| error.traced(Pos::NONE, "while comparing a derivation by its 'outPath' attribute"));
         }
         let (a, b) = (self.heap.flat(left), self.heap.flat(right));
         let show = |attrs: Attrs<'a>| self.show_for_error(attrs.into());
@@ -420,8 +420,8 @@ impl<'a> MessagePrinter<'_, 'a> {
                 }
             }
             Kind::Lambda(closure) => {
-                let name = closure.lambda.name.map(|name| format!(" {}", self.evaluator.name(name)));
-                let pos = self.evaluator.show_pos(closure.lambda.pos);
+                let name = closure.lambda().name.map(|name| format!(" {}", self.evaluator.name(name)));
+                let pos = self.evaluator.show_pos(closure.lambda().pos);
                 self.text(&format!("«lambda{} @ {pos}»", name.unwrap_or_default()));
             }
             Kind::PrimOp(index) => self.text(&format!("«primop {}»", crate::builtins::get(index).short_name())),

@@ -1,9 +1,11 @@
 //! What an evaluation depends on besides the files: settings, and what it asks of its caller.
 
+use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
 use crate::fs::{FileSystem, OverlayFs, RealFs};
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
+use std::any::Any;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -49,6 +51,8 @@ pub struct Settings {
     pub keep_derivations: bool,
     /// The home directory, for paths that start with `~`.
     pub home: Option<Vec<u8>>,
+    /// How much memory the values may take, in bytes; at most 4 GiB, which is as far as they can refer to each other.
+    pub max_heap: usize,
 }
 
 impl Default for Settings {
@@ -72,6 +76,7 @@ impl Default for Settings {
             abort_on_warn: false,
             keep_derivations: false,
             home: None,
+            max_heap: MAX_HEAP,
         }
     }
 }
@@ -96,11 +101,36 @@ pub trait Host {
 /// The stack of an evaluation in bytes. Only what is used of it takes memory.
 const STACK_SIZE: usize = 4 << 30;
 
+/// As much memory as values can take.
+const MAX_HEAP: usize = REGION;
+
+/// Why an evaluation ended without any result of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Aborted {
+    /// It could not be started.
+    #[error("cannot start an evaluation")]
+    Start(#[source] std::io::Error),
+    /// Its values need more memory than [`Settings::max_heap`].
+    #[error("the evaluation needs more than {} MiB for its values", limit >> 20)]
+    Memory {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+}
+
+impl Aborted {
+    /// What a panic that comes out of an evaluator means, for those who catch it before [`evaluate`] does; `None` if it is
+    /// a mistake in the evaluator.
+    pub fn from_panic(panic: &(dyn Any + Send)) -> Option<Self> {
+        panic.downcast_ref::<Full>().map(|full| Aborted::Memory { limit: full.limit })
+    }
+}
+
 /// Runs an evaluation on a thread of its own, whose stack is large enough for the deepest calls that Nix allows. All values
 /// live until `body` returns.
 ///
 /// # Errors
-/// When no such thread can be started.
+/// When no such thread can be started, or the values take too much memory.
 ///
 /// # Panics
 /// When `body` does.
@@ -108,7 +138,7 @@ pub fn evaluate<R: Send>(
     settings: Settings,
     host: impl Host + Send + 'static,
     body: impl for<'a> FnOnce(&Evaluator<'a>) -> R + Send,
-) -> std::io::Result<R> {
+) -> Result<R, Aborted> {
     evaluate_on(settings, || Rc::new(RealFs), host, |evaluator, _| body(evaluator))
 }
 
@@ -125,19 +155,22 @@ pub fn evaluate_on<R: Send, F: FileSystem + 'static>(
     base: impl FnOnce() -> Rc<F> + Send,
     host: impl Host + Send + 'static,
     body: impl for<'a> FnOnce(&Evaluator<'a>, &F) -> R + Send,
-) -> std::io::Result<R> {
+) -> Result<R, Aborted> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("evaluation".to_owned()).stack_size(STACK_SIZE).spawn_scoped(
             scope,
             move || {
-                let arena = Bump::new();
+                let (arena, texts) = (Arena::new(settings.max_heap).map_err(Aborted::Start)?, Bump::new());
                 let store = settings.store.as_str().to_owned();
                 let base = base();
                 let fs = Rc::new(OverlayFs::new(base.clone(), store.as_ref()));
-                let evaluator = Evaluator::new(&arena, settings, fs, Rc::new(host), STACK_SIZE);
-                body(&evaluator, &base)
+                let evaluator = Evaluator::new(&arena, &texts, settings, fs, Rc::new(host), STACK_SIZE);
+                Ok(body(&evaluator, &base))
             },
-        )?;
-        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        );
+        thread.map_err(Aborted::Start)?.join().unwrap_or_else(|panic| match Aborted::from_panic(&*panic) {
+            Some(aborted) => Err(aborted),
+            None => std::panic::resume_unwind(panic),
+        })
     })
 }

@@ -10,13 +10,20 @@
 //! comparison but the argument's own attributes and what the other side has evaluated already; what fails to evaluate
 //! makes the comparison fail and leaves its thunks as they were. And since a program could see that two of its own calls
 //! gave one and the same object, no remembered call serves an evaluation twice.
+//!
+//! Each host may have a directory of its own, with copies of what the hosts share. Files at the same place in two such
+//! directories with the same text are *twins*: the same function in both counts as one, and so do positions in them, unless
+//! the function holds a path. (Where the directories lie is an accident of the deploy, which no result can depend on.)
 
 use crate::eval::{Evaluated, Evaluator};
 use crate::expr::{Expr, LambdaExpr};
-use crate::free::{self, Free};
-use crate::value::{Attrs, Closure, Env, Kind, Pos, Suspension, Thunk, ThunkState, Value};
+use crate::free::{self, Free, Uses};
+use crate::fs::{FileSystem, bytes_of, path_of};
+use crate::position::Origin;
+use crate::value::{Attrs, Closure, Env, Flat, Kind, Pos, Suspension, Thunk, ThunkState, Value};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 
 /// Calls of imported functions, by the function.
@@ -26,7 +33,11 @@ pub(crate) struct ShareState<'a> {
     generation: Cell<u32>,
     calls: RefCell<FxHashMap<usize, Vec<Call<'a>>>>,
     /// By the address of the expression or function.
-    free: RefCell<FxHashMap<usize, Rc<[Free]>>>,
+    uses: RefCell<FxHashMap<usize, Rc<Uses>>>,
+    /// The hosts' own directories.
+    directories: RefCell<Vec<Vec<u8>>>,
+    /// By two files in those, at the same place: whether they are twins.
+    twins: RefCell<FxHashMap<(Rc<[u8]>, Rc<[u8]>), bool>>,
 }
 
 #[derive(Clone, Copy)]
@@ -46,10 +57,14 @@ const MAX_ATTRS: usize = 2000;
 
 impl<'a> Evaluator<'a> {
     /// Begins the evaluation of another host: from now on `import FILE ARGUMENT` gives what it gave in an evaluation
-    /// before, where the argument is the same. Without this, nothing is remembered.
-    pub fn share_imports(&self) {
-        let generation = &self.state.share.generation;
-        generation.set(generation.get() + 1);
+    /// before, where the argument is the same. Without this, nothing is remembered. `directory` holds the host's own files,
+    /// if there is such a one.
+    pub fn share_imports(&self, directory: Option<&Path>) {
+        let state = &self.state.share;
+        state.generation.set(state.generation.get() + 1);
+        if let Some(directory) = directory {
+            state.directories.borrow_mut().push([bytes_of(directory), b"/"].concat());
+        }
     }
 
     /// Calls what was imported.
@@ -100,8 +115,42 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn free_variables(&self, address: usize, find: impl FnOnce() -> Vec<Free>) -> Rc<[Free]> {
-        self.state.share.free.borrow_mut().entry(address).or_insert_with(|| find().into()).clone()
+    fn uses(&self, address: usize, find: impl FnOnce() -> Uses) -> Rc<Uses> {
+        self.state.share.uses.borrow_mut().entry(address).or_insert_with(|| Rc::new(find())).clone()
+    }
+
+    fn uses_of_lambda(&self, lambda: &'a LambdaExpr<'a>) -> Rc<Uses> {
+        self.uses(std::ptr::from_ref(lambda).addr(), || free::uses_of_lambda(lambda))
+    }
+
+    /// Whether two positions are the same, or at the same place in twins.
+    fn is_same_place(&self, known: Pos, new: Pos) -> bool {
+        known == new || self.is_twin_place(known, new)
+    }
+
+    fn is_twin_place(&self, known: Pos, new: Pos) -> bool {
+        let (Some((Origin::File(known), known_offset)), Some((Origin::File(new), new_offset))) =
+            (self.positions.origin(known), self.positions.origin(new))
+        else {
+            return false;
+        };
+        known_offset == new_offset && self.are_twins(&known, &new)
+    }
+
+    fn are_twins(&self, known: &Rc<[u8]>, new: &Rc<[u8]>) -> bool {
+        let state = &self.state.share;
+        let directories = state.directories.borrow();
+        let within =
+            |path: &Rc<[u8]>| directories.iter().find_map(|dir| path.strip_prefix(dir.as_slice()).map(<[u8]>::to_vec));
+        let (Some(known_place), Some(new_place)) = (within(known), within(new)) else { return false };
+        if known_place != new_place {
+            return false;
+        }
+        let compare = || {
+            let text = |path: &[u8]| self.fs.read_file(path_of(path)).ok();
+            text(known).is_some_and(|known| text(new) == Some(known))
+        };
+        *state.twins.borrow_mut().entry((known.clone(), new.clone())).or_insert_with(compare)
     }
 }
 
@@ -203,7 +252,9 @@ impl<'a> Comparison<'_, 'a> {
 
     fn attrs(&mut self, known: Attrs<'a>, new: Attrs<'a>, depth: u32, eagerness: Eagerness) -> Compared {
         let (known, new) = (self.evaluator.heap.flat(known), self.evaluator.heap.flat(new));
-        same_if(known.len() <= MAX_ATTRS && known.symbols == new.symbols && known.positions == new.positions)?;
+        same_if(known.len() <= MAX_ATTRS && known.symbols == new.symbols)?;
+        let mut places = known.positions.iter().zip(new.positions);
+        same_if(places.all(|(known, new)| self.evaluator.is_same_place(*known, *new)))?;
         known
             .values
             .iter()
@@ -215,10 +266,9 @@ impl<'a> Comparison<'_, 'a> {
         match (peek(known), peek(new)) {
             (ThunkState::Expr(known, known_env), ThunkState::Expr(new, new_env)) => {
                 same_if(std::ptr::eq(known, new))?;
-                let free = self
-                    .evaluator
-                    .free_variables(std::ptr::from_ref::<Expr<'a>>(known).addr(), || free::variables(known));
-                self.captured(&free, known_env, new_env, depth)
+                let address = std::ptr::from_ref::<Expr<'a>>(known).addr();
+                let uses = self.evaluator.uses(address, || free::uses(known));
+                self.captured(&uses.variables, known_env, new_env, depth)
             }
             (ThunkState::App(known, known_argument), ThunkState::App(new, new_argument)) => {
                 self.closures(known, new, depth)?;
@@ -227,7 +277,7 @@ impl<'a> Comparison<'_, 'a> {
             (ThunkState::Map(known, known_index), ThunkState::Map(new, new_index)) => {
                 same_if(known.source.symbols[known_index] == new.source.symbols[new_index])?;
                 self.values(known.function, new.function, depth + 1)?;
-                let value = |source: crate::value::Flat<'a>, index: usize| source.values[index].get();
+                let value = |source: Flat<'a>, index: usize| source.values[index].get();
                 self.values(value(known.source, known_index), value(new.source, new_index), depth + 1)
             }
             (ThunkState::Native(known), ThunkState::Native(new)) => match (known, new) {
@@ -247,10 +297,13 @@ impl<'a> Comparison<'_, 'a> {
     }
 
     fn closures(&mut self, known: &'a Closure<'a>, new: &'a Closure<'a>, depth: u32) -> Compared {
-        same_if(std::ptr::eq(known.lambda, new.lambda))?;
-        let address = std::ptr::from_ref::<LambdaExpr<'a>>(known.lambda).addr();
-        let free = self.evaluator.free_variables(address, || free::variables_of_lambda(known.lambda));
-        self.captured(&free, known.env, new.env, depth)
+        let (known_lambda, new_lambda) = (known.lambda(), new.lambda());
+        let uses = self.evaluator.uses_of_lambda(known_lambda);
+        if !std::ptr::eq(known_lambda, new_lambda) {
+            same_if(!uses.place && self.evaluator.is_twin_place(known_lambda.pos, new_lambda.pos))?;
+            same_if(*uses == *self.evaluator.uses_of_lambda(new_lambda))?;
+        }
+        self.captured(&uses.variables, known.env(), new.env(), depth)
     }
 
     fn captured(&mut self, free: &[Free], known: Env<'a>, new: Env<'a>, depth: u32) -> Compared {

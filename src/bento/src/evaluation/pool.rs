@@ -8,14 +8,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bento_eval::record::{Readings, RecordingFs};
-use bento_eval::{RenderOptions, Settings, evaluate_on};
+use bento_eval::{Aborted, RenderOptions, Settings, evaluate_on};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
@@ -32,9 +32,17 @@ pub struct Resources {
     pub time: Duration,
 }
 
-/// Something to evaluate: a function of the evaluator that gives strings.
-pub(crate) type Work<'w> =
+/// A function of the evaluator that gives strings.
+pub(crate) type Body<'w> =
     Box<dyn for<'a> Fn(&bento_eval::Evaluator<'a>) -> bento_eval::Result<Vec<String>> + Send + Sync + 'w>;
+
+/// Something to evaluate.
+pub(crate) struct Work<'w> {
+    /// Where the host's own files are.
+    pub(crate) place: PathBuf,
+    /// What there is to do.
+    pub(crate) body: Body<'w>,
+}
 
 /// What an evaluation said on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +170,7 @@ impl bento_eval::Host for Ears {
 
 /// Carries one piece of work out.
 fn evaluate(evaluator: &bento_eval::Evaluator<'_>, work: &Work<'_>) -> Result<Vec<String>, String> {
-    work(evaluator).map_err(|error| evaluator.render_error(&error, &RenderOptions::default()))
+    (work.body)(evaluator).map_err(|error| evaluator.render_error(&error, &RenderOptions::default()))
 }
 
 impl Resources {
@@ -238,18 +246,16 @@ impl Resources {
     }
 
     /// The life of a warm process: the first of `queue` is evaluated in it, the others in copies of it.
-    fn warm(&self, settings: &Settings, works: &[Work<'_>], queue: VecDeque<usize>, out: File) {
+    fn warm(&self, settings: &Settings, works: &[Work<'_>], queue: VecDeque<usize>, out: File) -> Result<(), Aborted> {
         let ears = Ears::new(Some(Reports(out)));
         let store = settings.store.as_str().to_owned();
-        let result = evaluate_on(
+        evaluate_on(
             settings.clone(),
             || Rc::new(RecordingFs::new(Path::new(&store))),
             ears.clone(),
             |evaluator, files: &RecordingFs| self.serve(evaluator, files, &ears, works, queue),
-        );
-        if let Err(error) = result {
-            eprintln!("cannot start an evaluation: {error}");
-        }
+        )
+        .inspect_err(|error| eprintln!("{error}"))
     }
 
     fn serve(
@@ -263,7 +269,7 @@ impl Resources {
         let Some(first) = queue.pop_front() else { return };
         Limits { memory: Some(self.memory), time: Some(self.time) }.apply();
         ears.sink().index = first;
-        evaluator.share_imports();
+        evaluator.share_imports(Some(&works[first].place));
         let result = evaluate(evaluator, &works[first]);
         {
             let mut sink = ears.sink();
@@ -279,11 +285,12 @@ impl Resources {
                     sink.index = index;
                     sink.reports = Some(Reports(out));
                 }
-                evaluator.share_imports();
+                evaluator.share_imports(Some(&works[index].place));
                 let result = evaluate(evaluator, &works[index]);
                 let mut sink = ears.sink();
                 let used = Used { readings: files.take(), ..std::mem::take(&mut sink.used) };
                 sink.send(Report::Done { index, result, used });
+                Ok(())
             })
         };
         self.manage(&copy, ears, queue);
@@ -381,7 +388,7 @@ fn run_here(settings: &Settings, works: &[Work<'_>], done: &mut dyn FnMut(Finish
             ears.clone(),
             |evaluator, files: &RecordingFs| (evaluate(evaluator, work), files.take()),
         )
-        .context("cannot start an evaluation")?;
+        .unwrap_or_else(|aborted| (Err(format!("{:#}", anyhow::Error::from(aborted))), Readings::new()));
         let mut sink = ears.sink();
         let used = Used { readings, ..std::mem::take(&mut sink.used) };
         done(Finished { index, messages: std::mem::take(&mut sink.messages), result, used, shared: None });

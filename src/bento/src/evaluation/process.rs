@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bento_eval::Aborted;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -73,6 +74,9 @@ pub(super) fn is_alone() -> bool {
     threads().is_ok_and(|threads| threads == 1)
 }
 
+/// The exit status of a copy that has not enough memory for its values.
+const OUT_OF_MEMORY: i32 = 70;
+
 /// A copy that is at work.
 pub(super) struct Child {
     pid: Pid,
@@ -98,7 +102,11 @@ pub(super) enum Crash {
 ///
 /// # Errors
 /// When there are more threads, or the system refuses.
-pub(super) fn spawn(waiting: usize, limits: Limits, body: impl FnOnce(File)) -> Result<Child> {
+pub(super) fn spawn(
+    waiting: usize,
+    limits: Limits,
+    body: impl FnOnce(File) -> std::result::Result<(), Aborted>,
+) -> Result<Child> {
     let threads = threads()?;
     if threads != waiting + 1 {
         bail!("this process can't be copied: it has {threads} threads, not {}", waiting + 1);
@@ -115,16 +123,27 @@ pub(super) fn spawn(waiting: usize, limits: Limits, body: impl FnOnce(File)) -> 
             let done = catch_unwind(AssertUnwindSafe(|| {
                 let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
                 // if the parent has gone before that, nobody is interested any more
-                if getppid() == parent {
-                    let _ = dup2_stderr(&complaints);
-                    // should the machine run out of memory, a copy is the one to go
-                    let _ = std::fs::write("/proc/self/oom_score_adj", "700");
-                    limits.apply();
-                    body(File::from(write));
+                if getppid() != parent {
+                    return Ok(());
                 }
+                let _ = dup2_stderr(&complaints);
+                // should the machine run out of memory, a copy is the one to go
+                let _ = std::fs::write("/proc/self/oom_score_adj", "700");
+                limits.apply();
+                body(File::from(write))
             }));
+            let aborted = match &done {
+                Ok(Ok(())) => None,
+                Ok(Err(aborted)) => Some(matches!(aborted, Aborted::Memory { .. })),
+                Err(panic) => Some(matches!(Aborted::from_panic(&**panic), Some(Aborted::Memory { .. }))),
+            };
+            let status = match aborted {
+                None => 0,
+                Some(true) => OUT_OF_MEMORY,
+                Some(false) => 1,
+            };
             // SAFETY: this process is a copy that nothing waits in; the kernel takes back all that it has.
-            unsafe { libc::_exit(i32::from(done.is_err())) }
+            unsafe { libc::_exit(status) }
         }
     }
 }
@@ -145,9 +164,10 @@ impl Child {
         let said = String::from_utf8_lossy(&said).trim().to_owned();
         match status {
             Ok(WaitStatus::Signaled(_, Signal::SIGXCPU, _)) => Crash::Time,
-            Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Crash::Memory,
-            // what Rust's allocator and the arena say
-            _ if said.contains("memory allocation of") || said.contains("out of memory") => Crash::Memory,
+            // the system's way to end what takes too much memory
+            Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) | Ok(WaitStatus::Exited(_, OUT_OF_MEMORY)) => Crash::Memory,
+            // what Rust's allocator says
+            _ if said.contains("memory allocation of") => Crash::Memory,
             Ok(WaitStatus::Signaled(_, signal, _)) => Crash::Other(format!("it was ended by {signal}: {said}")),
             _ => Crash::Other(said),
         }

@@ -190,7 +190,7 @@ fn tree_arguments<'a>(
             continue;
         }
         let name = evaluator.name(name);
-        let value = evaluator.force_cell(cell)?;
+        let value = evaluator.force_slot(cell)?;
         let attr = match value.kind() {
             Kind::Str(text) | Kind::Path(text) => Attr::String(evaluator.utf8(text.bytes(), attr_pos)?),
             Kind::Bool(truth) => Attr::Bool(truth),
@@ -350,16 +350,16 @@ fn fetch<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, download:
         evaluator.fs.mount(Path::new(&place), Mount::File { contents: contents.into(), executable: false });
         (store_path, Some(hash))
     };
-    if let (Some(expected), Some(got)) = (expected, hash) {
-        if expected != got {
-            let show = |hash: Hash| format!("sha256:{}", hash.to_nix32());
-            let message = format!(
-                "hash mismatch in file downloaded from '{url}':\n  specified: {}\n  got:       {}",
-                show(expected),
-                show(got)
-            );
-            return Err(Error::eval(pos, message));
-        }
+    if let (Some(expected), Some(got)) = (expected, hash)
+        && expected != got
+    {
+        let show = |hash: Hash| format!("sha256:{}", hash.to_nix32());
+        let message = format!(
+            "hash mismatch in file downloaded from '{url}':\n  specified: {}\n  got:       {}",
+            show(expected),
+            show(got)
+        );
+        return Err(Error::eval(pos, message));
     }
     Ok(evaluator.fetched(&store_path))
 }

@@ -289,7 +289,7 @@ impl<'a> Evaluator<'a> {
         let flake = self.eval_file(fs::bytes_of(&file))?;
         let flake = self.force_attrs(flake, Pos::NONE, "while evaluating a flake")?;
         match flake.get(sym::OUTPUTS) {
-            Some(outputs) => self.force_cell(outputs),
+            Some(outputs) => self.force_slot(outputs),
             None => Err(Error::eval(Pos::NONE, "attribute 'outputs' missing")),
         }
     }
@@ -501,7 +501,7 @@ impl FlakeHost for Evaluator<'_> {
         let outputs = self.force_trivial(cell.get())?;
         match outputs.kind() {
             Kind::Lambda(closure) => {
-                for formal in closure.lambda.formals.iter().flat_map(|formals| formals.formals) {
+                for formal in closure.lambda().formals.iter().flat_map(|formals| formals.formals) {
                     result.output_arguments.push(self.utf8(self.symbols.text(formal.name), formal.pos)?);
                 }
             }
@@ -577,7 +577,7 @@ fn flake_ref_to_string<'a>(evaluator: &Evaluator<'a>, args: &[Value<'a>], pos: P
     let mut attrs = RefAttrs::new();
     for (name, _, cell) in evaluator.heap.flat(set).iter() {
         let name = evaluator.name(name);
-        let value = evaluator.force_cell(cell)?;
+        let value = evaluator.force_slot(cell)?;
         let attr = match value.kind() {
             Kind::Str(text) => Attr::String(evaluator.utf8(text.bytes(), pos)?),
             Kind::Bool(truth) => Attr::Bool(truth),

@@ -42,8 +42,8 @@ fn is_list<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a> 
 fn elem_at<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.elemAt'")?;
     let index = ev.force_int(args[1], pos, "while evaluating the second argument passed to 'builtins.elemAt'")?;
-    match usize::try_from(index).ok().and_then(|index| list.cells().get(index)) {
-        Some(cell) => ev.force_cell(cell),
+    match usize::try_from(index).ok().and_then(|index| list.slots().get(index)) {
+        Some(cell) => ev.force_slot(cell),
         None => {
             let message = format!("'builtins.elemAt' called with index {index} on a list of size {}", list.len());
             Err(Error::eval(pos, message))
@@ -53,15 +53,15 @@ fn elem_at<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a
 
 fn head<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.head'")?;
-    match list.cells().first() {
-        Some(cell) => ev.force_cell(cell),
+    match list.slots().first() {
+        Some(cell) => ev.force_slot(cell),
         None => Err(Error::eval(pos, "'builtins.head' called on an empty list")),
     }
 }
 
 fn tail<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.tail'")?;
-    match list.cells().split_first() {
+    match list.slots().split_first() {
         Some((_, rest)) => Ok(ev.heap.list_with(rest.len(), |index| rest[index].get()).into()),
         None => Err(Error::eval(pos, "'builtins.tail' called on an empty list")),
     }
@@ -74,7 +74,7 @@ fn map<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     }
     let what = "while evaluating the first argument passed to builtins.map";
     let function = reusable(ev.force_function(args[0], pos, what)?, args[0]);
-    let cells = list.cells();
+    let cells = list.slots();
     Ok(ev.heap.list_with(cells.len(), |index| ev.heap.thunk_of_call(function, cells[index].get())).into())
 }
 
@@ -106,7 +106,7 @@ fn filter<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a>
 
 fn elem<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.elem")?;
-    for element in list.cells() {
+    for element in list.slots() {
         if ev.equal(args[0], element.get(), pos)? {
             return Ok(Value::TRUE);
         }
@@ -131,7 +131,7 @@ fn concat_lists<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluat
     let lists = ev.force_list(args[0], pos, "while evaluating the first argument passed to builtins.concatLists")?;
     let what = "while evaluating a value of the list passed to builtins.concatLists";
     let lists =
-        lists.cells().iter().map(|cell| ev.force_list(cell.get(), pos, what)).collect::<Result<Vec<List<'a>>>>()?;
+        lists.slots().iter().map(|cell| ev.force_list(cell.get(), pos, what)).collect::<Result<Vec<List<'a>>>>()?;
     Ok(concat(ev, &lists))
 }
 
@@ -194,7 +194,7 @@ fn sort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let function = ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.sort")?;
     let is_less_than = matches!(function.kind(), Kind::PrimOp(index) if super::get(index).name == "__lessThan");
     // Every element is evaluated, in order, even one that is never compared.
-    list.cells().iter().try_for_each(|cell| ev.force_cell(cell).map(drop))?;
+    list.slots().iter().try_for_each(|cell| ev.force_slot(cell).map(drop))?;
     let values: Vec<Value<'a>> = list.iter().collect();
     let sorted = merge_sort(values, &mut |a, b| {
         if is_less_than {

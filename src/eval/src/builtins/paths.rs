@@ -35,11 +35,14 @@ pub(super) const TABLE: &[PrimOp] = &[
     PrimOp::lazy("__path", 1, path),
 ];
 
+/// The store path of a copy, printed, and its context.
+type Copied = (Rc<str>, Context);
+
 /// What was copied into the store.
 #[derive(Default)]
 pub(crate) struct PathState {
-    /// By path: the store path of its copy, printed, and its context.
-    copied: RefCell<FxHashMap<Vec<u8>, (Rc<str>, Context)>>,
+    /// By path.
+    copied: RefCell<FxHashMap<Vec<u8>, Copied>>,
     /// By store path: what a file made by `toFile` refers to.
     references: RefCell<FxHashMap<StorePath, Vec<StorePath>>>,
 }
@@ -103,7 +106,7 @@ impl<'a> Evaluator<'a> {
             Kind::Path(path) => return Ok(path.bytes().to_vec()),
             Kind::Attrs(attrs) => {
                 if let Some(convert) = attrs.get(sym::TO_STRING) {
-                    let convert = self.force_cell(convert)?;
+                    let convert = self.force_slot(convert)?;
                     let result = self.nested(pos, || self.call(convert, &[value], pos))?;
                     return self.nested(pos, || self.coerce_to_path(result, context, pos, what));
                 }
@@ -128,11 +131,11 @@ impl<'a> Evaluator<'a> {
         let path = self.coerce_to_path(value, &mut context, Pos::NONE, "while realising the context of a path")?;
         self.realise(context)
             .map_err(|error| error.traced(pos, format!("while realising the context of path '{}'", lossy(&path))))?;
-        if let Some(derivation) = self.known_derivation(&path) {
-            if !self.fs.is_mounted(path_of(&path)) {
-                let contents = derivation.contents.clone();
-                self.fs.mount(path_of(&path), Mount::File { contents, executable: false });
-            }
+        if let Some(derivation) = self.known_derivation(&path)
+            && !self.fs.is_mounted(path_of(&path))
+        {
+            let contents = derivation.contents.clone();
+            self.fs.mount(path_of(&path), Mount::File { contents, executable: false });
         }
         Ok(path)
     }

@@ -77,10 +77,11 @@ fn substring<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
     let what = "while evaluating the third argument (the string) passed to builtins.substring";
     let value = ev.force(args[2])?;
     let (text, context) = coerced(ev, value, Coerce::COPY, pos, what)?;
-    if start == 0 && length >= text.len() {
-        if let Kind::Str(_) = value.kind() {
-            return Ok(value);
-        }
+    if start == 0
+        && length >= text.len()
+        && let Kind::Str(_) = value.kind()
+    {
+        return Ok(value);
     }
     let start = start.min(text.len());
     let end = start.saturating_add(length).min(text.len());
@@ -219,8 +220,8 @@ fn concat_strings_sep<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> E
     let what =
         "while evaluating the second argument (the list of strings to concat) passed to builtins.concatStringsSep";
     let list = ev.force_list(args[1], pos, what)?;
-    if let ([cell], 0) = (list.cells(), separator_context) {
-        let value = ev.force_cell(cell)?;
+    if let ([cell], 0) = (list.slots(), separator_context) {
+        let value = ev.force_slot(cell)?;
         if let Kind::Str(_) = value.kind() {
             return Ok(value);
         }
@@ -243,11 +244,11 @@ fn join<'a>(
     text: &mut Vec<u8>,
 ) -> Result<Context> {
     let what = "while evaluating one element of the list of strings to concat passed to builtins.concatStringsSep";
-    for (index, cell) in list.cells().iter().enumerate() {
+    for (index, cell) in list.slots().iter().enumerate() {
         if index > 0 {
             text.extend_from_slice(separator);
         }
-        let value = ev.force_cell(cell)?;
+        let value = ev.force_slot(cell)?;
         ev.coerce_to_string(value, text, &mut context, Coerce::COPY, pos, what)?;
     }
     Ok(context)
@@ -279,7 +280,7 @@ fn replace_strings<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Eval
         let replacement = match replacements[index] {
             Some(replacement) => replacement,
             None => {
-                let (replacement, more) = ev.force_string(to.cells()[index].get(), pos, what)?;
+                let (replacement, more) = ev.force_string(to.slots()[index].get(), pos, what)?;
                 context = ev.contexts.union(context, more);
                 *replacements[index].insert(replacement)
             }

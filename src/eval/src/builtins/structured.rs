@@ -12,9 +12,8 @@ use crate::text::escape::XmlWriter;
 use crate::text::json::{self, JsonError, JsonStringError, write_json_float, write_json_string};
 use crate::text::number::write_float;
 use crate::text::toml;
-use crate::value::{Attrs, Closure, Heap, Kind, List, Pos, Value};
+use crate::value::{Attrs, Closure, Heap, Kind, List, Pos, Slot, Value};
 use rustc_hash::FxHashSet;
-use std::cell::Cell;
 use std::vec::Drain;
 
 pub(super) const TABLE: &[PrimOp] = &[
@@ -104,7 +103,7 @@ impl<'a> Builder for ValueBuilder<'_, 'a> {
 }
 
 /// An attribute on its way out.
-type Named<'a> = (&'a [u8], Pos, &'a Cell<Value<'a>>);
+type Named<'a> = (&'a [u8], Pos, &'a Slot<'a>);
 
 /// Attributes in the order of their names. Nested sets take turns on one stack.
 struct Sorted<'a>(Vec<Named<'a>>);
@@ -186,7 +185,7 @@ impl<'a> JsonPrinter<'_, 'a> {
             Kind::Path(path) => self.string(path.bytes()),
             Kind::List(list) => return ev.nested(pos, || self.list(list, pos)),
             Kind::Attrs(attrs) => return ev.nested(pos, || self.attrs(value, attrs, pos)),
-            Kind::Lambda(closure) => return Err(self.not_json(value, closure.lambda.pos)),
+            Kind::Lambda(closure) => return Err(self.not_json(value, closure.lambda().pos)),
             Kind::Thunk(_) | Kind::PrimOp(_) | Kind::PrimOpApp(_) => return Err(self.not_json(value, pos)),
         }
         Ok(())
@@ -205,7 +204,7 @@ impl<'a> JsonPrinter<'_, 'a> {
 
     fn list(&mut self, list: List<'a>, pos: Pos) -> Result<()> {
         self.out.push(b'[');
-        for (index, cell) in list.cells().iter().enumerate() {
+        for (index, cell) in list.slots().iter().enumerate() {
             if index > 0 {
                 self.out.push(b',');
             }
@@ -219,7 +218,7 @@ impl<'a> JsonPrinter<'_, 'a> {
     fn attrs(&mut self, value: Value<'a>, attrs: Attrs<'a>, pos: Pos) -> Result<()> {
         let ev = self.ev;
         if let Some(convert) = attrs.get(sym::TO_STRING) {
-            let result = ev.call(ev.force_cell(convert)?, &[value], pos)?;
+            let result = ev.call(ev.force_slot(convert)?, &[value], pos)?;
             let mut text = Vec::new();
             let what = "while evaluating the result of the `__toString` attribute";
             ev.coerce_to_string(result, &mut text, self.context, Coerce::PLAIN, pos, what)?;
@@ -394,7 +393,7 @@ impl<'a> XmlPrinter<'_, '_, 'a> {
     }
 
     fn function(&mut self, closure: &'a Closure<'a>) {
-        let lambda = closure.lambda;
+        let lambda = closure.lambda();
         let place = self.place(lambda.pos);
         self.open("function", &[], place);
         let name = lambda.arg.map(|name| self.ev.symbols.text(name));

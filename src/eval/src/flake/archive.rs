@@ -68,10 +68,11 @@ impl PackedFs {
         };
         unpacker.read().map_err(|error| failed(file, &error))?;
         let mut root = unpacker.root;
-        if root.len() == 1 && matches!(root.first_key_value(), Some((_, Node::Directory(_)))) {
-            if let Some((_, Node::Directory(inner))) = root.pop_first() {
-                root = inner;
-            }
+        if root.len() == 1
+            && matches!(root.first_key_value(), Some((_, Node::Directory(_))))
+            && let Some((_, Node::Directory(inner))) = root.pop_first()
+        {
+            root = inner;
         }
         Ok((PackedFs { contents: unpacker.contents, root: Node::Directory(root) }, unpacker.newest))
     }
