@@ -1,9 +1,11 @@
 //! Evaluating with bento's own evaluator, for which no Nix is needed (`--evaluator builtin`).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use bento_eval::value::{Pos, Value};
@@ -28,6 +30,8 @@ const PATHS: &str = "toplevel: [ toplevel.drvPath toplevel.outPath ]";
 pub struct BuiltinEvaluator {
     resources: Resources,
     cache: Option<Cache>,
+    /// By the place of a tree, which hosts may have in common: what stands for its contents.
+    digests: RefCell<HashMap<PathBuf, String>>,
 }
 
 /// Something to evaluate about a tree.
@@ -42,7 +46,7 @@ struct Task<'t> {
 impl BuiltinEvaluator {
     /// An evaluator that uses so much of the machine, and this cache if any.
     pub fn new(resources: Resources, cache: Option<Cache>) -> Self {
-        Self { resources, cache }
+        Self { resources, cache, digests: RefCell::default() }
     }
 
     fn task<'t>(
@@ -108,7 +112,16 @@ impl BuiltinEvaluator {
 
     /// What stands for the contents of a tree where they are the whole key.
     fn digest(&self, tree: &SourceTree) -> Result<String> {
-        if self.cache.is_some() { Ok(Package::of(&tree.path())?.digest()) } else { Ok(String::new()) }
+        if self.cache.is_none() {
+            return Ok(String::new());
+        }
+        let place = tree.path();
+        if let Some(known) = self.digests.borrow().get(&place) {
+            return Ok(known.clone());
+        }
+        let digest = Package::of(&place)?.digest();
+        self.digests.borrow_mut().insert(place, digest.clone());
+        Ok(digest)
     }
 
     /// Carries tasks out, except for those whose results are known.
@@ -151,9 +164,11 @@ impl BuiltinEvaluator {
         let settings = first.settings.clone();
         let mut ends: Vec<End<'_>> = Vec::new();
         let mut works = Vec::new();
+        let mut trees = Vec::new();
         for (index, task) in group {
             ends.push(End { index, tree: task.tree, key: task.key, ended: false });
             works.push(task.work);
+            trees.push(task.tree);
         }
         let ran = self.resources.run(&settings, &works, &mut |finished: Finished| {
             let end = &mut ends[finished.index];
@@ -165,7 +180,10 @@ impl BuiltinEvaluator {
                     warn(&error);
                 }
             }
-            done(end.index, finished.result.map_err(|text| complaint(&text)));
+            // code that hosts share may be known by the name that it has with the first one
+            let first = finished.shared.as_ref().map(|shared| trees[shared.index].names());
+            let named = |text: String| first.as_ref().map_or(text.clone(), |first| first.original(&text));
+            done(end.index, finished.result.map_err(|text| complaint(&named(end.tree.original_names(&text)))));
         });
         if let Err(error) = ran {
             let error = format!("{error:#}");

@@ -7,7 +7,7 @@
 //! functions for identity: they are the same object, or equal data with equal context and equal positions, or the same
 //! code (function or unevaluated expression) whose captured variables are equal in the same sense. Circles are taken for
 //! equal where they close, which is what equality of infinite trees means. Nothing is evaluated for the sake of a
-//! comparison but the argument's own attributes and what the other side has evaluated already; what fails to evaluate
+//! comparison but literals, the argument's own attributes and what the other side has evaluated already; what fails to evaluate
 //! makes the comparison fail and leaves its thunks as they were. And since a program could see that two of its own calls
 //! gave one and the same object, no remembered call serves an evaluation twice.
 //!
@@ -206,7 +206,7 @@ impl<'a> Comparison<'_, 'a> {
                 if self.thunks(known_thunk, new_thunk, depth).is_ok() {
                     return Ok(());
                 }
-                if eagerness == Eagerness::Leave {
+                if eagerness == Eagerness::Leave && !(is_literal(known_thunk) && is_literal(new_thunk)) {
                     return Err(Different);
                 }
                 for pair in self.trail.drain(start..) {
@@ -312,6 +312,11 @@ impl<'a> Comparison<'_, 'a> {
             self.values(value(known), value(new), depth + 1)
         })
     }
+}
+
+/// Whether a thunk stands for something that is there as soon as it is looked at.
+fn is_literal(thunk: &Thunk<'_>) -> bool {
+    matches!(peek(thunk), ThunkState::Expr(Expr::Const(_) | Expr::List(_) | Expr::PlainAttrs(_) | Expr::Lambda(_), _))
 }
 
 /// What a thunk stands for, which stays as it is.

@@ -66,10 +66,8 @@ struct Record {
     variables: BTreeMap<String, Option<Vec<u8>>>,
     /// What was read in the host's own tree, by the path in there.
     tree: Readings,
-    /// What was read elsewhere: all of this set...
-    set: Option<Id>,
-    /// ... but not of these paths...
-    without: BTreeSet<Vec<u8>>,
+    /// What was read elsewhere: all of these sets, each without some paths...
+    sets: Vec<(Id, BTreeSet<Vec<u8>>)>,
     /// ... and these besides.
     besides: Readings,
 }
@@ -212,7 +210,7 @@ impl Cache {
         let mut sets: HashMap<Id, bool> = HashMap::new();
         for (path, _) in files.iter().filter(|(path, _)| extension(path) == "host") {
             let sound = read::<HostFile>(path).is_some_and(|file| {
-                let mut named = file.records.iter().filter_map(|record| record.set);
+                let mut named = file.records.iter().flat_map(|record| record.sets.iter().map(|(id, _)| *id));
                 named.all(|id| *sets.entry(id).or_insert_with(|| sound_set(&id)))
             });
             if !sound {
@@ -371,8 +369,8 @@ impl<'c> Session<'c> {
         variables()
             && record.tree.iter().all(|(path, reading)| same(bytes_of(&in_tree(path)), reading))
             && record.besides.iter().all(|(path, reading)| same(path, reading))
-            && record.set.is_none_or(|id| {
-                self.changes(&id).is_some_and(|changed| changed.iter().all(|path| record.without.contains(path)))
+            && record.sets.iter().all(|(id, without)| {
+                self.changes(id).is_some_and(|changed| changed.iter().all(|path| without.contains(path)))
             })
     }
 
@@ -435,8 +433,7 @@ impl<'c> Session<'c> {
             messages: finished.messages.clone(),
             variables: BTreeMap::new(),
             tree: Readings::new(),
-            set: None,
-            without: BTreeSet::new(),
+            sets: Vec::new(),
             besides: Readings::new(),
         };
         for used in parts {
@@ -459,35 +456,31 @@ impl<'c> Session<'c> {
         self.cache.write(&path, &file)
     }
 
-    /// Says what a record has in `besides` by means of a set, if there is enough of it.
+    /// Says what a record has in `besides` by means of sets, as far as there is enough of it.
     fn split(&mut self, record: &mut Record) -> Result<()> {
-        let read = &record.besides;
-        if read.len() < SET_SIZE {
-            return Ok(());
-        }
-        let same = |set: &Readings, path: &Vec<u8>, reading: &Reading| {
-            set.get(path).is_some_and(|known| bare(known) == bare(reading))
-        };
-        let common = |set: &Readings| read.iter().filter(|(path, reading)| same(set, path, reading)).count();
-        let loaded = self.sets.iter().filter_map(|(id, set)| Some((id, &set.as_ref()?.readings)));
-        let closest = loaded.map(|(id, set)| (common(set), *id, set)).max_by_key(|(common, ..)| *common);
-        match closest {
-            Some((common, id, set)) if common * 2 > read.len().max(set.len()) => {
-                record.set = Some(id);
-                record.without = set
-                    .iter()
-                    .filter(|(path, reading)| !same(read, path, reading))
-                    .map(|(path, _)| path.clone())
-                    .collect();
-                let besides = read.iter().filter(|(path, reading)| !same(set, path, reading));
-                record.besides = besides.map(|(path, reading)| (path.clone(), reading.clone())).collect();
-            }
-            _ => {
-                let readings = std::mem::take(&mut record.besides);
-                let id = set_id(&readings);
-                self.cache.write(&self.cache.set_path(&id), &readings)?;
-                self.sets.insert(id, Some(LoadedSet { readings, changed: None }));
-                record.set = Some(id);
+        while record.besides.len() >= SET_SIZE {
+            let read = &record.besides;
+            let same = |set: &Readings, path: &Vec<u8>, reading: &Reading| {
+                set.get(path).is_some_and(|known| bare(known) == bare(reading))
+            };
+            let loaded = self.sets.iter().filter_map(|(id, set)| Some((id, &set.as_ref()?.readings)));
+            let common = |set: &Readings| read.iter().filter(|(path, reading)| same(set, path, reading)).count();
+            let closest = loaded.map(|(id, set)| (common(set), *id, set)).max_by_key(|(common, ..)| *common);
+            match closest {
+                Some((common, id, set)) if common * 2 > read.len().max(set.len()) => {
+                    let absent = set.iter().filter(|(path, reading)| !same(read, path, reading));
+                    let without = absent.map(|(path, _)| path.clone()).collect();
+                    let rest = read.iter().filter(|(path, reading)| !same(set, path, reading));
+                    record.besides = rest.map(|(path, reading)| (path.clone(), reading.clone())).collect();
+                    record.sets.push((id, without));
+                }
+                _ => {
+                    let readings = std::mem::take(&mut record.besides);
+                    let id = set_id(&readings);
+                    self.cache.write(&self.cache.set_path(&id), &readings)?;
+                    self.sets.insert(id, Some(LoadedSet { readings, changed: None }));
+                    record.sets.push((id, BTreeSet::new()));
+                }
             }
         }
         Ok(())
