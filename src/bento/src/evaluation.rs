@@ -77,7 +77,7 @@ pub struct EvaluationOptions {
     #[arg(short = 'I', value_name = "NAME=PATH")]
     pub include: Vec<String>,
     /// Evaluate so many hosts at a time, at most [default: as many as there are processors]
-    #[arg(long, value_name = "NUMBER", env = "BENTO_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_name = "NUMBER", env = "BENTO_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
     /// Use so much memory for evaluations, all together; K, M and G stand for powers of 1024
     /// [default: three quarters of what is free]
