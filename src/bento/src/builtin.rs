@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use bento_eval::value::{Pos, Value};
-use bento_eval::{Coerce, Settings};
+use bento_eval::{Coerce, Diagnostic, ErrorKind, RenderOptions, Settings};
 
 use crate::evaluation::cache::{Cache, Key, Session};
 use crate::evaluation::pool::{Body, Finished, Message, Resources, Work};
 use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
-use crate::host::HostKind;
+use crate::host::{Host, HostKind};
 use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
 use crate::package::Package;
 use crate::source::SourceTree;
@@ -183,7 +183,7 @@ impl BuiltinEvaluator {
             // code that hosts share may be known by the name that it has with the first one
             let first = finished.shared.as_ref().map(|shared| trees[shared.index].names());
             let named = |text: String| first.as_ref().map_or(text.clone(), |first| first.original(&text));
-            done(end.index, finished.result.map_err(|text| complaint(&named(end.tree.original_names(&text)))));
+            done(end.index, finished.result.map_err(|text| anyhow!(named(end.tree.original_names(&text)))));
         });
         if let Err(error) = ran {
             let error = format!("{error:#}");
@@ -207,6 +207,12 @@ impl Evaluator for BuiltinEvaluator {
         let mut names = Err(anyhow!("the evaluation of the hosts' names did not end"));
         self.run(vec![self.names_task(tree)?], &mut |_, result| names = result);
         names
+    }
+
+    fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
+        let mut evaluated = Err(anyhow!("the evaluation did not end"));
+        self.evaluate_fleet(&[Subject { tree, host }], search_path, &mut |_, result| evaluated = result);
+        evaluated
     }
 
     fn evaluate_fleet(
@@ -241,13 +247,15 @@ fn evaluation(paths: &[String]) -> Result<Evaluation> {
 
 /// The evaluator's settings. Pure, as Nix evaluates flakes: nothing of this machine goes in but what is locked.
 fn settings(pure: bool) -> Settings {
-    Settings { pure, home: std::env::var_os("HOME").map(OsString::into_vec), ..Settings::default() }
+    let home = std::env::var_os("HOME").map(OsString::into_vec);
+    Settings { pure, home, fetch: crate::nix_conf::fetch_settings(), ..Settings::default() }
 }
 
 /// A flake, with its inputs as its lock has them.
 fn flake<'a>(evaluator: &bento_eval::Evaluator<'a>, url: &str) -> bento_eval::Result<Value<'a>> {
     // the host would refuse to resolve an input by itself, so the hub must not do it either
-    let options = bento_eval::flake::LoadOptions { allow_unlocked: false, ..Default::default() };
+    let policy = bento_eval::flake::LockPolicy::Refuse;
+    let options = bento_eval::flake::LoadOptions { policy, allow_unlocked: false, ..Default::default() };
     Ok(evaluator.flake_outputs_with(url, Path::new("/"), &options)?.0)
 }
 
@@ -258,12 +266,21 @@ fn strings<'a>(evaluator: &bento_eval::Evaluator<'a>, list: Value<'a>, what: &st
     list.iter().map(|value| Ok(String::from_utf8_lossy(&text(value)?.0).into_owned())).collect()
 }
 
-/// An evaluation's error, which is what Nix would print, without `error:`.
-fn complaint(text: &str) -> anyhow::Error {
-    // it speaks of an option that the caller of bento can't give
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with("(stack trace truncated;"));
-    let text = lines.collect::<Vec<_>>().join("\n");
-    anyhow!("{}", text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end().to_owned())
+/// What the caller of bento is told of an error: what Nix would print, without `error:`, and what can be done.
+pub(crate) fn complaint(mut diagnostic: Diagnostic) -> String {
+    diagnostic.hint = remedy(diagnostic.kind).map(str::to_owned).or(diagnostic.hint);
+    // the caller of bento can't ask for the whole trace
+    let options = RenderOptions { mention_show_trace: false, ..RenderOptions::default() };
+    let text = diagnostic.render(&options);
+    text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end().to_owned()
+}
+
+/// What the caller of bento can do about an error of this kind.
+fn remedy(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Unavailable => Some("with `--evaluator nix` the C++ Nix of this machine fetches it"),
+        _ => None,
+    }
 }
 
 /// What the code says on its way goes to standard error, with the administrator's file names.

@@ -16,6 +16,7 @@ use self::pool::Resources;
 use crate::builtin::BuiltinEvaluator;
 use crate::host::Host;
 use crate::nix::NixEvaluator;
+use crate::nix_conf::split_nix_path;
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
@@ -44,18 +45,25 @@ pub trait Evaluator {
     /// The names in `nixosConfigurations` of the flake in `tree`, unchecked and in no special order.
     fn flake_hosts(&self, tree: &SourceTree) -> Result<Vec<String>>;
 
-    /// Evaluates the systems of these hosts. Each one's comes to `done`, with its index, as soon as it is there, in any
-    /// order; what is wrong with one host concerns no other.
+    /// Evaluates the system of `host`, whose files are `tree`.
     ///
     /// A flake's is `nixosConfigurations.NAME.config.system.build.toplevel` of `path:TREE`, with the lock as it is; a
     /// non-flake's is `(import <nixpkgs/nixos> { configuration = TREE/configuration.nix; }).config.system.build.toplevel`,
     /// where `<nixpkgs>` is looked up in `search_path`.
+    fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation>;
+
+    /// Evaluates the systems of these hosts. Each one's comes to `done`, with its index, as soon as it is there, in any
+    /// order; what is wrong with one host concerns no other.
     fn evaluate_fleet(
         &self,
         subjects: &[Subject<'_>],
         search_path: &SearchPath,
         done: &mut dyn FnMut(usize, Result<Evaluation>),
-    );
+    ) {
+        for (index, Subject { tree, host }) in subjects.iter().enumerate() {
+            done(index, self.evaluate(tree, host, search_path));
+        }
+    }
 }
 
 /// The evaluators to choose from.
@@ -208,29 +216,4 @@ pub(crate) fn channels() -> Vec<String> {
 /// A place that is fetched, not read from this machine.
 fn is_url(place: &str) -> bool {
     place.starts_with("channel:") || place.starts_with("flake:") || place.contains("://")
-}
-
-/// Splits `NIX_PATH` at its colons, but not at those of a URL.
-fn split_nix_path(nix_path: &str) -> Vec<String> {
-    let mut entries: Vec<String> = Vec::new();
-    let mut open = false;
-    for part in nix_path.split(':') {
-        let goes_on = entries.last().is_some_and(|last| {
-            let place = last.rsplit('=').next().unwrap_or(last);
-            open && (part.starts_with("//") || place == "channel" || place == "flake")
-        });
-        match entries.last_mut() {
-            Some(last) if goes_on => {
-                last.push(':');
-                last.push_str(part);
-                open = false;
-            }
-            _ => {
-                entries.push(part.to_owned());
-                open = true;
-            }
-        }
-    }
-    entries.retain(|entry| !entry.is_empty());
-    entries
 }

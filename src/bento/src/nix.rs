@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
-use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
+use crate::evaluation::{Evaluation, Evaluator, SearchPath};
 use crate::host::{Host, HostKind};
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
@@ -26,6 +26,11 @@ impl Programs {
     /// A command for `nix-instantiate` and its like.
     pub fn command(&self, name: &str) -> Command {
         Command::new(self.dir.as_ref().map_or_else(|| PathBuf::from(name), |dir| dir.join(name)))
+    }
+
+    /// Whether there are any.
+    pub fn are_installed(&self) -> bool {
+        self.command("nix-store").arg("--version").output().is_ok()
     }
 
     /// A command for `nix` with flakes, whatever the machine's settings say.
@@ -94,19 +99,6 @@ impl Evaluator for NixEvaluator {
         run_json(command)
     }
 
-    fn evaluate_fleet(
-        &self,
-        subjects: &[Subject<'_>],
-        search_path: &SearchPath,
-        done: &mut dyn FnMut(usize, Result<Evaluation>),
-    ) {
-        for (index, subject) in subjects.iter().enumerate() {
-            done(index, self.evaluate(subject.tree, subject.host, search_path));
-        }
-    }
-}
-
-impl NixEvaluator {
     fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
         // an attribute named outPath would turn the whole set into its string
         let both = "toplevel: { drv = toplevel.drvPath; out = toplevel.outPath; }";

@@ -7,8 +7,9 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use serde::Serialize;
 
-use crate::evaluation::{EvaluationOptions, Subject};
-use crate::fleet::{Fleet, FleetHost, Selection};
+use super::fleet::FleetOptions;
+use crate::evaluation::Subject;
+use crate::fleet::{Fleet, FleetHost};
 use crate::host::HostName;
 
 /// Evaluate the fleet's hosts and say which system each should run
@@ -16,13 +17,13 @@ use crate::host::HostName;
 /// Nothing is published. A host that can't be evaluated is reported on standard error, and the exit status is 1.
 #[derive(Args)]
 pub(super) struct Versions {
-    /// The hosts, by their exact names [default: those in the environment's NAME, or else all]
-    hosts: Vec<HostName>,
+    /// The hosts: names, globs, @TAG [default: those in the environment's NAME, or else all]
+    hosts: Vec<String>,
+    #[command(flatten)]
+    fleet: FleetOptions,
     /// Print JSON: for each host its derivation and its system, or what is wrong with it
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    evaluation: EvaluationOptions,
 }
 
 /// What became of one host.
@@ -35,10 +36,10 @@ enum Version {
 
 impl Versions {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let dir = super::fleet_dir()?;
-        let selection = Selection::new(&self.hosts, std::env::var("NAME").ok().as_deref())?;
-        let search_path = self.evaluation.search_path()?;
-        let evaluator = self.evaluation.open()?;
+        let (dir, config) = super::fleet_config()?;
+        let selection = self.fleet.selection(&self.hosts, &config)?;
+        let search_path = self.fleet.search_path()?;
+        let evaluator = self.fleet.evaluator()?;
         let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let mut versions: BTreeMap<String, Version> = BTreeMap::new();
         let failed = |versions: &mut BTreeMap<String, Version>, who: String, error: &anyhow::Error| {
@@ -50,8 +51,7 @@ impl Versions {
             failed(&mut versions, who, &broken.error);
         }
         let hosts: Vec<&FleetHost> = fleet.selected(&selection).collect();
-        let subjects: Vec<Subject<'_>> =
-            hosts.iter().map(|host| Subject { tree: &host.tree, host: &host.host }).collect();
+        let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
         evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
             let host = hosts[index];
             let name = host.host.name.to_string();

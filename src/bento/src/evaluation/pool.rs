@@ -15,11 +15,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bento_eval::record::{Readings, RecordingFs};
-use bento_eval::{Aborted, RenderOptions, Settings, evaluate_on};
+use bento_eval::store::Store;
+use bento_eval::{Aborted, Settings, evaluate_on};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::process::{self, Child, Crash, Limits, Received, Reports};
+use crate::builtin::complaint;
+use crate::store::NixStore;
 
 /// What all evaluations of a command together may use.
 #[derive(Clone, Copy, Debug)]
@@ -128,15 +131,20 @@ impl Sink {
 }
 
 #[derive(Clone)]
-struct Ears(Arc<Mutex<Sink>>);
+struct Ears {
+    sink: Arc<Mutex<Sink>>,
+    /// For what has to be built before it can be read.
+    store: NixStore,
+}
 
 impl Ears {
-    fn new(reports: Option<Reports>) -> Self {
-        Self(Arc::new(Mutex::new(Sink { index: 0, reports, messages: Vec::new(), used: Used::default() })))
+    fn new(reports: Option<Reports>, settings: &Settings) -> Self {
+        let sink = Sink { index: 0, reports, messages: Vec::new(), used: Used::default() };
+        Self { sink: Arc::new(Mutex::new(sink)), store: NixStore::new(settings.store.clone()) }
     }
 
     fn sink(&self) -> MutexGuard<'_, Sink> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn say(&self, kind: &str, text: &str) {
@@ -163,6 +171,10 @@ impl bento_eval::Host for Ears {
         self.say("trace", message);
     }
 
+    fn store(&self) -> Option<&dyn Store> {
+        Some(&self.store)
+    }
+
     fn volatile(&self, what: &str) {
         self.sink().used.volatile.get_or_insert_with(|| what.to_owned());
     }
@@ -170,7 +182,7 @@ impl bento_eval::Host for Ears {
 
 /// Carries one piece of work out.
 fn evaluate(evaluator: &bento_eval::Evaluator<'_>, work: &Work<'_>) -> Result<Vec<String>, String> {
-    (work.body)(evaluator).map_err(|error| evaluator.render_error(&error, &RenderOptions::default()))
+    (work.body)(evaluator).map_err(|error| complaint(evaluator.diagnose(&error)))
 }
 
 impl Resources {
@@ -247,7 +259,7 @@ impl Resources {
 
     /// The life of a warm process: the first of `queue` is evaluated in it, the others in copies of it.
     fn warm(&self, settings: &Settings, works: &[Work<'_>], queue: VecDeque<usize>, out: File) -> Result<(), Aborted> {
-        let ears = Ears::new(Some(Reports(out)));
+        let ears = Ears::new(Some(Reports(out)), settings);
         let store = settings.store.as_str().to_owned();
         evaluate_on(
             settings.clone(),
@@ -278,6 +290,8 @@ impl Resources {
             sink.send(Report::Done { index: first, result, used: Used::default() });
         }
         Limits::default().apply();
+        // a copy must not talk where this process does
+        ears.store.disconnect();
         let copy = |index: usize, limits: Limits| {
             process::spawn(1, limits, |out| {
                 {
@@ -287,6 +301,7 @@ impl Resources {
                 }
                 evaluator.share_imports(Some(&works[index].place));
                 let result = evaluate(evaluator, &works[index]);
+                ears.store.close();
                 let mut sink = ears.sink();
                 let used = Used { readings: files.take(), ..std::mem::take(&mut sink.used) };
                 sink.send(Report::Done { index, result, used });
@@ -294,6 +309,7 @@ impl Resources {
             })
         };
         self.manage(&copy, ears, queue);
+        ears.store.close();
     }
 
     /// Has a copy made for each of `queue`, and passes on what they report.
@@ -380,7 +396,7 @@ fn listen_to(running: &mut [Running], ears: &Ears) -> Vec<usize> {
 /// As [`Resources::run`], where this process can't be copied: one after the other, each by itself.
 fn run_here(settings: &Settings, works: &[Work<'_>], done: &mut dyn FnMut(Finished)) -> Result<()> {
     for (index, work) in works.iter().enumerate() {
-        let ears = Ears::new(None);
+        let ears = Ears::new(None, settings);
         let store = settings.store.as_str().to_owned();
         let (result, readings) = evaluate_on(
             settings.clone(),
