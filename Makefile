@@ -21,9 +21,11 @@ evaluated := $(if $(BENTO_CORPORA),$(if $(BENTO),,build))
 corpora: $(evaluated)
 	@checks/corpora
 
-# what evaluating them takes, bento and C++ Nix in turns (BENTO_CORPORA and BENTO_NIX): checks/bench
+# what evaluating them takes, one host and fleets, bento and C++ Nix in turns (BENTO_CORPORA and BENTO_NIX): checks/bench,
+# checks/bench-fleet
 bench: $(evaluated)
 	@checks/bench
+	@checks/bench-fleet --plot docs/src/fleet.svg
 
 # format, lints, dependencies and shell scripts: checks/lint
 lint:

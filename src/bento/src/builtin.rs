@@ -1,89 +1,266 @@
 //! Evaluating with bento's own evaluator, for which no Nix is needed (`--evaluator builtin`).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use bento_eval::store::Store;
 use bento_eval::value::{Pos, Value};
-use bento_eval::{Coerce, ErrorKind, RenderOptions, Settings};
+use bento_eval::{Coerce, Diagnostic, ErrorKind, RenderOptions, Settings};
 
-use crate::evaluation::{Evaluation, Evaluator, SearchPath};
+use crate::evaluation::cache::{Cache, Key, Session};
+use crate::evaluation::pool::{Body, Finished, Message, Resources, Work};
+use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
 use crate::host::{Host, HostKind};
 use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
-use crate::source::{Names, SourceTree};
+use crate::package::Package;
+use crate::source::SourceTree;
 use crate::store::NixStore;
 use crate::store_path::StorePath;
 
 /// Where expressions that come from no file start from; they hold no relative path.
 const BASE: &[u8] = b"/";
+/// What is wanted of a system.
+const PATHS: &str = "toplevel: [ toplevel.drvPath toplevel.outPath ]";
 
-/// Evaluates in this process. Each call is an evaluation of its own, on a thread that has the stack for it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct BuiltinEvaluator;
+/// Evaluates in copies of this process, several at a time, and remembers what came of it.
+#[derive(Clone, Debug)]
+pub struct BuiltinEvaluator {
+    resources: Resources,
+    cache: Option<Cache>,
+    /// By the place of a tree, which hosts may have in common: what stands for its contents.
+    digests: RefCell<HashMap<PathBuf, String>>,
+}
 
-impl Evaluator for BuiltinEvaluator {
-    fn flake_hosts(&self, tree: &SourceTree) -> Result<Vec<String>> {
+/// Something to evaluate about a tree.
+struct Task<'t> {
+    tree: &'t SourceTree,
+    settings: Settings,
+    work: Work<'t>,
+    /// Under what the result is kept; absent where nothing is.
+    key: Option<Key>,
+}
+
+impl BuiltinEvaluator {
+    /// An evaluator that uses so much of the machine, and this cache if any.
+    pub fn new(resources: Resources, cache: Option<Cache>) -> Self {
+        Self { resources, cache, digests: RefCell::default() }
+    }
+
+    fn task<'t>(
+        &self,
+        tree: &'t SourceTree,
+        settings: Settings,
+        what: &[&str],
+        label: String,
+        body: Body<'t>,
+    ) -> Result<Task<'t>> {
+        let key = if self.cache.is_some() { Some(Key::new(&settings, what, label)?) } else { None };
+        Ok(Task { tree, settings, work: Work { place: tree.path(), body }, key })
+    }
+
+    /// The names of a flake's hosts.
+    fn names_task<'t>(&self, tree: &'t SourceTree) -> Result<Task<'t>> {
         let url = flake_url(&tree.path())?;
-        run(tree, settings(true), |evaluator| {
+        let body: Body<'_> = Box::new(move |evaluator| {
             let names = b"flake: builtins.attrNames (flake.nixosConfigurations or { })";
             let names = evaluator.call(evaluator.eval_string(names, BASE)?, &[flake(evaluator, &url)?], Pos::NONE)?;
             strings(evaluator, names, "while evaluating the names of the hosts")
-        })
+        });
+        let digest = self.digest(tree)?;
+        self.task(
+            tree,
+            settings(true),
+            &["the names of a flake's hosts", &digest],
+            format!("the flake in {}", tree.origin().display()),
+            body,
+        )
     }
 
-    fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
-        system(tree, host, search_path, |_, _| Ok(()))
+    /// The paths of a host's system.
+    fn system_task<'t>(&self, subject: &Subject<'t>, search_path: &SearchPath) -> Result<Task<'t>> {
+        const WHAT: &str = "while evaluating the paths of the system";
+        let tree = subject.tree;
+        let origin = tree.origin().display().to_string();
+        let name = subject.host.name.as_str();
+        let label = format!("{name} in {origin}");
+        match subject.host.kind {
+            HostKind::Flake => {
+                let url = flake_url(&tree.path())?;
+                let expression = format!("flake: ({PATHS}) flake.nixosConfigurations.{}.{TOPLEVEL}", nix_string(name));
+                let body: Body<'_> = Box::new(move |evaluator| {
+                    let select = evaluator.eval_string(expression.as_bytes(), BASE)?;
+                    let found = evaluator.call(select, &[flake(evaluator, &url)?], Pos::NONE)?;
+                    strings(evaluator, found, WHAT)
+                });
+                // evaluation is pure: nothing but the tree, with its lock, has a part in the result
+                let digest = self.digest(tree)?;
+                self.task(tree, settings(true), &["a flake's host", &origin, name, &digest], label, body)
+            }
+            HostKind::NonFlake => {
+                let expression = format!("({PATHS}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
+                let body: Body<'_> = Box::new(move |evaluator| {
+                    strings(evaluator, evaluator.eval_string(expression.as_bytes(), BASE)?, WHAT)
+                });
+                let settings = Settings { search_path: search_path.pairs(), ..settings(false) };
+                self.task(tree, settings, &["a host", &origin, name], label, body)
+            }
+        }
     }
 
-    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
-        system(tree, host, search_path, |evaluator, drv_path| {
-            let store = NixStore::new(evaluator.store_dir().clone());
-            let added =
-                store.dir().parse(drv_path).map_err(anyhow::Error::from).and_then(|drv| store.add(evaluator, &[drv]));
-            added.map(|_| ()).map_err(|error| bento_eval::Error::eval(Pos::NONE, format!("{error:#}")))
-        })
+    /// What stands for the contents of a tree where they are the whole key.
+    fn digest(&self, tree: &SourceTree) -> Result<String> {
+        if self.cache.is_none() {
+            return Ok(String::new());
+        }
+        let place = tree.path();
+        if let Some(known) = self.digests.borrow().get(&place) {
+            return Ok(known.clone());
+        }
+        let digest = Package::of(&place)?.digest();
+        self.digests.borrow_mut().insert(place, digest.clone());
+        Ok(digest)
+    }
+
+    /// Carries tasks out, except for those whose results are known.
+    fn run(&self, tasks: Vec<Task<'_>>, done: &mut dyn FnMut(usize, Result<Vec<String>>)) {
+        let mut session = self.cache.as_ref().map(Session::new);
+        // by settings, as those are an evaluator's for good
+        let mut groups: Vec<(String, Vec<(usize, Task<'_>)>)> = Vec::new();
+        for (index, task) in tasks.into_iter().enumerate() {
+            let known = session.as_mut().zip(task.key.as_ref());
+            if let Some(known) = known.and_then(|(session, key)| session.find(key, &task.tree.path())) {
+                say(task.tree, &known.messages);
+                done(index, Ok(known.strings));
+                continue;
+            }
+            let name = format!("{:?}", task.settings);
+            match groups.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, group)) => group.push((index, task)),
+                None => groups.push((name, vec![(index, task)])),
+            }
+        }
+        if groups.is_empty() {
+            return;
+        }
+        for (_, group) in groups {
+            self.run_group(group, session.as_mut(), done);
+        }
+        if let Some(Err(error)) = session.map(Session::finish) {
+            warn(&error);
+        }
+    }
+
+    /// Carries tasks with the same settings out.
+    fn run_group(
+        &self,
+        group: Vec<(usize, Task<'_>)>,
+        mut session: Option<&mut Session<'_>>,
+        done: &mut dyn FnMut(usize, Result<Vec<String>>),
+    ) {
+        let Some((_, first)) = group.first() else { return };
+        let settings = first.settings.clone();
+        let mut ends: Vec<End<'_>> = Vec::new();
+        let mut works = Vec::new();
+        let mut trees = Vec::new();
+        for (index, task) in group {
+            ends.push(End { index, tree: task.tree, key: task.key, ended: false });
+            works.push(task.work);
+            trees.push(task.tree);
+        }
+        let ran = self.resources.run(&settings, &works, &mut |finished: Finished| {
+            let end = &mut ends[finished.index];
+            end.ended = true;
+            say(end.tree, &finished.messages);
+            if let Some((session, key)) = session.as_mut().zip(end.key.take()) {
+                let warm = finished.shared.as_ref().map(|shared| works[shared.index].place.as_path());
+                if let Err(error) = session.keep(key, &works[finished.index].place, warm, &finished) {
+                    warn(&error);
+                }
+            }
+            // code that hosts share may be known by the name that it has with the first one
+            let first = finished.shared.as_ref().map(|shared| trees[shared.index].names());
+            let named = |text: String| first.as_ref().map_or(text.clone(), |first| first.original(&text));
+            done(end.index, finished.result.map_err(|text| anyhow!(named(end.tree.original_names(&text)))));
+        });
+        if let Err(error) = ran {
+            let error = format!("{error:#}");
+            for end in ends.iter().filter(|end| !end.ended) {
+                done(end.index, Err(anyhow!(error.clone())));
+            }
+        }
     }
 }
 
-/// Evaluates a host's system. `then` is given the path of its derivation, while the evaluation still knows it.
-fn system(
-    tree: &SourceTree,
-    host: &Host,
-    search_path: &SearchPath,
-    then: impl Fn(&bento_eval::Evaluator<'_>, &str) -> bento_eval::Result<()> + Send + Sync,
-) -> Result<Evaluation> {
-    let paths = "toplevel: [ toplevel.drvPath toplevel.outPath ]";
-    let finish = |evaluator: &bento_eval::Evaluator<'_>, found: Vec<String>| -> bento_eval::Result<Vec<String>> {
-        if let Some(drv_path) = found.first() {
-            then(evaluator, drv_path)?;
+/// What there is to do when a task ends.
+struct End<'t> {
+    index: usize,
+    tree: &'t SourceTree,
+    key: Option<Key>,
+    ended: bool,
+}
+
+impl Evaluator for BuiltinEvaluator {
+    fn flake_hosts(&self, tree: &SourceTree) -> Result<Vec<String>> {
+        let mut names = Err(anyhow!("the evaluation of the hosts' names did not end"));
+        self.run(vec![self.names_task(tree)?], &mut |_, result| names = result);
+        names
+    }
+
+    fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
+        let mut evaluated = Err(anyhow!("the evaluation did not end"));
+        self.evaluate_fleet(&[Subject { tree, host }], search_path, &mut |_, result| evaluated = result);
+        evaluated
+    }
+
+    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
+        let mut task = self.system_task(&Subject { tree, host }, search_path)?;
+        // what is remembered is in no store
+        task.key = None;
+        let evaluate = task.work.body;
+        task.work.body = Box::new(move |evaluator| {
+            let paths = evaluate(evaluator)?;
+            let store = NixStore::new(evaluator.store_dir().clone());
+            let add = |drv_path: &String| store.add(evaluator, &[store.dir().parse(drv_path)?]).map(|_| ());
+            paths
+                .first()
+                .map_or(Ok(()), add)
+                .map_err(|error| bento_eval::Error::eval(Pos::NONE, format!("{error:#}")))?;
+            Ok(paths)
+        });
+        let mut instantiated = Err(anyhow!("the evaluation did not end"));
+        self.run(vec![task], &mut |_, paths| instantiated = paths.and_then(|paths| evaluation(&paths)));
+        instantiated
+    }
+
+    fn evaluate_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
+        let mut indices = Vec::new();
+        let mut tasks = Vec::new();
+        for (index, subject) in subjects.iter().enumerate() {
+            match self.system_task(subject, search_path) {
+                Ok(task) => {
+                    indices.push(index);
+                    tasks.push(task);
+                }
+                Err(error) => done(index, Err(error)),
+            }
         }
-        Ok(found)
-    };
-    let paths = match host.kind {
-        HostKind::Flake => {
-            let url = flake_url(&tree.path())?;
-            let name = nix_string(host.name.as_str());
-            let expression = format!("flake: ({paths}) flake.nixosConfigurations.{name}.{TOPLEVEL}");
-            run(tree, settings(true), move |evaluator| {
-                let select = evaluator.eval_string(expression.as_bytes(), BASE)?;
-                let found = evaluator.call(select, &[flake(evaluator, &url)?], Pos::NONE)?;
-                finish(evaluator, strings(evaluator, found, "while evaluating the paths of the system")?)
-            })?
-        }
-        HostKind::NonFlake => {
-            let expression = format!("({paths}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
-            let settings = Settings { search_path: search_path.pairs(), ..settings(false) };
-            run(tree, settings, move |evaluator| {
-                let found = evaluator.eval_string(expression.as_bytes(), BASE)?;
-                finish(evaluator, strings(evaluator, found, "while evaluating the paths of the system")?)
-            })?
-        }
-    };
+        self.run(tasks, &mut |index, paths| done(indices[index], paths.and_then(|paths| evaluation(&paths))));
+    }
+}
+
+/// The evaluation that is given by a derivation's two paths.
+fn evaluation(paths: &[String]) -> Result<Evaluation> {
     let path = |text: &String| StorePath::new(text.as_str()).with_context(|| format!("{TOPLEVEL} is no derivation"));
-    match paths.as_slice() {
+    match paths {
         [drv_path, toplevel] => Ok(Evaluation { drv_path: path(drv_path)?, toplevel: path(toplevel)? }),
         _ => Err(anyhow!("{TOPLEVEL} does not have a derivation's two paths")),
     }
@@ -110,23 +287,13 @@ fn strings<'a>(evaluator: &bento_eval::Evaluator<'a>, list: Value<'a>, what: &st
     list.iter().map(|value| Ok(String::from_utf8_lossy(&text(value)?.0).into_owned())).collect()
 }
 
-/// Runs an evaluation about a tree. An error is what Nix would print, without `error:`.
-fn run<T: Send>(
-    tree: &SourceTree,
-    settings: Settings,
-    body: impl for<'a> FnOnce(&bento_eval::Evaluator<'a>) -> bento_eval::Result<T> + Send,
-) -> Result<T> {
-    let messages = Messages { names: tree.names(), store: NixStore::new(settings.store.clone()) };
-    let result = bento_eval::evaluate(settings, messages, |evaluator| {
-        body(evaluator).map_err(|error| evaluator.diagnose(&error))
-    });
-    result?.map_err(|mut diagnostic| {
-        diagnostic.hint = remedy(diagnostic.kind).map(str::to_owned).or(diagnostic.hint);
-        // the caller of bento can't ask for the whole trace
-        let options = RenderOptions { mention_show_trace: false, ..RenderOptions::default() };
-        let text = diagnostic.render(&options);
-        anyhow!("{}", text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end().to_owned())
-    })
+/// What the caller of bento is told of an error: what Nix would print, without `error:`, and what can be done.
+pub(crate) fn complaint(mut diagnostic: Diagnostic) -> String {
+    diagnostic.hint = remedy(diagnostic.kind).map(str::to_owned).or(diagnostic.hint);
+    // the caller of bento can't ask for the whole trace
+    let options = RenderOptions { mention_show_trace: false, ..RenderOptions::default() };
+    let text = diagnostic.render(&options);
+    text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end().to_owned()
 }
 
 /// What the caller of bento can do about an error of this kind.
@@ -138,33 +305,18 @@ fn remedy(kind: ErrorKind) -> Option<&'static str> {
 }
 
 /// What the code says on its way goes to standard error, with the administrator's file names.
-struct Messages {
-    names: Names,
-    /// For what has to be built before it can be read.
-    store: NixStore,
-}
-
-impl Messages {
-    fn say(&self, kind: &str, message: &str) {
+fn say(tree: &SourceTree, messages: &[Message]) {
+    if messages.is_empty() {
+        return;
+    }
+    let names = tree.names();
+    for Message { kind, text } in messages {
         // if nobody can read it, it is lost
-        let _ = writeln!(std::io::stderr().lock(), "{kind}: {}", self.names.original(message));
+        let _ = writeln!(std::io::stderr().lock(), "{kind}: {}", names.original(text));
     }
 }
 
-impl bento_eval::Host for Messages {
-    fn env(&self, name: &str) -> Option<Vec<u8>> {
-        std::env::var_os(name).map(OsString::into_vec)
-    }
-
-    fn warn(&self, message: &str) {
-        self.say("warning", message);
-    }
-
-    fn trace(&self, message: &str) {
-        self.say("trace", message);
-    }
-
-    fn store(&self) -> Option<&dyn Store> {
-        Some(&self.store)
-    }
+/// Says what is wrong with the cache, which fails no evaluation.
+fn warn(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr().lock(), "warning: evaluations can't be remembered: {error:#}");
 }

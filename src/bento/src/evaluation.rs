@@ -1,11 +1,18 @@
 //! An evaluation: which system a host should run, and who works that out.
 
+pub mod cache;
+pub(crate) mod pool;
+mod process;
+
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use self::cache::{Cache, parse_size};
+pub use self::pool::Resources;
 use crate::builtin::BuiltinEvaluator;
 use crate::host::Host;
 use crate::nix::NixEvaluator;
@@ -20,6 +27,15 @@ pub struct Evaluation {
     pub drv_path: StorePath,
     /// The system itself (`config.system.build.toplevel`): what the host runs once it is up to date.
     pub toplevel: StorePath,
+}
+
+/// A host to evaluate.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'s> {
+    /// Its files.
+    pub tree: &'s SourceTree,
+    /// Its name and kind.
+    pub host: &'s Host,
 }
 
 /// Something that can evaluate the configurations of a fleet.
@@ -39,6 +55,19 @@ pub trait Evaluator {
     /// As [`Evaluator::evaluate`]; the derivation, with all that it needs, is in this machine's Nix store then, and can be
     /// built.
     fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation>;
+
+    /// Evaluates the systems of these hosts. Each one's comes to `done`, with its index, as soon as it is there, in any
+    /// order; what is wrong with one host concerns no other.
+    fn evaluate_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
+        for (index, Subject { tree, host }) in subjects.iter().enumerate() {
+            done(index, self.evaluate(tree, host, search_path));
+        }
+    }
 }
 
 /// The evaluators to choose from.
@@ -50,14 +79,76 @@ pub enum EvaluatorChoice {
     Nix,
 }
 
-impl EvaluatorChoice {
-    /// The evaluator of that name.
-    pub fn open(self) -> Box<dyn Evaluator> {
-        match self {
-            Self::Builtin => Box::new(BuiltinEvaluator),
-            Self::Nix => Box::new(NixEvaluator::default()),
-        }
+/// How a command evaluates: who does, with how much of the machine, and from where.
+#[derive(Args, Clone, Debug)]
+pub struct EvaluationOptions {
+    /// Who evaluates
+    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Builtin)]
+    pub evaluator: EvaluatorChoice,
+    /// Look up <NAME> there, before the entries of NIX_PATH
+    #[arg(short = 'I', value_name = "NAME=PATH")]
+    pub include: Vec<String>,
+    /// Evaluate so many hosts at a time, at most [default: as many as there are processors]
+    #[arg(short, long, value_name = "NUMBER", env = "BENTO_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Use so much memory for evaluations, all together; K, M and G stand for powers of 1024
+    /// [default: three quarters of what is free]
+    #[arg(long, value_name = "SIZE", env = "BENTO_MEMORY", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// Give a host up whose evaluation takes more than so many seconds of a processor's time
+    #[arg(long, value_name = "SECONDS", env = "BENTO_TIME_LIMIT", default_value_t = 600,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub time_limit: u64,
+    /// Evaluate every host, also where nothing has changed, and remember nothing
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+impl EvaluationOptions {
+    /// The evaluator that these options ask for.
+    pub fn open(&self) -> Result<Box<dyn Evaluator>> {
+        Ok(match self.evaluator {
+            EvaluatorChoice::Nix => Box::new(NixEvaluator::default()),
+            EvaluatorChoice::Builtin => {
+                let resources = Resources {
+                    jobs: self.jobs.map_or_else(processors, usize::from),
+                    memory: self.memory.unwrap_or_else(|| available_memory() / 4 * 3),
+                    time: Duration::from_secs(self.time_limit),
+                };
+                let cache = if self.no_cache { None } else { Cache::of_user()? };
+                Box::new(BuiltinEvaluator::new(resources, cache))
+            }
+        })
     }
+
+    /// Where these options have `<name>` looked up.
+    pub fn search_path(&self) -> Result<SearchPath> {
+        let here = std::env::current_dir().context("cannot tell the working directory")?;
+        SearchPath::new(&self.include, std::env::var("NIX_PATH").ok().as_deref(), &here)
+    }
+}
+
+/// How many processors this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How much memory there is for new work, in bytes: on this machine, and in this control group.
+fn available_memory() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo").and_then(|figures| {
+        let line = figures.lines().find_map(|line| line.strip_prefix("MemAvailable:").map(str::to_owned))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    });
+    let group = || {
+        let membership = read("/proc/self/cgroup")?;
+        let path = membership.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
+        let figure = |name: &str| read(&format!("/sys/fs/cgroup{path}/{name}"))?.trim().parse::<u64>().ok();
+        Some(figure("memory.max")?.saturating_sub(figure("memory.current").unwrap_or(0)))
+    };
+    // where neither can be told, what a small machine has
+    let machine = machine.unwrap_or(4 << 30);
+    group().map_or(machine, |group| group.min(machine))
 }
 
 /// Where `<name>` is looked up: entries `name=place` or `place`, the first that fits wins.

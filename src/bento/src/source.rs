@@ -82,6 +82,11 @@ impl SourceTree {
         self.holder.path().join(TREE_NAME)
     }
 
+    /// What the tree is a copy of.
+    pub fn origin(&self) -> &Path {
+        &self.from
+    }
+
     /// A message about the tree, with the files' names in the administrator's directory instead of those in the copy.
     pub fn original_names(&self, message: &str) -> String {
         self.names().original(message)

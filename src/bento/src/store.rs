@@ -136,6 +136,11 @@ impl NixStore {
         open
     }
 
+    /// Closes the connection, so that the next question opens another.
+    pub fn disconnect(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).connection = None;
+    }
+
     /// Asks the store for something.
     fn with<T>(&self, ask: impl FnOnce(&mut Connection) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
         let mut open = self.lock();

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bento::evaluation::{EvaluatorChoice, SearchPath};
+use bento::builtin::BuiltinEvaluator;
+
+use bento::evaluation::{Evaluator, Resources, SearchPath};
 use bento::host::{Host, HostKind};
 use bento::source::SourceTree;
 use tempfile::TempDir;
@@ -379,7 +381,8 @@ fn a_host_can_be_instantiated() {
         let tree = SourceTree::stage(Path::new(&dir)).unwrap();
         let host = Host { name: "x".parse().unwrap(), kind: HostKind::NonFlake };
         let search_path = SearchPath::new(&["nixpkgs=nixpkgs".to_owned()], Some(""), Path::new(&dir)).unwrap();
-        let evaluation = EvaluatorChoice::Builtin.open().instantiate(&tree, &host, &search_path).unwrap();
+        let resources = Resources { jobs: 1, memory: 4 << 30, time: Duration::from_secs(600) };
+        let evaluation = BuiltinEvaluator::new(resources, None).instantiate(&tree, &host, &search_path).unwrap();
         println!("{expected}{}", evaluation.drv_path);
         return;
     }

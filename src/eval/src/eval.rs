@@ -791,7 +791,14 @@ impl<'a> Evaluator<'a> {
                     }
                     let (now, rest) = args.split_at(prim_op.arity as usize);
                     args = rest;
-                    self.call_prim_op(prim_op, now, pos)?
+                    let result = self.call_prim_op(prim_op, now, pos)?;
+                    match args {
+                        [argument, rest @ ..] if prim_op.imports => {
+                            args = rest;
+                            self.call_imported(result, *argument, pos)?
+                        }
+                        _ => result,
+                    }
                 }
                 Kind::PrimOpApp(app) => {
                     let prim_op = builtins::get(app.prim_op);

@@ -69,6 +69,19 @@ pub struct Metadata {
     pub modified: i64,
 }
 
+impl Metadata {
+    pub(crate) fn of(found: &std::fs::Metadata) -> Self {
+        let file_type = FileType::of(found.file_type());
+        let regular = file_type == FileType::Regular;
+        Metadata {
+            file_type,
+            executable: regular && found.mode() & 0o100 != 0,
+            size: if regular { found.len() } else { 0 },
+            modified: found.mtime(),
+        }
+    }
+}
+
 /// One entry of a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirEntry {
@@ -228,16 +241,7 @@ pub struct RealFs;
 impl FileSystem for RealFs {
     fn lstat(&self, path: &Path) -> Result<Option<Metadata>, FsError> {
         match std::fs::symlink_metadata(path) {
-            Ok(found) => {
-                let file_type = FileType::of(found.file_type());
-                let regular = file_type == FileType::Regular;
-                Ok(Some(Metadata {
-                    file_type,
-                    executable: regular && found.mode() & 0o100 != 0,
-                    size: if regular { found.len() } else { 0 },
-                    modified: found.mtime(),
-                }))
-            }
+            Ok(found) => Ok(Some(Metadata::of(&found))),
             Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(FsError::new(Operation::Stat, path, error)),
         }
@@ -404,6 +408,11 @@ impl OverlayFs {
             prefix.push(b'/');
         }
         OverlayFs { base, prefix: prefix.into(), mounts: RefCell::default() }
+    }
+
+    /// What the mounts are laid over.
+    pub fn base(&self) -> Rc<dyn FileSystem> {
+        self.base.clone()
     }
 
     /// The base name of the store path that `path` is or is below of, and the rest without its leading slash.

@@ -3,11 +3,12 @@
 use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
 use crate::flake::FetchSettings;
-use crate::fs::{OverlayFs, RealFs};
+use crate::fs::{FileSystem, OverlayFs, RealFs};
 use crate::store::Store;
 use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
+use std::any::Any;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -113,6 +114,9 @@ pub trait Host {
     }
     /// What `builtins.trace` says, without `trace:`.
     fn trace(&self, message: &str);
+    /// Something that neither files nor the environment determine had a part in the evaluation, named here: the time, or
+    /// a source that no hash locks. Such a result can't be kept.
+    fn volatile(&self, _what: &str) {}
     /// The store that what has to be built before it can be read is built in, if there is one.
     fn store(&self) -> Option<&dyn Store> {
         None
@@ -151,6 +155,14 @@ pub enum Aborted {
     },
 }
 
+impl Aborted {
+    /// What a panic that comes out of an evaluator means, for those who catch it before [`evaluate`] does; `None` if it is
+    /// a mistake in the evaluator.
+    pub fn from_panic(panic: &(dyn Any + Send)) -> Option<Self> {
+        panic.downcast_ref::<Full>().map(|full| Aborted::Memory { limit: full.limit })
+    }
+}
+
 /// Runs an evaluation on a thread of its own, whose stack is large enough for the deepest calls that Nix allows. All values
 /// live until `body` returns.
 ///
@@ -164,20 +176,38 @@ pub fn evaluate<R: Send>(
     host: impl Host + Send + 'static,
     body: impl for<'a> FnOnce(&Evaluator<'a>) -> R + Send,
 ) -> Result<R, Aborted> {
+    evaluate_on(settings, || Rc::new(RealFs), host, |evaluator, _| body(evaluator))
+}
+
+/// As [`evaluate`], with the file system that `base` makes on the evaluation's thread in place of the machine's; `body` gets
+/// it, too.
+///
+/// # Errors
+/// As there.
+///
+/// # Panics
+/// As there.
+pub fn evaluate_on<R: Send, F: FileSystem + 'static>(
+    settings: Settings,
+    base: impl FnOnce() -> Rc<F> + Send,
+    host: impl Host + Send + 'static,
+    body: impl for<'a> FnOnce(&Evaluator<'a>, &F) -> R + Send,
+) -> Result<R, Aborted> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("evaluation".to_owned()).stack_size(STACK_SIZE).spawn_scoped(
             scope,
             move || {
                 let (arena, texts) = (Arena::new(settings.max_heap).map_err(Aborted::Start)?, Bump::new());
                 let store = settings.store.as_str().to_owned();
-                let fs = Rc::new(OverlayFs::new(Rc::new(RealFs), store.as_ref()));
+                let base = base();
+                let fs = Rc::new(OverlayFs::new(base.clone(), store.as_ref()));
                 let evaluator = Evaluator::new(&arena, &texts, settings, fs, Rc::new(host), STACK_SIZE);
-                Ok(body(&evaluator))
+                Ok(body(&evaluator, &base))
             },
         );
-        thread.map_err(Aborted::Start)?.join().unwrap_or_else(|panic| match panic.downcast::<Full>() {
-            Ok(full) => Err(Aborted::Memory { limit: full.limit }),
-            Err(panic) => std::panic::resume_unwind(panic),
+        thread.map_err(Aborted::Start)?.join().unwrap_or_else(|panic| match Aborted::from_panic(&*panic) {
+            Some(aborted) => Err(aborted),
+            None => std::panic::resume_unwind(panic),
         })
     })
 }

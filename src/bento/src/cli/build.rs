@@ -12,7 +12,7 @@ use super::fleet::FleetOptions;
 use super::progress::Display;
 use crate::build::apply::{Extent, Machine};
 use crate::build::{Builder, Job};
-use crate::evaluation::Evaluation;
+use crate::evaluation::{Evaluation, Subject};
 use crate::fleet::{Fleet, FleetHost};
 use crate::host::HostName;
 use crate::store_path::StorePath;
@@ -112,7 +112,7 @@ impl Build {
             bail!("say which host's system shall be applied: `bento build switch HOST`");
         }
         let search_path = self.fleet.search_path()?;
-        let evaluator = self.fleet.evaluator();
+        let evaluator = self.fleet.evaluator()?;
         let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let selected: Vec<&FleetHost> = fleet.selected(&selection).collect();
         // before anything is built for nothing
@@ -128,29 +128,30 @@ impl Build {
             }
             lines.push(line);
         };
-        for broken in &fleet.broken {
-            if broken.name.as_ref().map_or(selection.is_all(), |name| selection.includes(name)) {
-                say(Line {
-                    host: broken.name.clone(),
-                    directory: broken.dir.display().to_string(),
-                    toplevel: None,
-                    drv_path: None,
-                    error: Some(format!("{:#}", broken.error)),
-                    seconds: 0.0,
-                });
-            }
+        for broken in fleet.concerned(&selection) {
+            say(Line {
+                host: broken.name.clone(),
+                directory: broken.dir.display().to_string(),
+                toplevel: None,
+                drv_path: None,
+                error: Some(format!("{:#}", broken.error)),
+                seconds: 0.0,
+            });
         }
         let mut evaluated = Vec::new();
-        for host in selected {
-            let start = Instant::now();
-            let evaluation = evaluator
-                .evaluate(&host.tree, &host.host, &search_path)
-                .map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))));
+        let subjects: Vec<Subject<'_>> = selected.iter().map(|host| host.subject()).collect();
+        let start = Instant::now();
+        evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
+            let (host, seconds) = (selected[index], start.elapsed().as_secs_f64());
             match evaluation {
-                Ok(evaluation) => evaluated.push((host, evaluation, start.elapsed().as_secs_f64())),
-                Err(error) => say(Line::new(host, Err(&error), start.elapsed().as_secs_f64())),
+                Ok(evaluation) => evaluated.push((host, evaluation, seconds)),
+                Err(error) => {
+                    let error = anyhow!(host.tree.original_names(&format!("{error:#}")));
+                    say(Line::new(host, Err(&error), seconds));
+                }
             }
-        }
+        });
+        evaluated.sort_by(|(one, ..), (other, ..)| one.host.name.cmp(&other.host.name));
         let jobs: Vec<Job<'_>> = evaluated
             .iter()
             .map(|(host, evaluation, _)| Job {

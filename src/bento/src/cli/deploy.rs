@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::fleet::FleetOptions;
 use super::progress::Display;
 use crate::build::{Builder, Job};
-use crate::evaluation::{Evaluation, SearchPath};
+use crate::evaluation::{Evaluation, SearchPath, Subject};
 use crate::fleet::config::Config;
 use crate::fleet::{Fleet, FleetHost};
 use crate::host::{HostKind, HostName};
@@ -148,7 +148,7 @@ impl Deploy {
         let selection = self.fleet.selection(&self.hosts, &config)?;
         let signer = self.signer(&config)?;
         let search_path = self.fleet.search_path()?;
-        let evaluator = self.fleet.evaluator();
+        let evaluator = self.fleet.evaluator()?;
         let hub = Hub::new(&config.hub.directory);
         // a plan must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
@@ -161,13 +161,10 @@ impl Deploy {
             }
             lines.push(line);
         };
-        for broken in &fleet.broken {
-            // with a selection, only what concerns it
-            if broken.name.as_ref().map_or(selection.is_all(), |name| selection.includes(name)) {
-                say(Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, 0.0));
-            }
+        for broken in fleet.concerned(&selection) {
+            say(Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, 0.0));
         }
-        let mut steps = Vec::new();
+        let mut hosts = Vec::new();
         for host in fleet.selected(&selection) {
             if let Some(hold) = holds.get(&host.host.name) {
                 let mut line = Line::new(host, "held", 0.0);
@@ -176,16 +173,23 @@ impl Deploy {
                 say(line);
                 continue;
             }
-            let start = Instant::now();
-            let evaluation = evaluator
-                .evaluate(&host.tree, &host.host, &search_path)
-                .map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))));
-            let seconds = start.elapsed().as_secs_f64();
-            match evaluation {
-                Ok(evaluation) => steps.push(Step { host, evaluation, seconds }),
-                Err(error) => say(Line::failed(Some(&host.host.name), &host.dir, &error, seconds)),
-            }
+            hosts.push(host);
         }
+        let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
+        let start = Instant::now();
+        let mut evaluated = Vec::new();
+        evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
+            let (host, seconds) = (hosts[index], start.elapsed().as_secs_f64());
+            match evaluation {
+                Ok(evaluation) => evaluated.push((index, Step { host, evaluation, seconds })),
+                Err(error) => {
+                    let error = anyhow!(host.tree.original_names(&format!("{error:#}")));
+                    say(Line::failed(Some(&host.host.name), &host.dir, &error, seconds));
+                }
+            }
+        });
+        evaluated.sort_by_key(|(index, _)| *index);
+        let mut steps: Vec<Step<'_>> = evaluated.into_iter().map(|(_, step)| step).collect();
         let builder = Builder::new(&config.build.options);
         let work =
             Work { config: &config, hub: &hub, search_path: &search_path, signer: signer.as_ref(), builder: &builder };

@@ -62,15 +62,13 @@ impl Diff {
         let (dir, config) = super::fleet_config()?;
         let selection = self.fleet.selection(&self.hosts, &config)?;
         let search_path = self.fleet.search_path()?;
-        let evaluator = self.fleet.evaluator();
+        let evaluator = self.fleet.evaluator()?;
         let hub = Hub::new(&config.hub.directory);
         let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let mut failed = false;
-        for broken in &fleet.broken {
-            if broken.name.as_ref().map_or(selection.is_all(), |name| selection.includes(name)) {
-                failed = true;
-                eprintln!("{}: failed: {:#}", broken.dir.display(), broken.error);
-            }
+        for broken in fleet.concerned(&selection) {
+            failed = true;
+            eprintln!("{}: failed: {:#}", broken.dir.display(), broken.error);
         }
         let mut lines = Vec::new();
         for host in fleet.selected(&selection) {

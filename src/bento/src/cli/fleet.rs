@@ -1,9 +1,9 @@
 //! The options of commands that evaluate hosts of the fleet.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use crate::evaluation::{Evaluator, EvaluatorChoice, SearchPath};
+use crate::evaluation::{EvaluationOptions, Evaluator, SearchPath};
 use crate::fleet::config::Config;
 use crate::fleet::{Selection, Shard};
 
@@ -13,12 +13,8 @@ pub(super) struct FleetOptions {
     /// Only the hosts of the Kth of N parts of the fleet; each host is in one of them, always the same
     #[arg(long, value_name = "K/N")]
     shard: Option<Shard>,
-    /// Who evaluates
-    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Builtin)]
-    evaluator: EvaluatorChoice,
-    /// Look up <NAME> there, before the entries of NIX_PATH
-    #[arg(short = 'I', value_name = "NAME=PATH")]
-    include: Vec<String>,
+    #[command(flatten)]
+    evaluation: EvaluationOptions,
 }
 
 impl FleetOptions {
@@ -30,12 +26,11 @@ impl FleetOptions {
 
     /// Where `<name>` is looked up.
     pub(super) fn search_path(&self) -> Result<SearchPath> {
-        let here = std::env::current_dir().context("cannot tell the working directory")?;
-        SearchPath::new(&self.include, std::env::var("NIX_PATH").ok().as_deref(), &here)
+        self.evaluation.search_path()
     }
 
     /// Who evaluates.
-    pub(super) fn evaluator(&self) -> Box<dyn Evaluator> {
-        self.evaluator.open()
+    pub(super) fn evaluator(&self) -> Result<Box<dyn Evaluator>> {
+        self.evaluation.open()
     }
 }

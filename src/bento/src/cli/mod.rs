@@ -2,6 +2,7 @@
 
 mod agent;
 mod build;
+mod cache;
 mod config;
 mod deploy;
 mod diff;
@@ -19,6 +20,7 @@ mod prune;
 mod status;
 mod terminal;
 mod verify;
+mod versions;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ enum Command {
     Deploy(deploy::Deploy),
     Diff(diff::Diff),
     Status(status::Status),
+    Versions(versions::Versions),
+    Cache(cache::CacheCommand),
     Log(log::Log),
     Hold(hold::Hold),
     Release(hold::Release),
@@ -66,6 +70,8 @@ pub fn main() -> ExitCode {
         Command::Deploy(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Versions(command) => command.run(),
+        Command::Cache(command) => command.run(),
         Command::Log(command) => command.run(),
         Command::Hold(command) => command.run(),
         Command::Release(command) => command.run(),

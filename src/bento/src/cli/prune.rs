@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::evaluation::EvaluatorChoice;
+use crate::evaluation::EvaluationOptions;
 use crate::fleet::{Fleet, Selection};
 use crate::host::HostName;
 use crate::hub::Hub;
@@ -21,9 +21,8 @@ pub(super) struct Prune {
     /// Only say which
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
-    /// Who evaluates
-    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Builtin)]
-    evaluator: EvaluatorChoice,
+    #[command(flatten)]
+    evaluation: EvaluationOptions,
 }
 
 impl Prune {
@@ -31,7 +30,7 @@ impl Prune {
         let (dir, config) = super::fleet_config()?;
         let hub = Hub::new(&config.hub.directory);
         let _lock = hub.lock()?;
-        let fleet = Fleet::discover(&dir, self.evaluator.open().as_ref(), &Selection::default())?;
+        let fleet = Fleet::discover(&dir, self.evaluation.open()?.as_ref(), &Selection::default())?;
         if let Some(broken) = fleet.broken.iter().find(|broken| broken.name.is_none()) {
             // it may well have the hosts that seem to be gone
             bail!("{} can't be read, so nobody knows which hosts are gone: {:#}", broken.dir.display(), broken.error);

@@ -32,7 +32,7 @@ impl Verify {
         let key = key.map(|(key, _)| SigningKey::from(&key));
         let hub = Hub::new(&config.hub.directory);
         // the names of hosts are the same whoever evaluates
-        let fleet = Fleet::discover(&dir, self.fleet.evaluator().as_ref(), &selection)?;
+        let fleet = Fleet::discover(&dir, self.fleet.evaluator()?.as_ref(), &selection)?;
         let mut failed = false;
         for broken in &fleet.broken {
             if broken.name.as_ref().map_or(selection.is_all(), |name| selection.includes(name)) {

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::evaluation::Evaluator;
+use crate::evaluation::{Evaluator, Subject};
 use crate::host::{Host, HostKind, HostName};
 use crate::source::SourceTree;
 
@@ -30,6 +30,13 @@ pub struct FleetHost {
     pub dir: PathBuf,
     /// The staged files; hosts of one flake share them.
     pub tree: Rc<SourceTree>,
+}
+
+impl FleetHost {
+    /// The host as evaluators take it.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { tree: &self.tree, host: &self.host }
+    }
 }
 
 /// Something in the fleet that is no sound host.
@@ -128,6 +135,12 @@ impl Fleet {
         all.sort_unstable();
         let hint = if all.is_empty() { String::new() } else { format!("; found: {}", all.join(", ")) };
         bail!("the fleet has {missing}{hint}");
+    }
+
+    /// What is broken that a command is about: with a selection, only what concerns it.
+    pub fn concerned(&self, selection: &Selection) -> impl Iterator<Item = &Broken> {
+        let concerns = |name: &HostName| selection.includes(name);
+        self.broken.iter().filter(move |broken| broken.name.as_ref().map_or(selection.is_all(), concerns))
     }
 
     /// The hosts that a command is about.

@@ -28,7 +28,7 @@ pub(super) const TABLE: &[PrimOp] = &[
     PrimOp::strict("__trace", 2, 1, trace),
     PrimOp::lazy("__traceVerbose", 2, trace_verbose),
     PrimOp::strict("__warn", 2, 1, warn),
-    PrimOp::strict("import", 1, 1, import),
+    PrimOp::strict("import", 1, 1, import).importing(),
     PrimOp::lazy("scopedImport", 2, scoped_import),
 ];
 

@@ -96,6 +96,7 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// When it is malformed or can't be had.
     pub(crate) fn fetch_search_path_entry(&self, text: &str) -> Result<Vec<u8>> {
+        self.host.volatile(text);
         let input = match text.strip_prefix("flake:") {
             Some(reference) => {
                 let options = ParseOptions { is_flake: false, ..ParseOptions::default() };
@@ -141,7 +142,11 @@ fn fetch_tree<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, git:
     if !evaluator.settings.pure {
         input = evaluator.fetcher().resolve(&input, UseRegistries::Limited)?.0;
     }
-    if evaluator.settings.pure && !input.is_locked()? {
+    let locked = input.is_locked()?;
+    if !locked {
+        evaluator.host.volatile(&input.to_string());
+    }
+    if evaluator.settings.pure && !locked {
         if input.nar_hash()?.is_none() {
             let message = format!("in pure evaluation mode, '{fetcher_name}' doesn't fetch unlocked input '{input}'");
             return Err(Error::eval(pos, message));
@@ -305,6 +310,9 @@ fn fetch<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, download:
     if evaluator.settings.pure && expected.is_none() {
         let message = format!("in pure evaluation mode, '{who}' requires a 'sha256' argument");
         return Err(Error::eval(pos, message));
+    }
+    if expected.is_none() {
+        evaluator.host.volatile(&url);
     }
     let method = if download.unpack { ContentAddressMethod::NixArchive } else { ContentAddressMethod::Flat };
     let path_for = |hash: Hash| {

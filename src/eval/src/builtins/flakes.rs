@@ -11,7 +11,7 @@ use crate::flake::fetch::Fetcher;
 use crate::flake::lock::{InputPath, parse_input_path, show_input_path};
 use crate::flake::reference::{Attr, Attrs as RefAttrs, FlakeRef, ParseOptions, ParsedRef};
 use crate::flake::{FlakeDeclaration, FlakeError, FlakeHost, InputDeclaration, LoadOptions, LockedFlake, load};
-use crate::fs::{self, FileSystem, RealFs};
+use crate::fs::{self, FileSystem};
 use crate::symbol::sym;
 use crate::syntax;
 use crate::value::{Kind, Pos, Suspension, ThunkState, Value};
@@ -151,7 +151,7 @@ impl<'a> Evaluator<'a> {
             let host = self.host.clone();
             let warn = Rc::new(move |message: &str| host.warn(message));
             let settings = self.settings.fetch.clone();
-            Rc::new(Fetcher::new(self.fs.clone(), Rc::new(RealFs), self.store.clone(), settings, warn))
+            Rc::new(Fetcher::new(self.fs.clone(), self.fs.base(), self.store.clone(), settings, warn))
         };
         self.state.flakes.fetcher.get_or_init(make).clone()
     }

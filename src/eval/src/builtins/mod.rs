@@ -35,6 +35,8 @@ pub(crate) struct PrimOp {
     pub(crate) strict: u8,
     /// Whether an error in it gets a line in the trace.
     pub(crate) traced: bool,
+    /// Whether it gives the value of a file, so that a call of the result may be shared.
+    pub(crate) imports: bool,
     /// What carries it out.
     pub(crate) function: Function,
 }
@@ -47,12 +49,18 @@ impl PrimOp {
 
     /// A builtin that may leave its arguments unevaluated.
     const fn lazy(name: &'static str, arity: u8, function: Function) -> PrimOp {
-        PrimOp { name, arity, strict: 0, traced: true, function }
+        PrimOp { name, arity, strict: 0, traced: true, imports: false, function }
     }
 
     /// A builtin that forces the arguments with bits in `strict` first.
     const fn strict(name: &'static str, arity: u8, strict: u8, function: Function) -> PrimOp {
-        PrimOp { name, arity, strict, traced: true, function }
+        PrimOp { name, arity, strict, traced: true, imports: false, function }
+    }
+
+    /// Says that it gives the value of a file.
+    const fn importing(mut self) -> PrimOp {
+        self.imports = true;
+        self
     }
 
     /// Leaves it out of traces.
@@ -91,18 +99,31 @@ pub(crate) struct State<'a> {
     pub(crate) store: crate::store::StoreState,
     pub(crate) strings: strings::StringState,
     pub(crate) flakes: flakes::FlakeState<'a>,
+    pub(crate) share: crate::share::ShareState<'a>,
 }
 
 /// Carries out a deferred computation that a builtin registered.
 pub(crate) fn resume_deferred<'a>(evaluator: &Evaluator<'a>, number: u32) -> Evaluated<'a> {
     match number {
         DERIVATION_FUNCTION => evaluator.eval_internal("derivation.nix"),
+        CURRENT_TIME => Ok(current_time(evaluator)),
         _ => flakes::resume(evaluator, number),
     }
 }
 
 /// The deferred computation whose result is `derivation`.
 const DERIVATION_FUNCTION: u32 = u32::MAX - 1;
+/// The deferred computation whose result is `builtins.currentTime`.
+const CURRENT_TIME: u32 = u32::MAX - 2;
+
+fn current_time<'a>(evaluator: &Evaluator<'a>) -> Value<'a> {
+    let time = evaluator.settings.time.unwrap_or_else(|| {
+        evaluator.host.volatile("builtins.currentTime");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(0, |elapsed| elapsed.as_secs() as i64)
+    });
+    evaluator.heap.int(time)
+}
 
 /// All variables that every program has.
 pub(crate) fn globals<'a>(evaluator: &Evaluator<'a>) -> FxHashMap<Symbol, Value<'a>> {
@@ -137,11 +158,7 @@ pub(crate) fn globals<'a>(evaluator: &Evaluator<'a>) -> FxHashMap<Symbol, Value<
     add("__langVersion", heap.int(6));
     if !settings.pure {
         add("__currentSystem", heap.string(settings.system.as_bytes()));
-        let time = settings.time.unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            now.map_or(0, |elapsed| elapsed.as_secs() as i64)
-        });
-        add("__currentTime", heap.int(time));
+        add("__currentTime", heap.thunk_of_suspension(Suspension::Deferred(CURRENT_TIME)));
     }
     add("__nixPath", evaluator.search_path_value());
     add("derivation", heap.thunk_of_suspension(Suspension::Deferred(DERIVATION_FUNCTION)));

@@ -1,0 +1,413 @@
+//! Many evaluations at a time, which share what they have in common.
+//!
+//! One process, the *warm* one, evaluates the first host. Then it is copied for each of the others, as many at a time as
+//! there are jobs: a copy has all that was parsed and evaluated before at no cost, and what it does is not seen outside.
+//! A host that crashes its copy is one failed host. If the warm process itself crashes, so is the host that it was at, and
+//! the next one is tried as the first.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bento_eval::record::{Readings, RecordingFs};
+use bento_eval::store::Store;
+use bento_eval::{Aborted, Settings, evaluate_on};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+use super::process::{self, Child, Crash, Limits, Received, Reports};
+use crate::builtin::complaint;
+use crate::store::NixStore;
+
+/// What all evaluations of a command together may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Resources {
+    /// How many evaluations run at a time, at most.
+    pub jobs: usize,
+    /// How much memory they take together, in bytes.
+    pub memory: u64,
+    /// How much time on a processor each may take.
+    pub time: Duration,
+}
+
+/// A function of the evaluator that gives strings.
+pub(crate) type Body<'w> =
+    Box<dyn for<'a> Fn(&bento_eval::Evaluator<'a>) -> bento_eval::Result<Vec<String>> + Send + Sync + 'w>;
+
+/// Something to evaluate.
+pub(crate) struct Work<'w> {
+    /// Where the host's own files are.
+    pub(crate) place: PathBuf,
+    /// What there is to do.
+    pub(crate) body: Body<'w>,
+}
+
+/// What an evaluation said on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Message {
+    /// `warning` or `trace`.
+    pub(crate) kind: String,
+    /// The text.
+    pub(crate) text: String,
+}
+
+/// What a result depends on, besides what was to be evaluated.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Used {
+    /// What was read.
+    pub(crate) readings: Readings,
+    /// Variables of the environment, and what they were.
+    pub(crate) variables: BTreeMap<String, Option<Vec<u8>>>,
+    /// Something that can't be written down, such as the time.
+    pub(crate) volatile: Option<String>,
+}
+
+/// An evaluation that ended.
+pub(crate) struct Finished {
+    /// Which.
+    pub(crate) index: usize,
+    /// What it said, in order.
+    pub(crate) messages: Vec<Message>,
+    /// The strings, or what went wrong in Nix's words.
+    pub(crate) result: Result<Vec<String>, String>,
+    /// What it used itself.
+    pub(crate) used: Used,
+    /// What the evaluation used that it started from.
+    pub(crate) shared: Option<Rc<Shared>>,
+}
+
+/// What the warm process used.
+pub(crate) struct Shared {
+    /// Which evaluation it was.
+    pub(crate) index: usize,
+    /// What that used.
+    pub(crate) used: Used,
+}
+
+/// What a process reports.
+#[derive(Serialize, Deserialize)]
+enum Report {
+    Message {
+        index: usize,
+        message: Message,
+    },
+    Shared {
+        index: usize,
+        used: Used,
+    },
+    /// It is begun again, so what it said so far does not count.
+    Again {
+        index: usize,
+    },
+    Done {
+        index: usize,
+        result: Result<Vec<String>, String>,
+        used: Used,
+    },
+}
+
+/// Where an evaluation's messages go, and what it asks of the environment.
+struct Sink {
+    index: usize,
+    reports: Option<Reports>,
+    messages: Vec<Message>,
+    used: Used,
+}
+
+impl Sink {
+    fn send(&mut self, report: Report) {
+        match (&mut self.reports, report) {
+            // if nobody listens any more, this process is about to be ended
+            (Some(reports), report) => drop(reports.send(&report)),
+            (None, Report::Message { message, .. }) => self.messages.push(message),
+            (None, _) => {}
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Ears {
+    sink: Arc<Mutex<Sink>>,
+    /// For what has to be built before it can be read.
+    store: NixStore,
+}
+
+impl Ears {
+    fn new(reports: Option<Reports>, settings: &Settings) -> Self {
+        let sink = Sink { index: 0, reports, messages: Vec::new(), used: Used::default() };
+        Self { sink: Arc::new(Mutex::new(sink)), store: NixStore::new(settings.store.clone()) }
+    }
+
+    fn sink(&self) -> MutexGuard<'_, Sink> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, kind: &str, text: &str) {
+        let mut sink = self.sink();
+        let message = Message { kind: kind.to_owned(), text: text.to_owned() };
+        let index = sink.index;
+        sink.send(Report::Message { index, message });
+    }
+}
+
+impl bento_eval::Host for Ears {
+    fn env(&self, name: &str) -> Option<Vec<u8>> {
+        use std::os::unix::ffi::OsStringExt;
+        let value = std::env::var_os(name).map(OsStringExt::into_vec);
+        self.sink().used.variables.insert(name.to_owned(), value.clone());
+        value
+    }
+
+    fn warn(&self, message: &str) {
+        self.say("warning", message);
+    }
+
+    fn trace(&self, message: &str) {
+        self.say("trace", message);
+    }
+
+    fn store(&self) -> Option<&dyn Store> {
+        Some(&self.store)
+    }
+
+    fn volatile(&self, what: &str) {
+        self.sink().used.volatile.get_or_insert_with(|| what.to_owned());
+    }
+}
+
+/// Carries one piece of work out.
+fn evaluate(evaluator: &bento_eval::Evaluator<'_>, work: &Work<'_>) -> Result<Vec<String>, String> {
+    (work.body)(evaluator).map_err(|error| complaint(evaluator.diagnose(&error)))
+}
+
+impl Resources {
+    /// Carries all of `works` out, each an evaluation with these settings, and gives each one's end to `done`. They are
+    /// begun in order, but end in any.
+    ///
+    /// # Errors
+    /// When the system refuses what is needed for that; not when an evaluation fails.
+    pub(crate) fn run(&self, settings: &Settings, works: &[Work<'_>], done: &mut dyn FnMut(Finished)) -> Result<()> {
+        if !process::is_alone() {
+            return run_here(settings, works, done);
+        }
+        let mut queue: VecDeque<usize> = (0..works.len()).collect();
+        while let Some(&first) = queue.front() {
+            let child = process::spawn(0, Limits::default(), |out| self.warm(settings, works, queue.clone(), out))?;
+            let ended = queue.len();
+            self.listen(child, works.len(), &mut queue, done)?;
+            if queue.len() == ended {
+                bail!("the evaluation of host number {first} ended without a result");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a warm process's reports until it ends.
+    fn listen(
+        &self,
+        mut child: Child,
+        count: usize,
+        queue: &mut VecDeque<usize>,
+        done: &mut dyn FnMut(Finished),
+    ) -> Result<()> {
+        let mut messages: Vec<Vec<Message>> = vec![Vec::new(); count];
+        let mut shared = None;
+        let mut any = false;
+        let mut received = Received::default();
+        while received.read_from(&mut child.reports).context("cannot listen to an evaluation")? {
+            while let Some(report) = received.next()? {
+                match report {
+                    Report::Message { index, message } => messages[index].push(message),
+                    Report::Again { index } => messages[index].clear(),
+                    Report::Shared { index, used } => shared = Some(Rc::new(Shared { index, used })),
+                    Report::Done { index, result, used } => {
+                        any = true;
+                        queue.retain(|&waiting| waiting != index);
+                        let messages = std::mem::take(&mut messages[index]);
+                        done(Finished { index, messages, result, used, shared: shared.clone() });
+                    }
+                }
+            }
+        }
+        let crash = child.end();
+        if let (false, Some(index)) = (any, queue.pop_front()) {
+            let messages = std::mem::take(&mut messages[index]);
+            let result = Err(self.describe(&crash, self.memory));
+            done(Finished { index, messages, result, used: Used::default(), shared: None });
+        }
+        Ok(())
+    }
+
+    fn describe(&self, crash: &Crash, memory: u64) -> String {
+        match crash {
+            Crash::Memory => format!(
+                "the evaluation needs more than the {} MiB of memory that it may have: allow more with --memory",
+                memory >> 20
+            ),
+            Crash::Time => format!(
+                "the evaluation took more than the {} s that it may take: allow more with --time-limit",
+                self.time.as_secs()
+            ),
+            Crash::Other(said) => format!("the evaluator broke down, which is a mistake in bento: {said}"),
+        }
+    }
+
+    /// The life of a warm process: the first of `queue` is evaluated in it, the others in copies of it.
+    fn warm(&self, settings: &Settings, works: &[Work<'_>], queue: VecDeque<usize>, out: File) -> Result<(), Aborted> {
+        let ears = Ears::new(Some(Reports(out)), settings);
+        let store = settings.store.as_str().to_owned();
+        evaluate_on(
+            settings.clone(),
+            || Rc::new(RecordingFs::new(Path::new(&store))),
+            ears.clone(),
+            |evaluator, files: &RecordingFs| self.serve(evaluator, files, &ears, works, queue),
+        )
+        .inspect_err(|error| eprintln!("{error}"))
+    }
+
+    fn serve(
+        &self,
+        evaluator: &bento_eval::Evaluator<'_>,
+        files: &RecordingFs,
+        ears: &Ears,
+        works: &[Work<'_>],
+        mut queue: VecDeque<usize>,
+    ) {
+        let Some(first) = queue.pop_front() else { return };
+        Limits { memory: Some(self.memory), time: Some(self.time) }.apply();
+        ears.sink().index = first;
+        evaluator.share_imports(Some(&works[first].place));
+        let result = evaluate(evaluator, &works[first]);
+        {
+            let mut sink = ears.sink();
+            let used = Used { readings: files.take(), ..std::mem::take(&mut sink.used) };
+            sink.send(Report::Shared { index: first, used });
+            sink.send(Report::Done { index: first, result, used: Used::default() });
+        }
+        Limits::default().apply();
+        // a copy must not talk where this process does
+        ears.store.disconnect();
+        let copy = |index: usize, limits: Limits| {
+            process::spawn(1, limits, |out| {
+                {
+                    let mut sink = ears.sink();
+                    sink.index = index;
+                    sink.reports = Some(Reports(out));
+                }
+                evaluator.share_imports(Some(&works[index].place));
+                let result = evaluate(evaluator, &works[index]);
+                ears.store.close();
+                let mut sink = ears.sink();
+                let used = Used { readings: files.take(), ..std::mem::take(&mut sink.used) };
+                sink.send(Report::Done { index, result, used });
+                Ok(())
+            })
+        };
+        self.manage(&copy, ears, queue);
+        ears.store.close();
+    }
+
+    /// Has a copy made for each of `queue`, and passes on what they report.
+    fn manage(&self, copy: &dyn Fn(usize, Limits) -> Result<Child>, ears: &Ears, mut queue: VecDeque<usize>) {
+        /// What an evaluation takes at the least.
+        const LEAST: u64 = 64 << 20;
+        let resident = process::resident();
+        let spare = self.memory.saturating_sub(resident).max(LEAST);
+        // a copy is expected to need as much for itself as the first evaluation did
+        let fit = usize::try_from(spare / resident.max(LEAST)).unwrap_or(usize::MAX);
+        let mut jobs = self.jobs.min(fit).max(1);
+        let mut starved = VecDeque::new();
+        let mut running: Vec<Running> = Vec::new();
+        loop {
+            if queue.is_empty() && running.is_empty() && !starved.is_empty() {
+                // with the others out of the way there is more for each
+                queue.append(&mut starved);
+                jobs = 1;
+            }
+            let memory = spare / jobs as u64;
+            while running.len() < jobs {
+                let Some(index) = queue.pop_front() else { break };
+                match copy(index, Limits { memory: Some(memory), time: Some(self.time) }) {
+                    Ok(child) => running.push(Running { index, child, received: Received::default(), done: false }),
+                    Err(error) => {
+                        let result = Err(format!("{error:#}"));
+                        ears.sink().send(Report::Done { index, result, used: Used::default() });
+                    }
+                }
+            }
+            if running.is_empty() {
+                if starved.is_empty() {
+                    return;
+                }
+                continue;
+            }
+            for ended in listen_to(&mut running, ears).into_iter().rev() {
+                let Running { index, child, done, .. } = running.swap_remove(ended);
+                let crash = child.end();
+                if done {
+                    continue;
+                }
+                if matches!(crash, Crash::Memory) && jobs > 1 {
+                    ears.sink().send(Report::Again { index });
+                    starved.push_back(index);
+                    continue;
+                }
+                let result = Err(self.describe(&crash, memory));
+                ears.sink().send(Report::Done { index, result, used: Used::default() });
+            }
+        }
+    }
+}
+
+/// A copy that is at work, as the warm process sees it.
+struct Running {
+    index: usize,
+    child: Child,
+    received: Received,
+    done: bool,
+}
+
+/// Waits until one of the copies says something, and passes it on. Gives those that have ended, in ascending order.
+fn listen_to(running: &mut [Running], ears: &Ears) -> Vec<usize> {
+    let mut descriptors: Vec<PollFd<'_>> =
+        running.iter().map(|one| PollFd::new(one.child.reports.as_fd(), PollFlags::POLLIN)).collect();
+    // an interruption is as good as nothing to read
+    let _ = poll(&mut descriptors, PollTimeout::NONE);
+    let ready: Vec<bool> = descriptors.iter().map(|one| one.any().unwrap_or(true)).collect();
+    let mut ended = Vec::new();
+    for (at, one) in running.iter_mut().enumerate().filter(|(at, _)| ready[*at]) {
+        let more = one.received.read_from(&mut one.child.reports).unwrap_or(false);
+        while let Ok(Some(report)) = one.received.next::<Report>() {
+            one.done |= matches!(report, Report::Done { .. });
+            ears.sink().send(report);
+        }
+        if !more {
+            ended.push(at);
+        }
+    }
+    ended
+}
+
+/// As [`Resources::run`], where this process can't be copied: one after the other, each by itself.
+fn run_here(settings: &Settings, works: &[Work<'_>], done: &mut dyn FnMut(Finished)) -> Result<()> {
+    for (index, work) in works.iter().enumerate() {
+        let ears = Ears::new(None, settings);
+        let store = settings.store.as_str().to_owned();
+        let (result, readings) = evaluate_on(
+            settings.clone(),
+            || Rc::new(RecordingFs::new(Path::new(&store))),
+            ears.clone(),
+            |evaluator, files: &RecordingFs| (evaluate(evaluator, work), files.take()),
+        )
+        .unwrap_or_else(|aborted| (Err(format!("{:#}", anyhow::Error::from(aborted))), Readings::new()));
+        let mut sink = ears.sink();
+        let used = Used { readings, ..std::mem::take(&mut sink.used) };
+        done(Finished { index, messages: std::mem::take(&mut sink.messages), result, used, shared: None });
+    }
+    Ok(())
+}
