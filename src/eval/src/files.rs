@@ -26,7 +26,7 @@ pub(crate) struct FileState<'a> {
 }
 
 /// Where Nix's own files are: no directory of that name is ever read.
-const INTERNAL: &str = "/nix-internal";
+pub(crate) const INTERNAL: &str = "/nix-internal";
 
 /// What `<nix/fetchurl.nix>` is: a derivation that the builder inside of Nix downloads.
 const FETCHURL: &str = include_str!("internal/fetchurl.nix");

@@ -1,9 +1,10 @@
 //! `bento eval`: the evaluator's own front, with the options and the output of `nix-instantiate`.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ use clap::{ArgAction, Args};
 use super::fetching::{FetchArgs, LockArgs};
 use super::terminal::{Terminal, say};
 use crate::nix_conf::{self, is_pseudo_url, is_true, split_nix_path};
+use crate::store::{NixStore, store_dir};
 
 /// Evaluate Nix code and print its value, as `nix-instantiate --eval` does
 #[derive(Args)]
@@ -97,7 +99,24 @@ pub(super) struct Eval {
     #[arg(long, value_name = "DIR")]
     dump_drvs: Option<PathBuf>,
 
-    /// Accepted, as nothing is written to the store in either mode
+    /// As --drv-path, and put the derivations and all that they need into the Nix store
+    #[arg(long)]
+    add_to_store: bool,
+
+    /// As --add-to-store, and keep the derivations from the garbage collector: as long as the link LINK is there, which is
+    /// made, for the first one, LINK-2 for the second, and so on
+    #[arg(long, value_name = "LINK")]
+    add_root: Option<PathBuf>,
+
+    /// Let nothing be built for what the evaluation reads (import from derivation)
+    #[arg(long, overrides_with = "allow_import_from_derivation")]
+    no_allow_import_from_derivation: bool,
+
+    /// Undo --no-allow-import-from-derivation
+    #[arg(long)]
+    allow_import_from_derivation: bool,
+
+    /// Accepted, as --add-to-store and what has to be built first is all that is written to the store in either mode
     #[arg(long)]
     read_write_mode: bool,
 
@@ -207,17 +226,31 @@ enum Output {
     Raw,
     Xml { location: bool },
     Syntax,
-    DrvPath { dump: Option<PathBuf> },
+    DrvPath(Instantiation),
+}
+
+/// What is done with derivations besides printing their paths.
+#[derive(Default)]
+struct Instantiation {
+    /// Where they are written to as files.
+    dump: Option<PathBuf>,
+    /// Whether they are put into the store.
+    add: bool,
+    /// What is linked to the first of them.
+    root: Option<PathBuf>,
+    /// How many were linked to.
+    roots: Cell<usize>,
 }
 
 impl Eval {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let terminal = Terminal::new();
-        let color = terminal.color;
         let (settings, show_trace) = self.settings()?;
-        let task = self.task(RenderOptions { color, show_trace })?;
+        let store = NixStore::new(settings.store.clone());
+        let terminal = Terminal::new(store.clone());
+        let color = terminal.color;
+        let task = self.task(RenderOptions { color, show_trace, ..RenderOptions::default() })?;
         let code = bento_eval::evaluate(settings, terminal, move |evaluator| -> u8 {
-            let failed = match run(evaluator, &task) {
+            let failed = match run(evaluator, &store, &task) {
                 Ok(()) => None,
                 Err(Failure::Eval(error)) => Some(evaluator.render_error(&error, &task.render)),
                 Err(Failure::Other(error)) => Some(format!("error: {error:#}")),
@@ -225,6 +258,7 @@ impl Eval {
             if let Some(message) = &failed {
                 say(message);
             }
+            store.close();
             // The values are the operating system's to free, all at once.
             std::process::exit(i32::from(failed.is_some()))
         })
@@ -236,6 +270,7 @@ impl Eval {
     fn settings(&self) -> Result<(Settings, bool)> {
         let base_dir = std::env::current_dir().context("cannot tell the working directory")?;
         let mut settings = Settings {
+            store: store_dir()?,
             home: std::env::var_os("HOME").map(OsString::into_vec),
             pure: self.pure_eval && !self.impure,
             restricted: self.restrict_eval && !self.no_restrict_eval,
@@ -257,6 +292,8 @@ impl Eval {
                 "pure-eval" => settings.pure = truth()?,
                 "trace-verbose" => settings.trace_verbose = truth()?,
                 "abort-on-warn" => settings.abort_on_warn = truth()?,
+                "allow-import-from-derivation" => settings.allow_import_from_derivation = truth()?,
+                "trace-import-from-derivation" => settings.trace_import_from_derivation = truth()?,
                 "show-trace" => show_trace = truth()?,
                 "system" | "eval-system" => value.clone_into(&mut settings.system),
                 "nix-path" => {
@@ -288,6 +325,9 @@ impl Eval {
         for features in &self.extra_experimental_features {
             option(&mut settings, "extra-experimental-features", features)?;
         }
+        if self.no_allow_import_from_derivation || self.allow_import_from_derivation {
+            settings.allow_import_from_derivation = self.allow_import_from_derivation;
+        }
         for (name, value) in [
             ("system", &self.system),
             ("max-call-depth", &self.max_call_depth),
@@ -315,8 +355,10 @@ impl Eval {
         let base_dir = base_dir.into_os_string().into_vec();
         let output = if self.parse {
             Output::Syntax
-        } else if self.drv_path || self.dump_drvs.is_some() {
-            Output::DrvPath { dump: self.dump_drvs }
+        } else if self.drv_path || self.dump_drvs.is_some() || self.add_to_store || self.add_root.is_some() {
+            let add = self.add_to_store || self.add_root.is_some();
+            let root = self.add_root.map(|root| Path::new(OsStr::from_bytes(&base_dir)).join(root));
+            Output::DrvPath(Instantiation { dump: self.dump_drvs, add, root, roots: Cell::new(0) })
         } else if self.json {
             Output::Json
         } else if self.raw {
@@ -399,6 +441,8 @@ fn enable_features(settings: &mut Settings, names: &str, keep: bool) {
         ("ca-derivations", &mut settings.ca_derivations),
         ("dynamic-derivations", &mut settings.dynamic_derivations),
         ("impure-derivations", &mut settings.impure_derivations),
+        ("git-hashing", &mut settings.git_hashing),
+        ("blake3-hashes", &mut settings.blake3_hashes),
         ("fetch-closure", &mut settings.fetch_closure),
         ("parse-toml-timestamps", &mut settings.parse_toml_timestamps),
     ];
@@ -442,7 +486,7 @@ impl From<anyhow::Error> for Failure {
 }
 
 /// Evaluates and prints everything that was asked for.
-fn run(evaluator: &Evaluator<'_>, task: &Task) -> Result<(), Failure> {
+fn run(evaluator: &Evaluator<'_>, store: &NixStore, task: &Task) -> Result<(), Failure> {
     if matches!(task.output, Output::Syntax) {
         for input in &task.inputs {
             let mut text = show_syntax(evaluator, task, input)?;
@@ -457,7 +501,7 @@ fn run(evaluator: &Evaluator<'_>, task: &Task) -> Result<(), Failure> {
         let root = evaluator.select_path(root, &prefix, auto_args)?;
         for path in &task.attrs {
             let value = evaluator.select_path(root, path, auto_args)?;
-            print(&show(evaluator, task, value, auto_args)?)?;
+            print(&show(evaluator, store, task, value, auto_args)?)?;
         }
     }
     Ok(())
@@ -542,27 +586,13 @@ fn show_syntax(evaluator: &Evaluator<'_>, task: &Task, input: &Input) -> Result<
 /// What is printed for one value.
 fn show<'a>(
     evaluator: &Evaluator<'a>,
+    store: &NixStore,
     task: &Task,
     value: Value<'a>,
     auto_args: Attrs<'a>,
 ) -> Result<Vec<u8>, Failure> {
-    if let Output::DrvPath { dump } = &task.output {
-        if let Some(dir) = dump {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the directory '{}'", dir.display()))?;
-        }
-        let mut text = Vec::new();
-        for derivation in evaluator.instantiables(value, auto_args)? {
-            if let Some(dir) = dump {
-                evaluator.dump_derivations(&derivation.drv_path, dir)?;
-            }
-            text.extend_from_slice(derivation.drv_path.as_bytes());
-            if derivation.output != "out" {
-                text.push(b'!');
-                text.extend_from_slice(derivation.output.as_bytes());
-            }
-            text.push(b'\n');
-        }
-        return Ok(text);
+    if let Output::DrvPath(instantiation) = &task.output {
+        return instantiate(evaluator, store, instantiation, value, auto_args);
     }
     // As Nix does it: a function that needs no arguments is only called if some were given.
     let value = if auto_args.is_empty() { value } else { evaluator.auto_call(auto_args, value)? };
@@ -579,5 +609,49 @@ fn show<'a>(
         }
     };
     text.push(b'\n');
+    Ok(text)
+}
+
+/// The paths of the derivations that a value stands for, once all that was asked for is done with them.
+fn instantiate<'a>(
+    evaluator: &Evaluator<'a>,
+    store: &NixStore,
+    instantiation: &Instantiation,
+    value: Value<'a>,
+    auto_args: Attrs<'a>,
+) -> Result<Vec<u8>, Failure> {
+    let Instantiation { dump, add, root, roots } = instantiation;
+    let found = evaluator.instantiables(value, auto_args)?;
+    if let Some(dir) = dump {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make the directory '{}'", dir.display()))?;
+        for derivation in &found {
+            evaluator.dump_derivations(&derivation.drv_path, dir)?;
+        }
+    }
+    let parse = |path: &String| store.dir().parse(path).context("a derivation has a path that is none");
+    if *add {
+        let drvs = found.iter().map(|derivation| parse(&derivation.drv_path)).collect::<Result<Vec<_>>>()?;
+        store.add(evaluator, &drvs)?;
+    }
+    let mut text = Vec::new();
+    for derivation in found {
+        match root {
+            None => text.extend_from_slice(derivation.drv_path.as_bytes()),
+            Some(root) => {
+                roots.set(roots.get() + 1);
+                let mut link = root.clone().into_os_string();
+                if roots.get() > 1 {
+                    link.push(format!("-{}", roots.get()));
+                }
+                store.add_root(&parse(&derivation.drv_path)?, Path::new(&link))?;
+                text.extend_from_slice(link.as_bytes());
+            }
+        }
+        if derivation.output != "out" {
+            text.push(b'!');
+            text.extend_from_slice(derivation.output.as_bytes());
+        }
+        text.push(b'\n');
+    }
     Ok(text)
 }

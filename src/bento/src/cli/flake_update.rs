@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::fetching::FetchArgs;
 use super::terminal::Terminal;
+use crate::store::NixStore;
 use crate::{fleet, nix_conf};
 
 /// Update the lock files of the fleet's flakes
@@ -110,12 +111,13 @@ impl FlakeUpdate {
 
 /// Locks the flake in a directory.
 fn lock(directory: &Path, settings: &Settings, options: &LoadOptions) -> Result<Done> {
-    let locked = bento_eval::evaluate(settings.clone(), Terminal::new(), |evaluator| {
-        let locked = evaluator.lock_flake(".", directory, options);
-        locked
-            .map(|locked| Done { changed: locked.lock_changed, unmatched: locked.unmatched_updates })
-            .map_err(|error| evaluator.render_error(&error, &RenderOptions::default()))
-    });
+    let locked =
+        bento_eval::evaluate(settings.clone(), Terminal::new(NixStore::new(settings.store.clone())), |evaluator| {
+            let locked = evaluator.lock_flake(".", directory, options);
+            locked
+                .map(|locked| Done { changed: locked.lock_changed, unmatched: locked.unmatched_updates })
+                .map_err(|error| evaluator.render_error(&error, &RenderOptions::default()))
+        });
     locked.context("cannot start an evaluation")?.map_err(|text| {
         let text = text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end();
         anyhow!("{text}")

@@ -5,18 +5,22 @@ use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStringExt;
 
 use bento_eval::Host;
+use bento_eval::store::Store;
+
+use crate::store::NixStore;
 
 /// The evaluator's messages go to standard error.
 pub(super) struct Terminal {
     /// Whether they have colours.
     pub(super) color: bool,
+    store: NixStore,
 }
 
 impl Terminal {
-    /// Standard error as it is: with colours if somebody sees them and wants them.
-    pub(super) fn new() -> Terminal {
+    /// Standard error as it is: with colours if somebody sees them and wants them. What has to be built is built in `store`.
+    pub(super) fn new(store: NixStore) -> Terminal {
         let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Terminal { color }
+        Terminal { color, store }
     }
 
     fn message(&self, kind: &str, message: &str) {
@@ -40,6 +44,10 @@ impl Host for Terminal {
 
     fn trace(&self, message: &str) {
         say(&format!("trace: {message}"));
+    }
+
+    fn store(&self) -> Option<&dyn Store> {
+        Some(&self.store)
     }
 }
 

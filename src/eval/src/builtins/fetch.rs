@@ -292,11 +292,13 @@ fn fetch<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, download:
         } else if argument.as_attrs().is_some() {
             "Please add a valid 'name' attribute to the argument for"
         } else {
+            // The second space in front of what follows is Nix's.
             "Please pass an attribute set with 'url' and 'name' attributes to"
         };
+        let gap = if advice.contains("'url' and 'name'") { "  " } else { " " };
         let message = format!(
-            "invalid store path name when fetching URL '{url}': {error}. {advice} '{who}', so that it can create a valid \
-             store path."
+            "invalid store path name when fetching URL '{url}': {error}. {advice} '{who}',{gap}so that it can create a \
+             valid store path."
         );
         return Err(Error::eval(pos, message));
     }

@@ -93,7 +93,11 @@ impl From<FlakeError> for Box<Error> {
             contexts.push(context);
             error = *inner;
         }
-        let kind = if matches!(error, FlakeError::Fs(_)) { ErrorKind::File } else { ErrorKind::Eval };
+        let kind = match error {
+            FlakeError::Fs(_) => ErrorKind::File,
+            FlakeError::Unavailable { .. } => ErrorKind::Unavailable,
+            _ => ErrorKind::Eval,
+        };
         let error = Error::new(kind, Pos::NONE, error.to_string());
         contexts.into_iter().rev().fold(error, |error, context| error.traced(Pos::NONE, context))
     }
