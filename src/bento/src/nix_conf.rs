@@ -21,7 +21,7 @@ pub fn fetch_settings() -> FetchSettings {
     let config_home = config_home();
     let mut settings = FetchSettings {
         network: true,
-        cache: cache_dir(),
+        cache: Some(cache_dir()),
         ttl: TARBALL_TTL,
         netrc: Some(directory.join("netrc")),
         certificates: env("NIX_SSL_CERT_FILE").or_else(|| env("SSL_CERT_FILE")).map(PathBuf::from),
@@ -162,7 +162,8 @@ fn config_home() -> Option<PathBuf> {
     own.or_else(|| Some(env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home(".config"))?.join("nix")))
 }
 
-/// Where what is fetched is kept.
-fn cache_dir() -> Option<PathBuf> {
-    Some(env("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home(".cache"))?.join("bento/fetch"))
+/// Where what is fetched is kept: in the machine's cache where nobody has a home directory, as with services.
+fn cache_dir() -> PathBuf {
+    let own = env("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| home(".cache"));
+    own.unwrap_or_else(|| PathBuf::from("/var/cache")).join("bento/fetch")
 }
