@@ -3,7 +3,7 @@
 //!
 //! It is an evaluator: what `nix-instantiate --eval` and `nix eval` are for. It is no package manager: it does not build, has
 //! no store and writes nothing. What would be written to the store is kept in memory, and a read of it is served from where
-//! it came from; what has to be built before it can be read is asked of a [`store::Store`] of the caller's, if there is one.
+//! it came from; what is to be in a store can be had from it, and what has to be built is asked of one of the caller's ([`store`]).
 //!
 //! It leaves the rest of the process alone. There is no global state, so any number of evaluations can run side by side; it
 //! never prints (warnings and `builtins.trace` go to a [`Host`], errors are returned) and never ends the process; also an
@@ -35,6 +35,7 @@
 //! - Files are read through [`fs::FileSystem`].
 //!
 //! # A host in twenty lines
+//!
 #![doc = concat!("```no_run\n", include_str!("../examples/evaluate_host.rs"), "```")]
 
 mod arena;
