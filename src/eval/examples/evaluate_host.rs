@@ -1,13 +1,13 @@
 //! Works out what a NixOS host should run: `cargo run --example evaluate_host NIXPKGS CONFIGURATION.NIX`.
 
-use bento_eval::{ContextString, NoHost, RenderOptions, Settings, evaluate};
+use bento_eval::{NoHost, RenderOptions, Settings, evaluate};
 
-#[derive(Debug, serde::Deserialize)]
+#[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct System {
     name: String,
     drv_path: String,
-    out_path: ContextString,
+    out_path: String,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             evaluator.eval_string(code.as_bytes(), b"/").and_then(|value| evaluator.deserialize::<System>(value));
         system.map_err(|error| evaluator.diagnose(&error))
     })?;
-    println!("{:#?}", system.map_err(|diagnostic| diagnostic.render(&RenderOptions::default()))?);
+    let system = system.map_err(|diagnostic| diagnostic.render(&RenderOptions::default()))?;
+    println!("{}: {} makes {}", system.name, system.drv_path, system.out_path);
     Ok(())
 }
