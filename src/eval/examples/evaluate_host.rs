@@ -1,31 +1,26 @@
-//! Prints the path of a derivation: `evaluate_host NIXPKGS FILE ATTRIBUTE`.
+//! Works out what a NixOS host should run: `cargo run --example evaluate_host NIXPKGS CONFIGURATION.NIX`.
 
-use bento_eval::{Aborted, Host, Settings, evaluate};
+use bento_eval::{NoHost, RenderOptions, Settings, evaluate};
 
-struct Quiet;
-
-impl Host for Quiet {
-    fn env(&self, _: &str) -> Option<Vec<u8>> {
-        None
-    }
-    fn warn(&self, message: &str) {
-        eprintln!("warning: {message}");
-    }
-    fn trace(&self, message: &str) {
-        eprintln!("trace: {message}");
-    }
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct System {
+    name: String,
+    drv_path: String,
+    out_path: String,
 }
 
-fn main() -> Result<(), Aborted> {
-    let [nixpkgs, file, attribute] = std::env::args().skip(1).collect::<Vec<_>>().try_into().expect("three arguments");
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let [nixpkgs, configuration] =
+        std::env::args().skip(1).collect::<Vec<_>>().try_into().map_err(|_| "two arguments")?;
     let settings = Settings { search_path: vec![("nixpkgs".to_owned(), nixpkgs)], ..Settings::default() };
-    let result = evaluate(settings, Quiet, |evaluator| {
-        let root = evaluator.eval_file(file.as_bytes())?;
-        let host = evaluator.select_path(root, &attribute, evaluator.heap.empty_attrs())?;
-        evaluator
-            .instantiables(host, evaluator.heap.empty_attrs())
-            .map(|found| found.into_iter().map(|one| one.drv_path).collect::<Vec<_>>())
+    let code = format!("(import <nixpkgs/nixos> {{ configuration = {configuration}; }}).config.system.build.toplevel");
+    let system = evaluate(settings, NoHost, |evaluator| {
+        let system =
+            evaluator.eval_string(code.as_bytes(), b"/").and_then(|value| evaluator.deserialize::<System>(value));
+        system.map_err(|error| evaluator.diagnose(&error))
     })?;
-    println!("{result:#?}");
+    let system = system.map_err(|diagnostic| diagnostic.render(&RenderOptions::default()))?;
+    println!("{}: {} makes {}", system.name, system.drv_path, system.out_path);
     Ok(())
 }

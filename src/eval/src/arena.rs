@@ -32,7 +32,7 @@ pub(crate) struct Full {
 }
 
 /// Memory for values.
-pub struct Arena {
+pub(crate) struct Arena {
     base: NonNull<u8>,
     used: Cell<usize>,
     committed: Cell<usize>,
@@ -44,7 +44,7 @@ impl Arena {
     ///
     /// # Errors
     /// When there are not so many addresses left.
-    pub fn new(limit: usize) -> std::io::Result<Self> {
+    pub(crate) fn new(limit: usize) -> std::io::Result<Self> {
         let limit = limit.clamp(STEP, REGION).next_multiple_of(STEP);
         let base = reserve(limit)?;
         base.as_ptr().expose_provenance();
@@ -52,7 +52,8 @@ impl Arena {
     }
 
     /// How many bytes are in use.
-    pub fn used(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
         self.used.get()
     }
 
@@ -91,7 +92,7 @@ impl Arena {
 
     /// Moves a value here. It is never dropped.
     #[inline]
-    pub fn alloc<T>(&self, value: T) -> &T {
+    pub(crate) fn alloc<T>(&self, value: T) -> &T {
         const { assert!(align_of::<T>() <= 8 && !std::mem::needs_drop::<T>()) };
         let place = self.bytes(size_of::<T>()).cast::<T>();
         // SAFETY: invariant 2: fresh memory, large enough and aligned.
@@ -102,7 +103,7 @@ impl Arena {
     }
 
     /// Moves a vector's elements here. They are never dropped.
-    pub fn alloc_vec<T>(&self, mut vec: Vec<T>) -> &[T] {
+    pub(crate) fn alloc_vec<T>(&self, mut vec: Vec<T>) -> &[T] {
         const { assert!(align_of::<T>() <= 8 && !std::mem::needs_drop::<T>()) };
         let place = self.bytes(size_of_val(vec.as_slice())).cast::<T>();
         // SAFETY: invariant 2, as above; the vector forgets the elements that were moved.
@@ -115,7 +116,7 @@ impl Arena {
     }
 
     /// Copies a slice here.
-    pub fn alloc_slice_copy<T: Copy>(&self, slice: &[T]) -> &[T] {
+    pub(crate) fn alloc_slice_copy<T: Copy>(&self, slice: &[T]) -> &[T] {
         const { assert!(align_of::<T>() <= 8) };
         let place = self.bytes(size_of_val(slice)).cast::<T>();
         // SAFETY: invariant 2, as above.

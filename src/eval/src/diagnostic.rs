@@ -116,7 +116,7 @@ impl Default for RenderOptions {
 
 impl<'a> Evaluator<'a> {
     /// An error with all that there is to say of it.
-    pub fn diagnose(&self, error: &Error) -> Diagnostic {
+    pub fn diagnose(&self, error: &Error) -> Box<Diagnostic> {
         let mut places = Places { evaluator: self, sources: FxHashMap::default(), known: FxHashMap::default() };
         let steps: Vec<Step> = error
             .trace
@@ -125,7 +125,7 @@ impl<'a> Evaluator<'a> {
             .filter(|frame| !frame.message.is_empty())
             .map(|frame| Step { message: frame.message.clone(), place: places.get(frame.pos), kind: frame.kind })
             .collect();
-        let mut diagnostic = Diagnostic {
+        let mut diagnostic = Box::new(Diagnostic {
             kind: error.kind,
             message: error.message.clone(),
             place: places.get(error.pos),
@@ -133,7 +133,7 @@ impl<'a> Evaluator<'a> {
             steps,
             suggestions: error.suggestions.clone(),
             hint: None,
-        };
+        });
         diagnostic.hint = hint(&diagnostic);
         diagnostic
     }

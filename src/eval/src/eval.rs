@@ -33,7 +33,7 @@ pub struct Evaluator<'a> {
     /// String contexts.
     pub contexts: Contexts,
     /// Positions.
-    pub positions: Positions,
+    pub(crate) positions: Positions,
     /// Where files are read.
     pub fs: Rc<OverlayFs>,
     /// How to evaluate.

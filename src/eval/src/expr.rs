@@ -5,7 +5,7 @@ use crate::value::{Keys, Pos, Value};
 
 /// One expression, in two words.
 #[derive(Clone, Copy)]
-pub enum Expr<'a> {
+pub(crate) enum Expr<'a> {
     /// A literal or a builtin.
     Const(Value<'a>),
     /// A variable of the innermost environment: its slot.
@@ -62,7 +62,7 @@ pub enum Expr<'a> {
 
 impl Expr<'_> {
     /// Where it stands, as far as it is known (C++ Nix's `getPos`).
-    pub fn pos(&self) -> Pos {
+    pub(crate) fn pos(&self) -> Pos {
         match *self {
             Expr::Const(_) | Expr::Let(_) => Pos::NONE,
             Expr::Local(pos, _) | Expr::CurPos(pos) | Expr::If(pos, _) => pos,
@@ -87,48 +87,48 @@ impl Expr<'_> {
 }
 
 /// A variable further out.
-pub struct VarExpr {
+pub(crate) struct VarExpr {
     /// Where it stands.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// How many environments out.
-    pub level: u32,
+    pub(crate) level: u32,
     /// Which slot there.
-    pub slot: u32,
+    pub(crate) slot: u32,
 }
 
 /// A variable that no scope binds, inside of at least one `with`.
-pub struct WithVarExpr<'a> {
+pub(crate) struct WithVarExpr<'a> {
     /// Where it stands.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// Its name.
-    pub name: Symbol,
+    pub(crate) name: Symbol,
     /// How many environments out the innermost `with` is.
-    pub level: u32,
+    pub(crate) level: u32,
     /// That `with`.
-    pub with: &'a WithScope<'a>,
+    pub(crate) with: &'a WithScope<'a>,
 }
 
 /// What a `with` knows of the one around it.
-pub struct WithScope<'a> {
+pub(crate) struct WithScope<'a> {
     /// Where it starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// How many environments further out the next `with` is, and that one.
-    pub outer: Option<(u32, &'a WithScope<'a>)>,
+    pub(crate) outer: Option<(u32, &'a WithScope<'a>)>,
 }
 
 /// `subject.name`
-pub struct SelectExpr<'a> {
+pub(crate) struct SelectExpr<'a> {
     /// Where the selection starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// The name.
-    pub name: Symbol,
+    pub(crate) name: Symbol,
     /// What it is selected from.
-    pub subject: Expr<'a>,
+    pub(crate) subject: Expr<'a>,
 }
 
 /// A step of an attribute path.
 #[derive(Clone, Copy)]
-pub enum Name<'a> {
+pub(crate) enum Name<'a> {
     /// A name.
     Static(Symbol),
     /// An expression that gives one.
@@ -136,38 +136,38 @@ pub enum Name<'a> {
 }
 
 /// `subject.a.b or default`
-pub struct SelectPathExpr<'a> {
+pub(crate) struct SelectPathExpr<'a> {
     /// Where the selection starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// What it is selected from.
-    pub subject: Expr<'a>,
+    pub(crate) subject: Expr<'a>,
     /// The names.
-    pub path: &'a [Name<'a>],
+    pub(crate) path: &'a [Name<'a>],
     /// After `or`.
-    pub default: Option<Expr<'a>>,
+    pub(crate) default: Option<Expr<'a>>,
 }
 
 /// `subject ? a.b`
-pub struct HasAttrExpr<'a> {
+pub(crate) struct HasAttrExpr<'a> {
     /// What is asked.
-    pub subject: Expr<'a>,
+    pub(crate) subject: Expr<'a>,
     /// The names.
-    pub path: &'a [Name<'a>],
+    pub(crate) path: &'a [Name<'a>],
 }
 
 /// `{ a = …; b = …; }`
-pub struct PlainAttrsExpr<'a> {
+pub(crate) struct PlainAttrsExpr<'a> {
     /// Where it starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// Names and positions, sorted by symbol.
-    pub keys: Keys<'a>,
+    pub(crate) keys: Keys<'a>,
     /// Their values.
-    pub values: &'a [Expr<'a>],
+    pub(crate) values: &'a [Expr<'a>],
 }
 
 /// Which environment an attribute's value is evaluated in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// The set's own (for `rec`), else the one around it.
     Inner,
     /// The one around it: `inherit x;`.
@@ -177,109 +177,109 @@ pub enum Scope {
 }
 
 /// An attribute set of any kind.
-pub struct AttrsExpr<'a> {
+pub(crate) struct AttrsExpr<'a> {
     /// Where it starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// Whether the attributes see each other. Then slot `i` of the set's environment is attribute `i`.
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// Names and positions of the static attributes, sorted by symbol.
-    pub keys: Keys<'a>,
+    pub(crate) keys: Keys<'a>,
     /// Their values.
-    pub values: &'a [(Scope, Expr<'a>)],
+    pub(crate) values: &'a [(Scope, Expr<'a>)],
     /// The `e` of each `inherit (e)`; they make an environment of their own inside the set's.
-    pub sources: &'a [Expr<'a>],
+    pub(crate) sources: &'a [Expr<'a>],
     /// Dynamic attributes: position, name, value.
-    pub dynamic: &'a [(Pos, Expr<'a>, Expr<'a>)],
+    pub(crate) dynamic: &'a [(Pos, Expr<'a>, Expr<'a>)],
     /// The index of `__overrides`, if the set is recursive and has one.
-    pub overrides: Option<u32>,
+    pub(crate) overrides: Option<u32>,
 }
 
 /// `[ … ]`
-pub struct ListExpr<'a> {
+pub(crate) struct ListExpr<'a> {
     /// The elements.
-    pub items: &'a [Expr<'a>],
+    pub(crate) items: &'a [Expr<'a>],
 }
 
 /// A function.
-pub struct LambdaExpr<'a> {
+pub(crate) struct LambdaExpr<'a> {
     /// Where it starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// The name of what it was bound to.
-    pub name: Option<Symbol>,
+    pub(crate) name: Option<Symbol>,
     /// The name of the whole argument; it has slot 0 then.
-    pub arg: Option<Symbol>,
+    pub(crate) arg: Option<Symbol>,
     /// The formal arguments; they take the slots after that.
-    pub formals: Option<FormalsExpr<'a>>,
+    pub(crate) formals: Option<FormalsExpr<'a>>,
     /// The body.
-    pub body: Expr<'a>,
+    pub(crate) body: Expr<'a>,
 }
 
 /// `{ a, b ? 1, ... }`
-pub struct FormalsExpr<'a> {
+pub(crate) struct FormalsExpr<'a> {
     /// Sorted by symbol.
-    pub formals: &'a [FormalExpr<'a>],
+    pub(crate) formals: &'a [FormalExpr<'a>],
     /// Whether more arguments are allowed.
-    pub ellipsis: bool,
+    pub(crate) ellipsis: bool,
 }
 
 /// A formal argument.
-pub struct FormalExpr<'a> {
+pub(crate) struct FormalExpr<'a> {
     /// Its name.
-    pub name: Symbol,
+    pub(crate) name: Symbol,
     /// Where it stands.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// Its default.
-    pub default: Option<Expr<'a>>,
+    pub(crate) default: Option<Expr<'a>>,
 }
 
 /// `f a b`
-pub struct CallExpr<'a> {
+pub(crate) struct CallExpr<'a> {
     /// Where the call starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// The function.
-    pub function: Expr<'a>,
+    pub(crate) function: Expr<'a>,
     /// The arguments.
-    pub args: &'a [Expr<'a>],
+    pub(crate) args: &'a [Expr<'a>],
 }
 
 /// `let … in …`: slot `i` is binding `i`.
-pub struct LetExpr<'a> {
+pub(crate) struct LetExpr<'a> {
     /// The bindings' values.
-    pub values: &'a [(Scope, Expr<'a>)],
+    pub(crate) values: &'a [(Scope, Expr<'a>)],
     /// The `e` of each `inherit (e)`.
-    pub sources: &'a [Expr<'a>],
+    pub(crate) sources: &'a [Expr<'a>],
     /// The body.
-    pub body: Expr<'a>,
+    pub(crate) body: Expr<'a>,
 }
 
 /// `with scope; body`
-pub struct WithExpr<'a> {
+pub(crate) struct WithExpr<'a> {
     /// Where it starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// The attribute set.
-    pub scope: Expr<'a>,
+    pub(crate) scope: Expr<'a>,
     /// The body.
-    pub body: Expr<'a>,
+    pub(crate) body: Expr<'a>,
 }
 
 /// `assert condition; body`
-pub struct AssertExpr<'a> {
+pub(crate) struct AssertExpr<'a> {
     /// Where it starts.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// The condition.
-    pub condition: Expr<'a>,
+    pub(crate) condition: Expr<'a>,
     /// The body.
-    pub body: Expr<'a>,
+    pub(crate) body: Expr<'a>,
     /// The condition's text as Nix prints it.
-    pub text: &'a [u8],
+    pub(crate) text: &'a [u8],
 }
 
 /// Interpolation, or `+`.
-pub struct ConcatStringsExpr<'a> {
+pub(crate) struct ConcatStringsExpr<'a> {
     /// Where it stands.
-    pub pos: Pos,
+    pub(crate) pos: Pos,
     /// Whether the result is a string whatever the first part is.
-    pub force_string: bool,
+    pub(crate) force_string: bool,
     /// The parts.
-    pub parts: &'a [(Pos, Expr<'a>)],
+    pub(crate) parts: &'a [(Pos, Expr<'a>)],
 }

@@ -36,13 +36,13 @@ pub struct Location {
 
 /// All texts of an evaluation. Texts of files are not kept, but read again when a line number is asked for.
 #[derive(Default)]
-pub struct Positions {
+pub(crate) struct Positions {
     sources: RefCell<Vec<Source>>,
 }
 
 impl Positions {
     /// Takes a text up. Offset `n` of it has position `base + n` for the result `base`; `None` when 4 GiB are used up.
-    pub fn add(&self, origin: Origin, len: usize) -> Option<u32> {
+    pub(crate) fn add(&self, origin: Origin, len: usize) -> Option<u32> {
         let mut sources = self.sources.borrow_mut();
         let start = match sources.last() {
             // The last source's end is kept as the next one's start; see below.
@@ -60,7 +60,7 @@ impl Positions {
     }
 
     /// The text that a position lies in and the offset there.
-    pub fn origin(&self, pos: Pos) -> Option<(Origin, u32)> {
+    pub(crate) fn origin(&self, pos: Pos) -> Option<(Origin, u32)> {
         if pos == Pos::NONE {
             return None;
         }
@@ -70,7 +70,7 @@ impl Positions {
     }
 
     /// The location of a position; `read` reads a file.
-    pub fn locate(&self, pos: Pos, read: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Option<Location> {
+    pub(crate) fn locate(&self, pos: Pos, read: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Option<Location> {
         let (origin, offset) = self.origin(pos)?;
         let index = self.sources.borrow().partition_point(|source| source.start <= pos.0).checked_sub(1)?;
         let known = self.sources.borrow()[index].lines.clone();

@@ -1,6 +1,6 @@
 //! Values and how they lie in memory.
 //!
-//! A [`Value`] is one machine word: a pointer into the [`Arena`] with a tag in its low three bits, or an immediate. Everything
+//! A [`Value`] is one machine word: a pointer into the arena with a tag in its low three bits, or an immediate. Everything
 //! that it can point to lives in an arena that outlives `'a` and is never freed piecemeal, so a handle is `Copy` and never
 //! dangles. What lies in the arena refers to the rest of it in half a word, an offset from the start of the arena, which
 //! is found from the address of what refers; so a value in memory ([`Slot`]) takes four bytes.
@@ -9,10 +9,10 @@
 //! 1. A word with tag `T` holds a pointer that was made by the one constructor for `T` in this module, from an allocation of
 //!    the arena of lifetime `'a` that is aligned to eight bytes and fully initialised. Nothing else makes words. Of an
 //!    immediate only the lower half means anything.
-//! 2. Headers ([`List`], [`Attrs`], [`Keys`], [`Str`], [`Env`]) are followed by as many elements as their constructor was told.
-//!    An [`Env`] does not store its length in release builds: slots come from the resolver, which counts them when it
+//! 2. Headers ([`List`], [`Attrs`], `Keys`, [`Str`], `Env`) are followed by as many elements as their constructor was told.
+//!    An `Env` does not store its length in release builds: slots come from the resolver, which counts them when it
 //!    sizes the environment. Debug builds check.
-//! 3. What holds an offset ([`Slot`], [`Near`] and what is made of them) lies in the arena that the offset is for: they have
+//! 3. What holds an offset ([`Slot`], `Near` and what is made of them) lies in the arena that the offset is for: they have
 //!    constructors in this module only, which write into the arena. `'a` is invariant and belongs to one arena, so what is
 //!    in one can't get into another. Expressions, too, are only made in the evaluator's arena.
 //! 4. What is shared is only changed through [`Cell`]s, and the arena belongs to one thread (none of the types is `Send`).
@@ -154,7 +154,7 @@ pub struct Closure<'a> {
 impl<'a> Closure<'a> {
     /// The function.
     #[inline]
-    pub fn lambda(&'a self) -> &'a LambdaExpr<'a> {
+    pub(crate) fn lambda(&'a self) -> &'a LambdaExpr<'a> {
         // SAFETY: invariant 3.
         unsafe { self.lambda.get().as_ref() }
     }
@@ -169,9 +169,9 @@ impl<'a> Closure<'a> {
 /// A built-in function that still waits for arguments.
 pub struct PrimOpApp<'a> {
     /// Its index in the table of builtins.
-    pub prim_op: u32,
+    pub(crate) prim_op: u32,
     /// The arguments so far.
-    pub args: &'a [Value<'a>],
+    pub(crate) args: &'a [Value<'a>],
 }
 
 enum Boxed<'a> {
@@ -189,7 +189,7 @@ impl<'a> Value<'a> {
     /// `false`
     pub const FALSE: Value<'a> = Value::constant(FALSE_CODE);
     /// Marks a slot of an environment that has no value yet; never reaches a Nix program.
-    pub const UNSET: Value<'a> = Value::constant(UNSET_CODE);
+    pub(crate) const UNSET: Value<'a> = Value::constant(UNSET_CODE);
 
     /// A word that points nowhere.
     const fn immediate(word: usize) -> Self {
@@ -208,7 +208,7 @@ impl<'a> Value<'a> {
     }
 
     /// The built-in function with this index in the table of builtins.
-    pub fn prim_op(index: u32) -> Self {
+    pub(crate) fn prim_op(index: u32) -> Self {
         Value::constant(PRIM_OP_CODE + index as usize)
     }
 
@@ -241,25 +241,25 @@ impl<'a> Value<'a> {
 
     /// Whether both are the very same word: the same thunk, the same heap object or equal immediates.
     #[inline]
-    pub fn same(self, other: Value<'a>) -> bool {
+    pub(crate) fn same(self, other: Value<'a>) -> bool {
         self.half() == other.half()
     }
 
     /// A number that no other value in memory has at the same time; for immediates their encoding.
     #[inline]
-    pub fn address(self) -> usize {
+    pub(crate) fn address(self) -> usize {
         self.half() as usize
     }
 
     /// Whether this marks a slot without a value.
     #[inline]
-    pub fn is_unset(self) -> bool {
+    pub(crate) fn is_unset(self) -> bool {
         self.same(Value::UNSET)
     }
 
     /// The thunk, if this is one (evaluated or not).
     #[inline]
-    pub fn as_thunk(self) -> Option<&'a Thunk<'a>> {
+    pub(crate) fn as_thunk(self) -> Option<&'a Thunk<'a>> {
         if self.tag() == THUNK {
             // SAFETY: invariant 1.
             Some(unsafe { self.pointer::<Thunk<'a>>().as_ref() })
@@ -276,7 +276,7 @@ impl<'a> Value<'a> {
 
     /// The function, if this is a lambda.
     #[inline]
-    pub fn as_lambda(self) -> Option<&'a Closure<'a>> {
+    pub(crate) fn as_lambda(self) -> Option<&'a Closure<'a>> {
         if self.tag() == LAMBDA {
             // SAFETY: invariant 1.
             Some(unsafe { self.pointer::<Closure<'a>>().as_ref() })
@@ -297,7 +297,7 @@ impl<'a> Value<'a> {
     /// Whether a slot may keep this instead of the thunk that it came from. Functions keep their thunk, because Nix
     /// compares functions inside of lists and sets by the identity of the place that holds them.
     #[inline]
-    pub fn may_replace_thunk(self) -> bool {
+    pub(crate) fn may_replace_thunk(self) -> bool {
         match self.tag() {
             LAMBDA => false,
             CONST => self.half() as usize >> 3 < PRIM_OP_CODE,
@@ -434,7 +434,7 @@ impl<'a> List<'a> {
 /// The names of an attribute set, sorted by symbol, each with the position of its definition. Sets with the same names from
 /// the same place share them.
 #[derive(Clone, Copy)]
-pub struct Keys<'a>(NonNull<u32>, PhantomData<Cell<&'a ()>>);
+pub(crate) struct Keys<'a>(NonNull<u32>, PhantomData<Cell<&'a ()>>);
 
 const KEYS_HEAD: usize = 1;
 
@@ -452,14 +452,14 @@ impl<'a> Keys<'a> {
 
     /// The names, in ascending order of symbols.
     #[inline]
-    pub fn symbols(self) -> &'a [Symbol] {
+    pub(crate) fn symbols(self) -> &'a [Symbol] {
         // SAFETY: invariant 2: `len` symbols (each a `u32`, the type being a plain wrapper) follow the header.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(KEYS_HEAD).cast::<Symbol>(), self.len()) }
     }
 
     /// The names' positions.
     #[inline]
-    pub fn positions(self) -> &'a [Pos] {
+    pub(crate) fn positions(self) -> &'a [Pos] {
         // SAFETY: invariant 2: `len` positions follow the symbols.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(KEYS_HEAD + self.len()).cast::<Pos>(), self.len()) }
     }
@@ -504,7 +504,7 @@ pub struct Flat<'a> {
     /// Values. Whoever evaluates one may put the result into its slot.
     pub values: &'a [Slot<'a>],
     /// Names and positions, to make further sets with the same ones.
-    pub keys: Keys<'a>,
+    pub(crate) keys: Keys<'a>,
 }
 
 impl<'a> Flat<'a> {
@@ -598,7 +598,7 @@ impl<'a> Attrs<'a> {
     }
 
     /// About how many attributes there are: those of the layers, not counted once where two have the same name.
-    pub fn size_hint(self) -> usize {
+    pub(crate) fn size_hint(self) -> usize {
         self.layers().map(|layer| layer.keys().len()).sum()
     }
 }
@@ -620,7 +620,7 @@ const STATE_MAP: u32 = 4;
 const BLACK_HOLE: u32 = 8;
 
 /// What a thunk stands for.
-pub enum ThunkState<'a> {
+pub(crate) enum ThunkState<'a> {
     /// The value is known.
     Done(Value<'a>),
     /// An expression in an environment.
@@ -636,7 +636,7 @@ pub enum ThunkState<'a> {
 }
 
 /// Deferred calls that are not written in the program.
-pub enum Suspension<'a> {
+pub(crate) enum Suspension<'a> {
     /// `f x`
     Call1(Value<'a>, Value<'a>),
     /// `f x y`
@@ -648,16 +648,16 @@ pub enum Suspension<'a> {
 }
 
 /// A function that is to be applied to each attribute of a set. The thunks of the resulting attributes share it.
-pub struct Mapping<'a> {
+pub(crate) struct Mapping<'a> {
     /// The function, which takes a name and a value.
-    pub function: Value<'a>,
+    pub(crate) function: Value<'a>,
     /// The attributes.
-    pub source: Flat<'a>,
+    pub(crate) source: Flat<'a>,
 }
 
 /// What a thunk held before it became a black hole.
 #[derive(Clone, Copy)]
-pub struct SavedState(u32);
+pub(crate) struct SavedState(u32);
 
 impl<'a> Thunk<'a> {
     /// The value, if it is known.
@@ -668,7 +668,7 @@ impl<'a> Thunk<'a> {
 
     /// The function, if the computation is a call of one.
     #[inline]
-    pub fn function(&self) -> Option<&'a Closure<'a>> {
+    pub(crate) fn function(&self) -> Option<&'a Closure<'a>> {
         let state = self.state.get();
         if state & STATE_TAG != STATE_APP {
             return None;
@@ -679,7 +679,7 @@ impl<'a> Thunk<'a> {
 
     /// Takes the computation out and leaves a black hole, unless the value is known or the thunk is a black hole already.
     #[inline]
-    pub fn enter(&self) -> (ThunkState<'a>, SavedState) {
+    pub(crate) fn enter(&self) -> (ThunkState<'a>, SavedState) {
         let state = self.state.get();
         let saved = SavedState(state);
         if state == 0 {
@@ -704,20 +704,20 @@ impl<'a> Thunk<'a> {
 
     /// Records the result.
     #[inline]
-    pub fn finish(&self, value: Value<'a>) {
+    pub(crate) fn finish(&self, value: Value<'a>) {
         self.payload.set(value);
         self.state.set(0);
     }
 
     /// Puts back what [`Thunk::enter`] took, after an error.
-    pub fn restore(&self, saved: SavedState) {
+    pub(crate) fn restore(&self, saved: SavedState) {
         self.state.set(saved.0);
     }
 }
 
 /// An environment: the values of one scope's variables and the scope around it.
 #[derive(Clone, Copy)]
-pub struct Env<'a>(NonNull<EnvHead<'a>>);
+pub(crate) struct Env<'a>(NonNull<EnvHead<'a>>);
 
 #[repr(C)]
 struct EnvHead<'a> {
@@ -744,13 +744,13 @@ impl<'a> Env<'a> {
 
     /// A variable's value, [`Value::UNSET`] if it has none yet.
     #[inline]
-    pub fn get(self, index: u32) -> Value<'a> {
+    pub(crate) fn get(self, index: u32) -> Value<'a> {
         self.slot(index).get()
     }
 
     /// Sets a variable.
     #[inline]
-    pub fn set(self, index: u32, value: Value<'a>) {
+    pub(crate) fn set(self, index: u32, value: Value<'a>) {
         self.slot(index).set(value);
     }
 
@@ -759,7 +759,7 @@ impl<'a> Env<'a> {
     /// # Panics
     /// If there are fewer, which the resolver rules out.
     #[inline]
-    pub fn up(self, levels: u32) -> Env<'a> {
+    pub(crate) fn up(self, levels: u32) -> Env<'a> {
         let mut env = self;
         for _ in 0..levels {
             // SAFETY: invariants 2 and 3.
@@ -793,7 +793,7 @@ const LAYER_RATIO: usize = 2;
 
 impl<'a> Heap<'a> {
     /// Makes values in `arena`.
-    pub fn new(arena: &'a Arena) -> Self {
+    pub(crate) fn new(arena: &'a Arena) -> Self {
         let keys = alloc_keys(arena, 0);
         Heap {
             arena,
@@ -807,7 +807,7 @@ impl<'a> Heap<'a> {
 
     /// The arena.
     #[inline]
-    pub fn arena(&self) -> &'a Arena {
+    pub(crate) fn arena(&self) -> &'a Arena {
         self.arena
     }
 
@@ -852,7 +852,7 @@ impl<'a> Heap<'a> {
     }
 
     /// A built-in function with some of its arguments.
-    pub fn prim_op_app(&self, prim_op: u32, done: &[Value<'a>], more: &[Value<'a>]) -> Value<'a> {
+    pub(crate) fn prim_op_app(&self, prim_op: u32, done: &[Value<'a>], more: &[Value<'a>]) -> Value<'a> {
         let args = self.arena.alloc_slice_copy(&[done, more].concat());
         Value::tagged(NonNull::from(self.arena.alloc(Boxed::App(PrimOpApp { prim_op, args }))), BOXED)
     }
@@ -886,7 +886,7 @@ impl<'a> Heap<'a> {
 
     /// `function argument`, for later.
     #[inline]
-    pub fn thunk_of_call(&self, function: Value<'a>, argument: Value<'a>) -> Value<'a> {
+    pub(crate) fn thunk_of_call(&self, function: Value<'a>, argument: Value<'a>) -> Value<'a> {
         match function.resolved().as_lambda() {
             Some(closure) => self.thunk(closure, STATE_APP, argument.word),
             None => self.thunk_of_suspension(Suspension::Call1(function, argument)),
@@ -894,7 +894,7 @@ impl<'a> Heap<'a> {
     }
 
     /// A call for each attribute, for later: the set with the same names and the results.
-    pub fn map_attrs(&self, function: Value<'a>, source: Flat<'a>) -> Attrs<'a> {
+    pub(crate) fn map_attrs(&self, function: Value<'a>, source: Flat<'a>) -> Attrs<'a> {
         let mapping = self.arena.alloc(Mapping { function, source });
         // Not the set's own keys: the result's attributes have no positions. No keys are at offset 0.
         let shape = Box::from([source.keys.offset(), 0]);
@@ -907,14 +907,14 @@ impl<'a> Heap<'a> {
     }
 
     /// Another deferred computation.
-    pub fn thunk_of_suspension(&self, suspension: Suspension<'a>) -> Value<'a> {
+    pub(crate) fn thunk_of_suspension(&self, suspension: Suspension<'a>) -> Value<'a> {
         let suspension = self.arena.alloc(suspension);
         self.thunk(suspension, STATE_NATIVE, Value::UNSET.word)
     }
 
     /// An environment with `len` variables, none of them set.
     #[inline]
-    pub fn env(&self, up: Option<Env<'a>>, len: usize) -> Env<'a> {
+    pub(crate) fn env(&self, up: Option<Env<'a>>, len: usize) -> Env<'a> {
         let halves = alloc_halves(self.arena, ENV_HEAD + len);
         // SAFETY: the memory is fresh; header and all slots are written before the handle is given out.
         unsafe {
@@ -971,7 +971,7 @@ impl<'a> Heap<'a> {
     }
 
     /// The keys of sets with these attributes, which must be sorted by symbol and have no duplicates.
-    pub fn keys(&self, sorted: impl ExactSizeIterator<Item = (Symbol, Pos)>) -> Keys<'a> {
+    pub(crate) fn keys(&self, sorted: impl ExactSizeIterator<Item = (Symbol, Pos)>) -> Keys<'a> {
         let keys = alloc_keys(self.arena, sorted.len());
         let len = keys.len();
         for (index, (symbol, pos)) in sorted.enumerate().take(len) {
@@ -987,7 +987,7 @@ impl<'a> Heap<'a> {
 
     /// A set with these keys, of which each gets what `value` gives for its index.
     #[inline]
-    pub fn attrs_with_keys(&self, keys: Keys<'a>, mut value: impl FnMut(usize) -> Value<'a>) -> Attrs<'a> {
+    pub(crate) fn attrs_with_keys(&self, keys: Keys<'a>, mut value: impl FnMut(usize) -> Value<'a>) -> Attrs<'a> {
         if keys.len() == 0 {
             return self.empty_attrs;
         }
@@ -999,7 +999,7 @@ impl<'a> Heap<'a> {
     }
 
     /// A set of these attributes, which must be sorted by symbol and have no duplicates.
-    pub fn attrs_sorted(&self, sorted: &[(Symbol, Pos, Value<'a>)]) -> Attrs<'a> {
+    pub(crate) fn attrs_sorted(&self, sorted: &[(Symbol, Pos, Value<'a>)]) -> Attrs<'a> {
         if sorted.is_empty() {
             return self.empty_attrs;
         }

@@ -12,7 +12,7 @@ const DRV_PATH: &str = "/nix/store/6c2xmil36rjmqv2jd9nbgck4v2zb1zyq-greeting.drv
 const OUT_PATH: &str = "/nix/store/kp0sc2igr6x6f3fb7r5bql92f54qkjai-greeting";
 
 /// What an expression is as a `T`.
-fn read<T: DeserializeOwned + Send>(code: &str) -> Result<T, Diagnostic> {
+fn read<T: DeserializeOwned + Send>(code: &str) -> Result<T, Box<Diagnostic>> {
     evaluate(Settings::default(), NoHost, |evaluator| {
         let value = evaluator.eval_string(code.as_bytes(), b"/");
         value.and_then(|value| evaluator.deserialize(value)).map_err(|error| evaluator.diagnose(&error))
@@ -191,7 +191,7 @@ fn contexts_go_in_again() {
 fn diagnostics_can_be_sent_elsewhere() {
     let error = read::<i32>("let s = { port = 80; }; in s.prot").expect_err("there is no such attribute");
     let json = serde_json::to_string(&error).expect("it has a form in JSON");
-    let copy: Diagnostic = serde_json::from_str(&json).expect("it comes back");
+    let copy: Box<Diagnostic> = serde_json::from_str(&json).expect("it comes back");
     assert_eq!(copy, error);
     assert_eq!(copy.render(&RenderOptions::default()), error.render(&RenderOptions::default()));
     assert_eq!(copy.suggestions, ["port"]);

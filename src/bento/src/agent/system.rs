@@ -96,7 +96,7 @@ impl<'a> System<'a> {
             let found = statvfs(place).with_context(|| format!("cannot look at {}", place.display()))?;
             // the fields' types differ between machines
             #[allow(clippy::useless_conversion)]
-            let free = u64::from(found.blocks_available()) * u64::from(found.fragment_size()) >> 20;
+            let free = (u64::from(found.blocks_available()) * u64::from(found.fragment_size())) >> 20;
             if free < self.config.before.free {
                 bail!(
                     "only {free} MiB are free in {}, of the {} that are wanted",

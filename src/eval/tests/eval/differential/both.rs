@@ -116,7 +116,7 @@ fn essence(said: &str, traces: bool) -> String {
     let lines: Vec<&str> = said.lines().collect();
     let is_error = |line: &&str| line.trim_start().starts_with("error:");
     let first = lines.iter().position(|line| line.starts_with("error:"));
-    let last = lines.iter().rposition(|line| is_error(line));
+    let last = lines.iter().rposition(is_error);
     match (first, last) {
         (Some(first), Some(last)) if !traces => {
             let mut text = lines[..first].join("\n") + "\n";

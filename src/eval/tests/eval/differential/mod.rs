@@ -94,7 +94,7 @@ fn generated_programs_have_nix_values() {
         if over {
             break;
         }
-        let form = if (seed - first) / BATCH % 4 == 0 { Form::Nix } else { Form::Xml };
+        let form = if ((seed - first) / BATCH).is_multiple_of(4) { Form::Nix } else { Form::Xml };
         workshop.form = form;
         let programs: Vec<String> = (seed..seed + BATCH).map(|seed| grammar.program(seed)).collect();
         let files: Vec<PathBuf> = programs.iter().map(|program| workshop.write(program)).collect();
