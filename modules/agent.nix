@@ -69,6 +69,19 @@ in
       };
     };
 
+    signers = mkOption {
+      type = types.listOf types.singleLineStr;
+      default = [ ];
+      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG... admin" ];
+      description = "The public keys of those who sign releases. This host takes up what one of them has signed, and nothing else, whatever the hub serves.";
+    };
+
+    unsignedReleases = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Take up releases that nobody signed: whoever has the hub then has this host.";
+    };
+
     identityFile = mkOption {
       type = types.path;
       default = "/etc/ssh/ssh_host_ed25519_key";
@@ -127,12 +140,18 @@ in
         assertion = lib.all (key: builtins.match "[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?" key != null) cfg.hub.hostKeys;
         message = "services.bento.agent.hub.hostKeys: each key is its type and its base64, as in /etc/ssh/ssh_host_ed25519_key.pub.";
       }
+      {
+        assertion = (cfg.signers != [ ]) != cfg.unsignedReleases;
+        message = "services.bento.agent.signers: say whose releases this host takes up, as `bento keys` shows the keys; or set unsignedReleases, and not both.";
+      }
     ];
 
     environment.etc."bento/agent.toml".text = toTOML [ ] (lib.recursiveUpdate
       {
         inherit (cfg) host;
         state-dir = cfg.stateDir;
+        inherit (cfg) signers;
+        unsigned-releases = cfg.unsignedReleases;
         hub = {
           inherit (cfg.hub) address port user;
           host-keys = cfg.hub.hostKeys;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::builtin::BuiltinEvaluator;
 use crate::host::Host;
 use crate::nix::NixEvaluator;
+use crate::nix_conf::split_nix_path;
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
@@ -34,12 +35,16 @@ pub trait Evaluator {
     /// non-flake's is `(import <nixpkgs/nixos> { configuration = TREE/configuration.nix; }).config.system.build.toplevel`,
     /// where `<nixpkgs>` is looked up in `search_path`.
     fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation>;
+
+    /// As [`Evaluator::evaluate`]; the derivation, with all that it needs, is in this machine's Nix store then, and can be
+    /// built.
+    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation>;
 }
 
 /// The evaluators to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EvaluatorChoice {
-    /// bento's own: no Nix is needed, but the inputs of flakes must be on this machine.
+    /// bento's own: no Nix is needed.
     Builtin,
     /// The C++ Nix that is installed on this machine: it fetches inputs, and builds what an evaluation reads.
     Nix,
@@ -124,29 +129,4 @@ pub(crate) fn channels() -> Vec<String> {
 /// A place that is fetched, not read from this machine.
 fn is_url(place: &str) -> bool {
     place.starts_with("channel:") || place.starts_with("flake:") || place.contains("://")
-}
-
-/// Splits `NIX_PATH` at its colons, but not at those of a URL.
-fn split_nix_path(nix_path: &str) -> Vec<String> {
-    let mut entries: Vec<String> = Vec::new();
-    let mut open = false;
-    for part in nix_path.split(':') {
-        let goes_on = entries.last().is_some_and(|last| {
-            let place = last.rsplit('=').next().unwrap_or(last);
-            open && (part.starts_with("//") || place == "channel" || place == "flake")
-        });
-        match entries.last_mut() {
-            Some(last) if goes_on => {
-                last.push(':');
-                last.push_str(part);
-                open = false;
-            }
-            _ => {
-                entries.push(part.to_owned());
-                open = true;
-            }
-        }
-    }
-    entries.retain(|entry| !entry.is_empty());
-    entries
 }

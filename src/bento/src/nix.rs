@@ -28,6 +28,11 @@ impl Programs {
         Command::new(self.dir.as_ref().map_or_else(|| PathBuf::from(name), |dir| dir.join(name)))
     }
 
+    /// Whether there are any.
+    pub fn are_installed(&self) -> bool {
+        self.command("nix-store").arg("--version").output().is_ok()
+    }
+
     /// A command for `nix` with flakes, whatever the machine's settings say.
     pub fn nix(&self, subcommand: &str) -> Command {
         let mut command = self.command("nix");
@@ -120,6 +125,11 @@ impl Evaluator for NixEvaluator {
         }
         let paths: Paths = run_json(command)?;
         Ok(Evaluation { drv_path: paths.drv, toplevel: paths.out })
+    }
+
+    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
+        // Nix writes every derivation that it comes across
+        self.evaluate(tree, host, search_path)
     }
 }
 

@@ -13,7 +13,7 @@ pub const SCHEMA: u32 = 1;
 pub const LIMIT: u64 = 1 << 20;
 
 /// How an attempt ended, by the words that the original bento uses in file names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The host runs the release.
@@ -51,7 +51,7 @@ impl Outcome {
 }
 
 /// The part of an attempt that was at work when it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Reading and checking the manifest.
@@ -60,12 +60,16 @@ pub enum Stage {
     Fetch,
     /// Building the system.
     Build,
+    /// Seeing whether the machine is fit to try a system out.
+    Check,
     /// Switching to the system for a test.
     Activate,
     /// Seeing whether the hub can still be reached.
     Confirm,
     /// Making the system the one that is booted.
     Boot,
+    /// The system runs, but has another kernel than the machine was booted with: it waits for a restart.
+    Reboot,
     /// All of it is done.
     Done,
 }
@@ -107,6 +111,9 @@ pub struct Report {
     /// The file name of its log, beside the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+    /// Units that failed when the report was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_units: Vec<String>,
     /// The version of the agent.
     pub agent: String,
 }
@@ -114,14 +121,7 @@ pub struct Report {
 impl Report {
     /// Reads a report; an unknown schema is told as such.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Schema {
-            schema: u32,
-        }
-        let Schema { schema } = serde_json::from_slice(text).context("no report")?;
-        if schema != SCHEMA {
-            bail!("a report of schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
-        }
+        check_schema(text)?;
         serde_json::from_slice(text).context("no report")
     }
 
@@ -136,6 +136,68 @@ impl Report {
         text.push(b'\n');
         Ok(text)
     }
+}
+
+/// The file in `logs/` that holds a host's [`Presence`].
+pub const PRESENCE: &str = "seen.json";
+
+/// What a host says of itself with every poll, whether or not there is anything new. It overwrites the last one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Who says so.
+    pub host: HostName,
+    /// The highest serial that it ever accepted.
+    pub serial: u64,
+    /// What runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<StorePath>,
+    /// What was booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<StorePath>,
+    /// Whether kernel, modules or initrd of what runs are not those that were booted.
+    #[serde(default)]
+    pub reboot_needed: bool,
+    /// Whether somebody at the host has told it to take up nothing.
+    #[serde(default)]
+    pub held: bool,
+    /// How many units of the system have failed, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_units: Option<u64>,
+    /// Seconds within which the host means to poll again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<u64>,
+    /// When it polled, by its own clock.
+    pub time: Timestamp,
+    /// The version of the agent.
+    pub agent: String,
+}
+
+impl Presence {
+    /// Reads a presence; an unknown schema is told as such.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        check_schema(text)?;
+        serde_json::from_slice(text).context("no presence")
+    }
+
+    /// The presence as it is stored.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).context("cannot write the presence")
+    }
+}
+
+/// Refuses what has another schema than the one that this program knows.
+fn check_schema(text: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: u32,
+    }
+    let Schema { schema } = serde_json::from_slice(text).context("no report")?;
+    if schema != SCHEMA {
+        bail!("a report of schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
+    }
+    Ok(())
 }
 
 /// The file name of a report.

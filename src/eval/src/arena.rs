@@ -14,10 +14,13 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 /// The size of the range that 32 bits can address, and what the start of each arena is a multiple of.
-pub(crate) const REGION: usize = 1 << 32;
+///
+/// Miri's memory is the interpreter's own, so it gets a smaller one. All of an address below the region's start is found
+/// in 32 bits then, too.
+pub(crate) const REGION: usize = if cfg!(miri) { 1 << 20 } else { 1 << 32 };
 
-/// How much is put to use at a time; a multiple of the size of a huge page.
-const STEP: usize = 32 << 20;
+/// How much is put to use at a time.
+const STEP: usize = if cfg!(miri) { 512 << 10 } else { 2 << 20 };
 
 /// What lies at the start and is never given out, so that small offsets can have other meanings.
 const RESERVED: usize = 64;
@@ -156,7 +159,13 @@ fn reserve(size: usize) -> std::io::Result<NonNull<u8>> {
 #[cfg(not(miri))]
 unsafe fn protect(start: NonNull<u8>, size: usize) -> bool {
     // SAFETY: the caller names a range of its own mapping.
-    unsafe { libc::mprotect(start.as_ptr().cast(), size, libc::PROT_READ | libc::PROT_WRITE) == 0 }
+    unsafe {
+        let start = start.as_ptr().cast();
+        let done = libc::mprotect(start, size, libc::PROT_READ | libc::PROT_WRITE) == 0;
+        // All pages at once instead of one fault for each. Where the kernel does not know how, they come one by one.
+        libc::madvise(start, size, libc::MADV_POPULATE_WRITE);
+        done
+    }
 }
 
 #[cfg(not(miri))]
@@ -187,3 +196,6 @@ unsafe fn release(base: NonNull<u8>, size: usize) {
     // SAFETY: the caller gives back what `reserve` gave.
     unsafe { std::alloc::dealloc(base.as_ptr(), layout(size)) };
 }
+
+#[cfg(test)]
+mod tests;

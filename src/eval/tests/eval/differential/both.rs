@@ -237,7 +237,7 @@ pub(super) fn ours(files: &[PathBuf], form: Form) -> Vec<Outcome> {
                             text.push_str(&String::from_utf8_lossy(&value));
                         }
                         Err(error) => {
-                            let options = RenderOptions { color: false, show_trace: true };
+                            let options = RenderOptions { show_trace: true, ..RenderOptions::default() };
                             text.push_str(&evaluator.render_error(&error, &options));
                         }
                     }
