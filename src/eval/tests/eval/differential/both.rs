@@ -45,6 +45,11 @@ impl Outcome {
         matches!(self, Outcome::None(why) if why != PANIC)
     }
 
+    /// Whether it ends with an error.
+    pub(super) fn is_error(&self) -> bool {
+        matches!(self, Outcome::Said(text) if text.lines().any(|line| line.starts_with("error:")))
+    }
+
     /// What is said first where bento and C++ Nix differ, with everything that varies from program to program taken out.
     pub(super) fn kind(&self, theirs: &Outcome, traces: bool) -> String {
         let (ours, theirs) = match (self, theirs) {
@@ -112,7 +117,8 @@ fn essence(said: &str, traces: bool) -> String {
     const TOML: &str = "error: while parsing TOML:";
     let (said, value) = said.rsplit_once(VALUE).unwrap_or((said, ""));
     let value = value.lines().map(placed_nowhere).collect::<Vec<_>>().join("\n");
-    // C++ Nix expands tabs.
+    // C++ Nix expands tabs, and leaves out carriage returns.
+    let said = said.replace('\r', "");
     let lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     let mut said = lines.collect::<Vec<_>>().join("\n");
     for (varies, instead) in [
@@ -298,13 +304,13 @@ pub(super) fn theirs(nix: &Nix, files: &[PathBuf], form: Form) -> Vec<Outcome> {
             outcomes.push(Outcome::None(why.to_owned()));
         }
     }
-    let fails = |text: &str| text.lines().any(|line| line.starts_with("error:"));
     let mut good: Vec<(&PathBuf, &mut String)> = files
         .iter()
         .zip(&mut outcomes)
+        .filter(|(_, outcome)| !outcome.is_error())
         .filter_map(|(file, outcome)| match outcome {
-            Outcome::Said(text) if !fails(text) => Some((file, text)),
-            _ => None,
+            Outcome::Said(text) => Some((file, text)),
+            Outcome::None(_) => None,
         })
         .collect();
     let mut first = 0;
