@@ -10,7 +10,7 @@
 //! | `BENTO_DIFFERENTIAL_TRACES` | compares the steps that led to an error, too |
 //! | `BENTO_DIFFERENTIAL_FINDINGS` | a folder for what was found, as it is found |
 //!
-//! A long run is `cargo test --release -p bento-eval --test eval generated -- --nocapture`. One finding of each kind is reduced
+//! A long run is `cargo test --release -p bento-eval --test eval differential -- --nocapture`. One finding of each kind is reduced
 //! to a small program; it belongs into `lang/`.
 
 mod both;
