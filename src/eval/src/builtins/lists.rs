@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 pub(super) const TABLE: &[PrimOp] = &[
     PrimOp::strict("__isList", 1, 1, is_list),
-    PrimOp::strict("__elemAt", 2, 1, elem_at),
+    PrimOp::lazy("__elemAt", 2, elem_at),
     PrimOp::strict("__head", 1, 1, head),
     PrimOp::strict("__tail", 1, 1, tail),
     PrimOp::strict("map", 2, 2, map),
@@ -41,8 +41,8 @@ fn is_list<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a> 
 }
 
 fn elem_at<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
-    let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.elemAt'")?;
     let index = ev.force_int(args[1], pos, "while evaluating the second argument passed to 'builtins.elemAt'")?;
+    let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.elemAt'")?;
     match usize::try_from(index).ok().and_then(|index| list.slots().get(index)) {
         Some(cell) => ev.force_slot(cell),
         None => {

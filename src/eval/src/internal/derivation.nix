@@ -1,11 +1,11 @@
 # `derivation`: a derivation's outputs, each a set that knows all the others. `derivationStrict` does the work, and only
 # when an output's path or the derivation's is asked for.
-attrs@{ outputs ? [ "out" ], ... }:
+drvAttrs@{ outputs ? [ "out" ], ... }:
 let
-  made = derivationStrict attrs;
-  shared = attrs // builtins.listToAttrs named // {
+  made = derivationStrict drvAttrs;
+  shared = drvAttrs // builtins.listToAttrs named // {
     all = map (output: output.value) named;
-    drvAttrs = attrs;
+    inherit drvAttrs;
   };
   named = map
     (outputName: {

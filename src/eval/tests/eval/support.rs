@@ -119,6 +119,7 @@ impl Nix {
         let mut command = Command::new(self.programs.join(program));
         command
             .args(["--store", "dummy://?read-only=false", "--option", "eval-system", "x86_64-linux"])
+            .args(["--option", "substitute", "false"])
             .args(["--extra-experimental-features", "nix-command flakes fetch-tree ca-derivations impure-derivations"])
             .env("HOME", self.home.path())
             .env("NIX_PATH", "")

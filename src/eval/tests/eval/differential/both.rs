@@ -1,7 +1,8 @@
 //! Programs evaluated by bento and by C++ Nix, many in one go.
 
 use crate::support::{Nix, settings};
-use bento_eval::{Host, RenderOptions, Settings, evaluate};
+use bento_eval::value::{Kind, Value};
+use bento_eval::{Evaluator, Host, RenderOptions, Settings, evaluate};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 
 /// How much memory a batch's values may take.
 const MAX_HEAP: usize = 1 << 30;
-/// How long C++ Nix may take for a batch, and bento for one program.
+/// How many parts a value may have, counted as often as they are shown.
+const MAX_PARTS: usize = 100_000;
+/// How long C++ Nix may take for a batch.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// What came of one program: everything that was said while it was evaluated, its value or its error at the end.
@@ -20,6 +23,8 @@ pub(super) enum Outcome {
     /// No result at all: a crash, or more time or memory than there is.
     None(String),
 }
+
+const PANIC: &str = "a panic";
 
 impl Outcome {
     /// Whether this is about the same as what C++ Nix gives; without `traces` the steps that led to an error are not compared.
@@ -33,6 +38,16 @@ impl Outcome {
             }
             _ => false,
         }
+    }
+
+    /// Whether the program takes too much of something, so that there is nothing to compare.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, Outcome::None(why) if why != PANIC)
+    }
+
+    /// Whether it ends with an error.
+    pub(super) fn is_error(&self) -> bool {
+        matches!(self, Outcome::Said(text) if text.lines().any(|line| line.starts_with("error:")))
     }
 
     /// What is said first where bento and C++ Nix differ, with everything that varies from program to program taken out.
@@ -49,7 +64,9 @@ impl Outcome {
             );
         }
         if !ours_fails {
-            return "value".to_owned();
+            let differs = ours.lines().zip(theirs.lines()).find(|(ours, theirs)| ours != theirs);
+            let (ours, theirs) = differs.unwrap_or_default();
+            return format!("value: {} / {}", unquoted(ours), unquoted(theirs));
         }
         format!("{} / {}", abstracted(&ours), abstracted(&theirs))
     }
@@ -64,7 +81,11 @@ impl Outcome {
 
 /// The first line of the last error, without quoted parts and numbers.
 fn abstracted(text: &str) -> String {
-    let line = text.lines().rev().find(|line| line.starts_with("error: ")).unwrap_or_default();
+    unquoted(text.lines().rev().find(|line| line.starts_with("error: ")).unwrap_or_default())
+}
+
+/// The start of a line, without quoted parts and numbers.
+fn unquoted(line: &str) -> String {
     let mut quoted = false;
     line.chars()
         .filter(|&c| {
@@ -77,6 +98,17 @@ fn abstracted(text: &str) -> String {
         .collect()
 }
 
+/// A line of XML without a position in the definition of `derivation`, which is written otherwise here.
+fn placed_nowhere(line: &str) -> String {
+    if !line.contains("path=\"/derivation-internal.nix\"") {
+        return line.to_owned();
+    }
+    let is_place = |word: &&str| ["column=", "line=", "path="].iter().any(|place| word.starts_with(place));
+    let indent = &line[..line.len() - line.trim_start().len()];
+    let words: Vec<&str> = line.split_whitespace().filter(|word| !is_place(word)).collect();
+    format!("{indent}{}>", words.join(" ").trim_end_matches('>'))
+}
+
 /// What is compared: with `traces` everything, else all but the steps before the last error.
 ///
 /// Whether a function, an empty set or a position in a message was evaluated before is not: none needs an evaluation here, so
@@ -84,7 +116,9 @@ fn abstracted(text: &str) -> String {
 fn essence(said: &str, traces: bool) -> String {
     const TOML: &str = "error: while parsing TOML:";
     let (said, value) = said.rsplit_once(VALUE).unwrap_or((said, ""));
-    // C++ Nix expands tabs.
+    let value = value.lines().map(placed_nowhere).collect::<Vec<_>>().join("\n");
+    // C++ Nix expands tabs, and leaves out carriage returns.
+    let said = said.replace('\r', "");
     let lines = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     let mut said = lines.collect::<Vec<_>>().join("\n");
     for (varies, instead) in [
@@ -130,7 +164,7 @@ fn essence(said: &str, traces: bool) -> String {
             }
             text
         }
-        _ => lines.join("\n") + "\n" + value,
+        _ => lines.join("\n") + "\n" + &value,
     }
 }
 
@@ -177,7 +211,8 @@ impl Host for Listener {
     }
 }
 
-/// What the programs in these files give, evaluated by bento one after the other.
+/// What the programs in these files give, evaluated by bento one after the other. What has no result here must not be given to
+/// C++ Nix, unless it is a panic: it has no limits.
 pub(super) fn ours(files: &[PathBuf], form: Form) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     while outcomes.len() < files.len() {
@@ -186,11 +221,18 @@ pub(super) fn ours(files: &[PathBuf], form: Form) -> Vec<Outcome> {
         let rest = &files[outcomes.len()..];
         let collected = Arc::clone(&done);
         let listener = Listener(Arc::clone(&said));
+        let push = |outcome| collected.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             evaluate(Settings { max_heap: MAX_HEAP, ..settings() }, listener, |evaluator| {
                 for file in rest {
                     let result = evaluator.eval_string(expression(file).as_bytes(), b"/");
                     let mut text = std::mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner));
+                    if let Ok(value) = result
+                        && !has_at_most(evaluator, value, &mut { MAX_PARTS })
+                    {
+                        push(Outcome::None("too large a value".to_owned()));
+                        continue;
+                    }
                     let value = result.and_then(|value| match form {
                         Form::Nix => evaluator.print(value, true),
                         Form::Xml => evaluator.print_xml(value, true, true),
@@ -205,10 +247,7 @@ pub(super) fn ours(files: &[PathBuf], form: Form) -> Vec<Outcome> {
                             text.push_str(&evaluator.render_error(&error, &options));
                         }
                     }
-                    collected
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(Outcome::Said(text.trim_end_matches('\n').to_owned()));
+                    push(Outcome::Said(text.trim_end_matches('\n').to_owned()));
                 }
             })
         }));
@@ -216,10 +255,32 @@ pub(super) fn ours(files: &[PathBuf], form: Form) -> Vec<Outcome> {
         match result {
             Ok(Ok(())) => {}
             Ok(Err(aborted)) => outcomes.push(Outcome::None(aborted.to_string())),
-            Err(_) => outcomes.push(Outcome::None("a panic".to_owned())),
+            Err(_) => outcomes.push(Outcome::None(PANIC.to_owned())),
         }
     }
     outcomes
+}
+
+/// Whether an evaluated value has at most `left` parts; each that it has is taken off.
+fn has_at_most<'a>(evaluator: &Evaluator<'a>, value: Value<'a>, left: &mut usize) -> bool {
+    let own = match value.resolved().kind() {
+        Kind::Str(text) => 1 + text.bytes().len() / 64,
+        _ => 1,
+    };
+    if own > *left {
+        return false;
+    }
+    *left -= own;
+    match value.resolved().kind() {
+        Kind::List(list) => list.iter().all(|element| has_at_most(evaluator, element, left)),
+        // A derivation has itself as an attribute.
+        Kind::Attrs(attrs) => {
+            let is_derivation = evaluator.is_derivation(attrs).unwrap_or_default();
+            is_derivation
+                || evaluator.heap.flat(attrs).iter().all(|(_, _, slot)| has_at_most(evaluator, slot.get(), left))
+        }
+        _ => true,
+    }
 }
 
 /// What ends the output of the program of this index.
@@ -243,13 +304,13 @@ pub(super) fn theirs(nix: &Nix, files: &[PathBuf], form: Form) -> Vec<Outcome> {
             outcomes.push(Outcome::None(why.to_owned()));
         }
     }
-    let fails = |text: &str| text.lines().any(|line| line.starts_with("error:"));
     let mut good: Vec<(&PathBuf, &mut String)> = files
         .iter()
         .zip(&mut outcomes)
+        .filter(|(_, outcome)| !outcome.is_error())
         .filter_map(|(file, outcome)| match outcome {
-            Outcome::Said(text) if !fails(text) => Some((file, text)),
-            _ => None,
+            Outcome::Said(text) => Some((file, text)),
+            Outcome::None(_) => None,
         })
         .collect();
     let mut first = 0;

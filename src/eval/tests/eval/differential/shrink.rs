@@ -1,7 +1,7 @@
 //! Makes a program that shows a difference as small as it can be.
 
 /// How many programs may be tried.
-const TRIES: usize = 600;
+const TRIES: usize = 300;
 
 /// The smallest program found, by leaving out and replacing parts, for which `holds` is still true.
 pub(super) fn shrink(program: &str, mut holds: impl FnMut(&str) -> bool) -> String {
