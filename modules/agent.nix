@@ -95,6 +95,12 @@ in
       description = "The longest that this host waits after each such time, as a time span (see systemd.time(7)). Each host has a delay of its own and keeps it, so that a fleet does not ask all at once.";
     };
 
+    bootDelay = mkOption {
+      type = types.nonEmptyStr;
+      default = "30s";
+      description = "When to ask the hub after a boot, as a time span (see systemd.time(7)). A system with a new kernel has to prove itself then.";
+    };
+
     stateDir = mkOption {
       type = types.path;
       default = "/var/lib/bento";
@@ -170,6 +176,17 @@ in
         RandomizedDelaySec = cfg.randomizedDelay;
         FixedRandomDelay = true;
         Persistent = true;
+      };
+    };
+
+    # A restart may be part of taking up a release: what it left is gone on with soon, whatever the interval.
+    systemd.timers.bento-boot = {
+      description = "bento: go on after a boot";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnBootSec = cfg.bootDelay;
+        AccuracySec = "1s";
+        Unit = "bento-upgrade.service";
       };
     };
   };

@@ -76,7 +76,10 @@ class Machine:
 
     def find_leader(self):
         """The container's first process, when it is a systemd."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except FileNotFoundError:
+            return None
         for child in children:
             try:
                 if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
@@ -115,13 +118,20 @@ class Machine:
     def crash(self):
         """Cuts its power."""
         if self.process:
-            if self.leader or self.find_leader():
+            leader = self.leader or self.find_leader()
+            if leader:
                 try:
-                    os.kill(self.leader or self.find_leader(), signal.SIGKILL)
+                    os.kill(leader, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-            self.process.kill()
-            self.process.wait()
+            else:
+                self.process.terminate()
+            try:
+                # it clears up what it made for the container
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
             self.process = self.leader = None
 
     def reboot(self):

@@ -197,6 +197,8 @@ pub struct ConfirmConfig {
     pub failed_units: FailedUnits,
     /// Further checks.
     pub checks: Vec<CheckConfig>,
+    /// How many seconds longer the watchdog waits than all of it may take.
+    pub margin: u64,
     /// The unit that starts the agent: if it is active before, it must be so after.
     pub timer: String,
 }
@@ -209,6 +211,7 @@ impl Default for ConfirmConfig {
             settle: 10,
             failed_units: FailedUnits::default(),
             checks: Vec::new(),
+            margin: 60,
             timer: "bento-upgrade.timer".to_owned(),
         }
     }

@@ -62,8 +62,6 @@ pub enum Polled {
 const FIRST_PAUSE: i64 = 60;
 /// The longest such pause, in seconds.
 const LONGEST_PAUSE: i64 = 6 * 3600;
-/// How much longer than everything it waits for the watchdog waits, in seconds.
-const MARGIN: u64 = 60;
 /// How long a machine may take to go down.
 const GOING_DOWN: Duration = Duration::from_secs(300);
 
@@ -467,7 +465,9 @@ impl<'a> Agent<'a> {
             );
         }
         let armed = self.system.failed_units().and_then(|failed| {
-            self.log.say(&format!("before: {} units have failed", failed.len()))?;
+            if !failed.is_empty() {
+                self.log.say(&format!("units that have failed before: {}", failed.join(", ")))?;
+            }
             trial.failed_units = failed;
             // what may be needed again must not be collected
             for (path, name) in [(&trial.previous, "previous"), (&trial.standby, "standby")] {
@@ -490,7 +490,7 @@ impl<'a> Agent<'a> {
             + confirm.settle
             + confirm.hub_seconds(self.config.hub.timeout)
             + confirm.check_seconds()
-            + MARGIN
+            + confirm.margin
     }
 
     /// Activates a system for a test, under the watchdog, and sees whether it works.
