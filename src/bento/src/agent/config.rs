@@ -36,6 +36,9 @@ pub struct AgentConfig {
     /// What is acted on.
     #[serde(default)]
     pub system: SystemConfig,
+    /// Where it was read from.
+    #[serde(skip)]
+    pub file: PathBuf,
     /// The file's text, for runs that must not depend on what the file says later.
     #[serde(skip)]
     pub text: String,
@@ -303,6 +306,7 @@ impl AgentConfig {
             bail!("{}: the reboot policy is \"window\", but there is no window", file.display());
         }
         config.text = text;
+        config.file = file.to_owned();
         Ok(config)
     }
 }

@@ -29,7 +29,7 @@ use nix::unistd::Pid;
 use crate::files;
 use crate::manifest::{self, Manifest};
 use crate::report::{self, Outcome, Report, Stage};
-use crate::ssh::Connection;
+use crate::ssh::{Connection, HubAddress};
 use crate::store_path::StorePath;
 
 use config::{AgentConfig, FailedUnits, RebootPolicy};
@@ -152,7 +152,11 @@ fn resume_as_begun(config: &AgentConfig) -> Result<Resumed> {
     let recorded = config.state_dir.join(system::RECORDED_CONFIG);
     let on_trial = Journal::open(&config.state_dir)?.state.phase.trial().is_some();
     match AgentConfig::read(&recorded) {
-        Ok(recorded) if on_trial && recorded.state_dir == config.state_dir => Agent::new(&recorded)?.resume(),
+        Ok(recorded) if on_trial && recorded.state_dir == config.state_dir => {
+            // but the system on trial has to show that it works with its own
+            let recorded = AgentConfig { file: config.file.clone(), ..recorded };
+            Agent::new(&recorded)?.resume()
+        }
         _ => Agent::new(config)?.resume(),
     }
 }
@@ -457,7 +461,7 @@ impl<'a> Agent<'a> {
             return refused(Stage::Check, &error, false);
         }
         // a host whose hub is away can't tell whether it lost it: it waits until the hub is back
-        if let Err(error) = self.reach_hub() {
+        if let Err(error) = self.reach_hub(&self.config.hub) {
             return refused(
                 Stage::Check,
                 &error.context("a system is tried out only while the hub can be reached"),
@@ -533,7 +537,10 @@ impl<'a> Agent<'a> {
         let confirm = &self.config.confirm;
         let settled =
             Instant::now() + Duration::from_secs(if self.config.system.has_systemd() { confirm.settle } else { 0 });
-        self.reach_hub()?;
+        // by the configuration that every later run will have
+        let config =
+            AgentConfig::read(&self.config.file).context("the new system has no sound configuration for the agent")?;
+        self.reach_hub(&config.hub)?;
         for check in &confirm.checks {
             health::check(check, &mut self.log)?;
         }
@@ -585,8 +592,8 @@ impl<'a> Agent<'a> {
         }
         // units that fail in the old system too are no reason to be stuck
         match self.system.activate(previous, system::Action::Test, &mut self.log) {
-            Ok(_) => Event::Restored { hub: self.reach_hub().is_ok() },
-            Err(error) => Event::Stuck { reason: format!("{error:#}"), safe: self.reach_hub().is_ok() },
+            Ok(_) => Event::Restored { hub: self.reach_hub(&self.config.hub).is_ok() },
+            Err(error) => Event::Stuck { reason: format!("{error:#}"), safe: self.reach_hub(&self.config.hub).is_ok() },
         }
     }
 
@@ -601,10 +608,10 @@ impl<'a> Agent<'a> {
     }
 
     /// Makes sure that the hub can be reached by a new connection: one lost probe is no lost network.
-    fn reach_hub(&mut self) -> Result<()> {
+    fn reach_hub(&mut self, hub: &HubAddress) -> Result<()> {
         let tries = self.config.confirm.tries.max(1);
         for number in 1..=tries {
-            let reached = self.config.hub.connect().and_then(|hub| hub.exists(manifest::FILE));
+            let reached = hub.connect().and_then(|hub| hub.exists(manifest::FILE));
             match reached {
                 Ok(_) => return self.log.say("the hub can be reached"),
                 Err(error) => self.log.say(&format!("try {number} of {tries} to reach the hub: {error:#}"))?,
