@@ -57,6 +57,8 @@ in
       expected = builtins.toJSON {
         host = "router";
         state-dir = "/var/lib/bento";
+        inherit (router.config.services.bento.agent) signers;
+        unsigned-releases = false;
         hub = {
           address = "hub.example.org";
           port = 22;

@@ -5,3 +5,5 @@ REMOTE_IP=hub.example.org
 REMOTE_PORT=22
 # seconds to wait for it
 TIMEOUT=20
+# who signs the releases: a private key, or the public key of one that an ssh agent holds
+SIGNING_KEY=~/.ssh/id_ed25519.pub

@@ -7,6 +7,8 @@
       address = "hub.example.org";
       hostKeys = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzrqJEQg7md5z/sBMxAWqutOvle06BEkXGJtOe6s/GJ" ];
     };
+    # whose releases the hosts take up: the public key that SIGNING_KEY in config.sh belongs to
+    signers = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGq573wedqowvWicwgDRToY66/aZd5yYqikW+aDQgeE admin@example.org" ];
   };
   services.openssh.enable = true;
   system.stateVersion = "26.05";

@@ -4,14 +4,19 @@
 //! CHROOT_DIR/
 //!   .bento.lock            keeps two deploys apart
 //!   .fleet.json            the hosts that the last whole deploy found
+//!   .holds.json            the hosts that get no new release for now
+//!   .roots/HOST/N          keeps the system of release N from being collected by Nix
 //!   HOST/                  root-owned; the SFTP chroot of that host
 //!     manifest.json        names the current release: what makes a release current is this file's rename
 //!     releases/N/          the files of release N; the last few are kept for readers that are at it
+//!     releases/N.sig       the signature of its manifest
 //!     config -> releases/N
+//!     manifest.json.sig -> releases/N.sig
 //!     last_change_date     touched on change; what agents of the original bento look at
 //!     logs/                the only place that the host may write
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -22,8 +27,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::host::HostName;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, Summary};
 
+/// The file that says which hosts are held.
+const HOLDS_FILE: &str = ".holds.json";
 /// The file that holds the list of hosts.
 const FLEET_FILE: &str = ".fleet.json";
 
@@ -41,6 +48,17 @@ struct FleetRecord {
     hosts: Vec<HostName>,
 }
 
+/// Why a host gets no new release for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// Since when.
+    pub since: Timestamp,
+    /// What whoever held it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 impl Hub {
     /// The hub in this directory, which need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
@@ -49,8 +67,9 @@ impl Hub {
 
     /// Makes the directory if it isn't there, and keeps other deploys away for as long as the result lives.
     pub fn lock(&self) -> Result<Flock<File>> {
-        fs::create_dir_all(&self.root)
-            .with_context(|| format!("cannot create {} (CHROOT_DIR in config.sh)", self.root.display()))?;
+        fs::create_dir_all(&self.root).with_context(|| {
+            format!("cannot create {} (the hub's directory in the fleet's settings)", self.root.display())
+        })?;
         let file = self.root.join(".bento.lock");
         let lock = files::try_lock(&file)?;
         lock.with_context(|| {
@@ -63,10 +82,15 @@ impl Hub {
         HostDir { path: self.root.join(name.as_str()) }
     }
 
+    /// Where the links are that keep a host's systems from being collected by Nix, one for each release.
+    pub fn roots(&self, name: &HostName) -> PathBuf {
+        self.root.join(".roots").join(name.as_str())
+    }
+
     /// The names of all directories that could be a host's, sorted.
     pub fn hosts(&self) -> Result<Vec<HostName>> {
         let mut hosts = Vec::new();
-        let context = || format!("cannot read {} (CHROOT_DIR in config.sh)", self.root.display());
+        let context = || format!("cannot read {} (the hub's directory in the fleet's settings)", self.root.display());
         for entry in fs::read_dir(&self.root).with_context(context)? {
             let entry = entry.with_context(context)?;
             if entry.file_type().with_context(context)?.is_dir() {
@@ -89,6 +113,27 @@ impl Hub {
                 Ok(Some(record.hosts))
             }
         }
+    }
+
+    /// The hosts that are held.
+    pub fn holds(&self) -> Result<BTreeMap<HostName, Hold>> {
+        let file = self.root.join(HOLDS_FILE);
+        match fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Ok(text) => serde_json::from_slice(&text)
+                .with_context(|| format!("{} is damaged: remove it and hold again what shall be held", file.display())),
+        }
+    }
+
+    /// Holds and releases hosts. The caller holds the hub's lock.
+    pub fn record_holds(&self, holds: &BTreeMap<HostName, Hold>) -> Result<()> {
+        files::write_atomic(&self.root.join(HOLDS_FILE), &serde_json::to_vec_pretty(holds)?, 0o600, None)
+    }
+
+    /// The hub's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Remembers which hosts the fleet has; writes only if that changed.
@@ -120,6 +165,11 @@ impl HostDir {
         self.path.join(manifest::FILE)
     }
 
+    /// The file of the signature of a release's manifest.
+    pub fn signature_file(&self, serial: u64) -> PathBuf {
+        self.path.join(manifest::signature_file(serial))
+    }
+
     /// Where the host puts its logs and reports.
     pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
@@ -147,6 +197,16 @@ impl HostDir {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
             Ok(text) => Manifest::parse(&text).map(Some).with_context(|| file.display().to_string()),
+        }
+    }
+
+    /// The summary of the current release's manifest, if anything was published.
+    pub fn summary(&self) -> Result<Option<Summary>> {
+        let file = self.manifest_file();
+        match fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Ok(text) => Summary::parse(&text).map(Some).with_context(|| file.display().to_string()),
         }
     }
 

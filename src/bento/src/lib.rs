@@ -6,8 +6,10 @@
 //! [`status`]. The command line in [`cli`] only strings these together.
 
 pub mod agent;
+pub mod build;
 pub mod builtin;
 pub mod cli;
+pub mod diff;
 pub mod evaluation;
 pub mod files;
 pub mod fleet;
@@ -15,10 +17,13 @@ pub mod host;
 pub mod hub;
 pub mod manifest;
 pub mod nix;
+pub mod nix_conf;
 pub mod package;
 pub mod publish;
 pub mod report;
+pub mod sign;
 pub mod source;
 pub mod ssh;
 pub mod status;
+pub mod store;
 pub mod store_path;

@@ -1,6 +1,6 @@
 //! The manifest of a release: what the hub wants one host to run, and the files that say so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -15,15 +15,20 @@ use crate::store_path::StorePath;
 pub const SCHEMA: u32 = 1;
 /// The name of the manifest in a host's directory.
 pub const FILE: &str = "manifest.json";
+/// The name of the link to the current manifest's signature, for people: see [`signature_file`].
+pub const SIGNATURE_LINK: &str = "manifest.json.sig";
 /// No manifest is larger, in bytes: 100,000 files fit.
 pub const LIMIT: u64 = 32 << 20;
 
 /// How the host gets its system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReleaseMode {
     /// The host builds it from the release's files.
+    #[default]
     Source,
+    /// The host fetches it, built, from a binary cache, and evaluates nothing.
+    Closure,
 }
 
 /// What the host does besides running the system.
@@ -62,10 +67,56 @@ pub struct Manifest {
     /// For a non-flake: entries of the search path that the host uses before its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search_path: Vec<String>,
+    /// URLs of binary caches that the host uses besides its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub substituters: Vec<String>,
+    /// The keys that these caches sign with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_public_keys: Vec<String>,
     /// What the host does besides.
     pub policy: Policy,
-    /// The files, sorted by path.
+    /// The files, sorted by path; none in closure mode.
     pub files: Vec<PackageFile>,
+}
+
+/// What a manifest says besides the files: enough to tell where a host stands, and quick to read.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Summary {
+    /// As in [`Manifest::serial`].
+    pub serial: u64,
+    /// As in [`Manifest::created`].
+    pub created: Timestamp,
+    /// As in [`Manifest::expires`].
+    pub expires: Option<Timestamp>,
+    /// As in [`Manifest::mode`].
+    pub mode: ReleaseMode,
+    /// As in [`Manifest::kind`].
+    pub kind: HostKind,
+    /// As in [`Manifest::toplevel`].
+    pub toplevel: StorePath,
+    /// As in [`Manifest::policy`].
+    pub policy: Policy,
+}
+
+impl Summary {
+    /// Reads a manifest, but for its files.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        check_schema(text)?;
+        serde_json::from_slice(text).context("the manifest is not one")
+    }
+}
+
+/// Refuses a manifest of another schema than the one that this program knows, whatever else is in there.
+fn check_schema(text: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: u32,
+    }
+    let Schema { schema } = serde_json::from_slice(text).context("the manifest is not one")?;
+    if schema != SCHEMA {
+        bail!("the manifest has schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
+    }
+    Ok(())
 }
 
 impl Manifest {
@@ -73,20 +124,25 @@ impl Manifest {
     ///
     /// An unknown schema is told as such, whatever else is in there.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Schema {
-            schema: u32,
-        }
-        let Schema { schema } = serde_json::from_slice(text).context("the manifest is not one")?;
-        if schema != SCHEMA {
-            bail!("the manifest has schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
-        }
+        check_schema(text)?;
         let manifest: Self = serde_json::from_slice(text).context("the manifest is not one")?;
         if manifest.serial == 0 {
             bail!("the manifest has serial 0, but serials begin with 1");
         }
         manifest.check_files()?;
         Ok(manifest)
+    }
+
+    /// The serial that a text claims to be the manifest of: where its signature has to be looked for.
+    ///
+    /// Nothing else of a manifest may be looked at before its signature was verified.
+    pub fn claimed_serial(text: &[u8]) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Claim {
+            serial: u64,
+        }
+        let Claim { serial } = serde_json::from_slice(text).context("the manifest is not one")?;
+        Ok(serial)
     }
 
     /// Refuses paths that lead out of the tree or can't be files at the same time.
@@ -121,19 +177,38 @@ impl Manifest {
         if self.serial < seen {
             bail!("the release has serial {}, but {seen} was already seen: the hub serves an old release", self.serial);
         }
-        if let Some(expires) = self.expires {
-            if expires <= now {
-                bail!("release {} expired at {expires}: publish again (the time here is {now})", self.serial);
-            }
+        if let Some(expires) = self.expires
+            && expires <= now
+        {
+            bail!("release {} expired at {expires}: publish again (the time here is {now})", self.serial);
         }
         Ok(())
     }
 
-    /// Whether both would have a host do exactly the same; when and under which serial does not count.
-    pub fn same_content(&self, other: &Self) -> bool {
-        let normal =
-            |manifest: &Self| Self { serial: 0, created: Timestamp::UNIX_EPOCH, expires: None, ..manifest.clone() };
-        normal(self) == normal(other)
+    /// In what a host would do something else than with `old`, in words; when and under which serial does not count.
+    pub fn differences(&self, old: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.toplevel != old.toplevel {
+            differences.push(format!("another system than {}", old.toplevel));
+        } else if self.drv_path != old.drv_path {
+            differences.push(format!("another derivation of the same system than {}", old.drv_path));
+        }
+        if self.files != old.files {
+            differences.push(file_differences(&self.files, &old.files));
+        }
+        let mut word = |what: &str, differs: bool| {
+            if differs {
+                differences.push(format!("another {what}"));
+            }
+        };
+        word("host name", self.host != old.host);
+        word("mode", self.mode != old.mode);
+        word("kind of configuration", self.kind != old.kind);
+        word("search path", self.search_path != old.search_path);
+        let caches = |manifest: &Self| (manifest.substituters.clone(), manifest.trusted_public_keys.clone());
+        word("choice of binary caches", caches(self) != caches(old));
+        word("policy", self.policy != old.policy);
+        differences
     }
 
     /// The manifest as it is published.
@@ -144,7 +219,39 @@ impl Manifest {
     }
 }
 
+/// What became of files, in words: the first few by name.
+fn file_differences(new: &[PackageFile], old: &[PackageFile]) -> String {
+    const NAMED: usize = 3;
+    let by_path = |files: &'_ [PackageFile]| {
+        files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let (new, old) = (by_path(new), by_path(old));
+    let paths: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+    let mut words: Vec<String> = paths
+        .into_iter()
+        .filter_map(|path| match (new.get(path), old.get(path)) {
+            (Some(_), None) => Some(format!("{path} added")),
+            (None, Some(_)) => Some(format!("{path} removed")),
+            (new, old) => (new != old).then(|| format!("{path} changed")),
+        })
+        .collect();
+    if words.len() > NAMED {
+        let rest = words.len() - (NAMED - 1);
+        words.truncate(NAMED - 1);
+        words.push(format!("{rest} more files"));
+    }
+    words.join(", ")
+}
+
 /// Where the files of a release are, relative to the host's directory on the hub.
 pub fn release_dir(serial: u64) -> String {
     format!("releases/{serial}")
+}
+
+/// Where the signature of a release's manifest is, relative to the host's directory on the hub.
+///
+/// Beside the release and not beside `manifest.json`: so it is there before the manifest is, and a reader never sees a
+/// manifest with another one's signature.
+pub fn signature_file(serial: u64) -> String {
+    format!("{}.sig", release_dir(serial))
 }

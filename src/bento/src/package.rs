@@ -75,6 +75,16 @@ impl Package {
         Ok(Self { files })
     }
 
+    /// What the hub serves of these files in `dir`: with the modes that they are to have on the host, as the hub has others.
+    pub fn served(dir: &Path, files: &[PackageFile]) -> Result<Vec<PackageFile>> {
+        let served = |file: &PackageFile| {
+            let place = place(dir, &file.path)?;
+            let size = fs::metadata(&place).with_context(|| format!("cannot read {}", place.display()))?.len();
+            Ok(PackageFile { size, blake3: hash_file(&place)?, ..file.clone() })
+        };
+        files.iter().map(served).collect()
+    }
+
     /// BLAKE3 over every file's path, mode, size and content hash: equal for equal packages only, on any machine.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();

@@ -1,8 +1,8 @@
 //! Publishing: an evaluated package becomes the current release of a host, all at once or not at all.
 //!
-//! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; `manifest.json`,
-//! whose rename is the moment at which the release is current; `config` and `last_change_date`, for agents of the
-//! original bento. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
+//! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; the manifest's
+//! signature, beside them; `manifest.json`, whose rename is the moment at which the release is current; `config`,
+//! `manifest.json.sig` and `last_change_date`, for people and for agents of the original bento. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
 //! crash after it the new one (and the next publish mends the rest).
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -10,17 +10,19 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use nix::unistd::{Uid, User};
 
 use crate::evaluation::Evaluation;
 use crate::files::{self, TEMPORARY};
-use crate::host::Host;
+use crate::host::{Host, HostName};
 use crate::hub::{HostDir, Hub, modified};
-use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir};
-use crate::package::{Package, PackageFile, hash_file};
+use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir, signature_file};
+use crate::package::{Package, PackageFile};
+use crate::sign::{self, Signer};
 use crate::source::SourceTree;
+use crate::store_path::StorePath;
 
 /// How many releases a host's directory keeps: readers of an old manifest still find its files.
 const KEPT: usize = 5;
@@ -38,6 +40,12 @@ pub struct Candidate<'a> {
     pub evaluation: Evaluation,
     /// Entries of the search path that the host shall use.
     pub search_path: Vec<String>,
+    /// How the host shall get the system.
+    pub mode: ReleaseMode,
+    /// URLs of binary caches that the host shall use besides its own.
+    pub substituters: Vec<String>,
+    /// The keys that these caches sign with.
+    pub trusted_public_keys: Vec<String>,
     /// When the release expires, if ever.
     pub expires: Option<Timestamp>,
 }
@@ -78,29 +86,47 @@ pub fn lacks_user(host: &Host) -> Result<bool> {
     Ok(Uid::effective().is_root() && reader(host)?.is_none())
 }
 
+/// What [`publish`] would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What would become of the candidate.
+    pub published: Published,
+    /// The system of the current release, if there is one.
+    pub current: Option<StorePath>,
+    /// Why there would be a new release, in words.
+    pub why: Vec<String>,
+}
+
 /// Says what [`publish`] would do, and does nothing.
-pub fn plan(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<Published> {
-    let (manifest, current) = next_manifest(&hub.host(&candidate.host.name), candidate, now)?;
-    Ok(match current {
-        Some(serial) => Published::Unchanged { serial },
-        None => Published::New { serial: manifest.serial },
+pub fn plan(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Plan> {
+    let next = next_manifest(&hub.host(&candidate.host.name), candidate, signer, now)?;
+    Ok(Plan {
+        published: match next.why.is_empty() {
+            true => Published::Unchanged { serial: next.serial },
+            false => Published::New { serial: next.serial },
+        },
+        current: next.current,
+        why: next.why,
     })
 }
 
-/// Makes the candidate the host's current release. The caller holds the hub's lock.
-pub fn publish(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<Published> {
+/// Makes the candidate the host's current release, signed if there is someone to sign it. The caller holds the hub's
+/// lock.
+pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Published> {
     let dir = hub.host(&candidate.host.name);
     let reader = reader(candidate.host)?;
     lay_out(&dir, reader)?;
     clear_leftovers(&dir)?;
-    let (manifest, current) = next_manifest(&dir, candidate, now)?;
-    if let Some(serial) = current {
+    let Next { serial, manifest, why, .. } = next_manifest(&dir, candidate, signer, now)?;
+    if why.is_empty() {
         finish(&dir, serial)?;
         give_to(&dir.releases(), reader)?;
         give_to(&dir.manifest_file(), reader)?;
+        if dir.signature_file(serial).exists() {
+            give_to(&dir.signature_file(serial), reader)?;
+        }
         return Ok(Published::Unchanged { serial });
     }
-    let serial = manifest.serial;
     let releases = dir.releases();
     let temporary = releases.join(format!("{TEMPORARY}{serial}"));
     make_dir(&temporary)?;
@@ -112,39 +138,82 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, now: Timestamp) -> Result<P
     let place = releases.join(serial.to_string());
     fs::rename(&temporary, &place).with_context(|| format!("cannot create {}", place.display()))?;
     files::sync_dir(&releases)?;
-    files::write_atomic(&dir.manifest_file(), &manifest.to_json()?, 0o640, reader.map(|r| r.gid))?;
+    let (text, gid) = (manifest.to_json()?, reader.map(|r| r.gid));
+    if let Some(signer) = signer {
+        files::write_atomic(&dir.signature_file(serial), signer.sign(&text)?.as_bytes(), 0o640, gid)?;
+    }
+    files::write_atomic(&dir.manifest_file(), &text, 0o640, gid)?;
     finish(&dir, serial)?;
-    prune(&releases, serial)?;
+    prune(&dir, serial)?;
     Ok(Published::New { serial })
 }
 
-/// The manifest that a candidate would get, and the serial of the current release if that is the same and whole.
-fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, now: Timestamp) -> Result<(Manifest, Option<u64>)> {
+/// What comes next for a host.
+struct Next {
+    /// The serial of the release that the host should have: the current one if `why` is empty, else a new one.
+    serial: u64,
+    /// The manifest that a new release would have.
+    manifest: Manifest,
+    /// The system of the current release.
+    current: Option<StorePath>,
+    /// Why a new release is needed.
+    why: Vec<String>,
+}
+
+/// The manifest that a candidate would get, and why the current one does not do.
+fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Next> {
     // a manifest that can't be read is replaced; its serial is the newest release's, as that is written first
-    let current = dir.manifest().ok().flatten();
-    let newest = current
-        .as_ref()
-        .map_or_else(|| serials(&dir.releases()).map(|all| all.last().copied()), |m| Ok(Some(m.serial)))?;
+    let current = dir.manifest();
+    let newest = match &current {
+        Ok(Some(current)) => Some(current.serial),
+        _ => serials(&dir.releases())?.last().copied(),
+    };
+    let policy = Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") };
+    if policy.self_update && candidate.mode == ReleaseMode::Closure {
+        bail!("a host in closure mode has no flake to update by itself: remove SELF_UPDATE, or use source mode");
+    }
     let manifest = Manifest {
         schema: manifest::SCHEMA,
-        serial: newest.unwrap_or(0) + 1,
+        serial: newest.unwrap_or(0).checked_add(1).context("there is no serial after the current release's")?,
         created: now,
         expires: candidate.expires,
         host: candidate.host.name.clone(),
-        mode: ReleaseMode::Source,
+        mode: candidate.mode,
         kind: candidate.host.kind,
         toplevel: candidate.evaluation.toplevel.clone(),
         drv_path: candidate.evaluation.drv_path.clone(),
         search_path: candidate.search_path.clone(),
-        policy: Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") },
-        files: candidate.package.files.clone(),
+        substituters: candidate.substituters.clone(),
+        trusted_public_keys: candidate.trusted_public_keys.clone(),
+        policy,
+        files: match candidate.mode {
+            ReleaseMode::Source => candidate.package.files.clone(),
+            ReleaseMode::Closure => Vec::new(),
+        },
     };
-    let current = current.filter(|current| {
-        current.same_content(&manifest)
-            && lasts(current.expires, manifest.expires, now)
-            && is_whole(&dir.path().join(release_dir(current.serial)), &current.files)
-    });
-    Ok((manifest, current.map(|current| current.serial)))
+    let why = match &current {
+        Err(_) => vec!["the current release's manifest can't be read".to_owned()],
+        Ok(None) => vec!["there is no release yet".to_owned()],
+        Ok(Some(current)) => {
+            let mut why = manifest.differences(current);
+            if !lasts(current.expires, manifest.expires, now) {
+                why.push("the current release does not last as long as it should".to_owned());
+            }
+            if !is_whole(&dir.path().join(release_dir(current.serial)), &current.files) {
+                why.push("the current release's files are damaged".to_owned());
+            }
+            if signer.is_some_and(|signer| !is_signed(dir, current.serial, signer)) {
+                why.push("the current release is not signed with this key".to_owned());
+            }
+            why
+        }
+    };
+    let current = current.ok().flatten();
+    let serial = match &current {
+        Some(current) if why.is_empty() => current.serial,
+        _ => manifest.serial,
+    };
+    Ok(Next { serial, manifest, current: current.map(|current| current.toplevel), why })
 }
 
 /// Whether a release's end is still far enough away: at least half as far as a new one's would be, or both have none.
@@ -159,9 +228,15 @@ fn lasts(current: Option<Timestamp>, new: Option<Timestamp>, now: Timestamp) -> 
     }
 }
 
+/// Whether the current manifest, as it lies there, has a signature by this signer.
+fn is_signed(dir: &HostDir, serial: u64, signer: &Signer) -> bool {
+    let texts = fs::read(dir.manifest_file()).and_then(|text| Ok((text, fs::read(dir.signature_file(serial))?)));
+    texts.is_ok_and(|(text, signature)| sign::verify(&text, &signature, &[signer.public_key().into()]).is_ok())
+}
+
 /// Whether a published release has all its files, as they were.
 fn is_whole(dir: &Path, files: &[PackageFile]) -> bool {
-    files.iter().all(|file| hash_file(&dir.join(&file.path)).is_ok_and(|hash| hash == file.blake3))
+    Package::served(dir, files).is_ok_and(|served| served == files)
 }
 
 /// The serials of the releases in a directory, sorted.
@@ -217,7 +292,7 @@ fn clear_leftovers(dir: &HostDir) -> Result<()> {
     if let Ok(Some(manifest)) = dir.manifest() {
         for serial in serials(&dir.releases())? {
             if serial > manifest.serial {
-                files::remove(&dir.path().join(release_dir(serial)))?;
+                remove_release(dir, serial)?;
             }
         }
     }
@@ -278,12 +353,15 @@ fn sync_dirs(dir: &Path) -> Result<()> {
 /// Brings `config` and `last_change_date` in line with the current release, if they aren't.
 fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     let (config, target) = (dir.config(), release_dir(serial));
-    if !fs::read_link(&config).is_ok_and(|current| current == Path::new(&target)) {
-        // the original bento had a directory here
-        if fs::symlink_metadata(&config).is_ok_and(|metadata| metadata.is_dir()) {
-            files::remove(&config)?;
-        }
-        files::link_atomic(&target, &config)?;
+    // the original bento had a directory here
+    if fs::symlink_metadata(&config).is_ok_and(|metadata| metadata.is_dir()) {
+        files::remove(&config)?;
+    }
+    point(&config, &target)?;
+    if dir.signature_file(serial).exists() {
+        point(&dir.path().join(manifest::SIGNATURE_LINK), &signature_file(serial))?;
+    } else {
+        files::remove(&dir.path().join(manifest::SIGNATURE_LINK))?;
     }
     let touched = modified(&dir.last_change_date());
     if touched.is_none() || touched < modified(&dir.manifest_file()) {
@@ -293,13 +371,53 @@ fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     Ok(())
 }
 
+/// Points a link to its target, if it doesn't already.
+fn point(link: &Path, target: &str) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|current| current == Path::new(target)) {
+        return Ok(());
+    }
+    files::link_atomic(target, link)
+}
+
 /// Removes all but the last few releases.
-fn prune(releases: &Path, current: u64) -> Result<()> {
-    let all = serials(releases)?;
+fn prune(dir: &HostDir, current: u64) -> Result<()> {
+    let all = serials(&dir.releases())?;
     for serial in &all[..all.len().saturating_sub(KEPT)] {
         if *serial != current {
-            files::remove(&releases.join(serial.to_string()))?;
+            remove_release(dir, *serial)?;
         }
     }
     Ok(())
+}
+
+/// Takes a host off the hub: its releases, and the logs and reports that it left. The caller holds the hub's lock.
+pub fn withdraw(hub: &Hub, name: &HostName) -> Result<()> {
+    // the manifest first: a host whose directory is half gone must not see a release in it
+    let dir = hub.host(name);
+    files::remove(&dir.manifest_file())?;
+    files::remove(dir.path())?;
+    files::remove(&hub.roots(name))
+}
+
+/// Keeps the systems of a host's releases from being collected by Nix, and those of no other release: `keep` makes the
+/// given link one that does so for the current release's system.
+pub fn keep_releases(hub: &Hub, name: &HostName, serial: u64, keep: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let roots = hub.roots(name);
+    let link = roots.join(serial.to_string());
+    if fs::symlink_metadata(&link).is_err() {
+        keep(&link)?;
+    }
+    let kept = serials(&hub.host(name).releases())?;
+    for old in serials(&roots)? {
+        if !kept.contains(&old) {
+            files::remove(&roots.join(old.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files of a release and its signature.
+fn remove_release(dir: &HostDir, serial: u64) -> Result<()> {
+    files::remove(&dir.signature_file(serial))?;
+    files::remove(&dir.path().join(release_dir(serial)))
 }

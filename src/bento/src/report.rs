@@ -121,14 +121,7 @@ pub struct Report {
 impl Report {
     /// Reads a report; an unknown schema is told as such.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Schema {
-            schema: u32,
-        }
-        let Schema { schema } = serde_json::from_slice(text).context("no report")?;
-        if schema != SCHEMA {
-            bail!("a report of schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
-        }
+        check_schema(text)?;
         serde_json::from_slice(text).context("no report")
     }
 
@@ -143,6 +136,68 @@ impl Report {
         text.push(b'\n');
         Ok(text)
     }
+}
+
+/// The file in `logs/` that holds a host's [`Presence`].
+pub const PRESENCE: &str = "seen.json";
+
+/// What a host says of itself with every poll, whether or not there is anything new. It overwrites the last one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Who says so.
+    pub host: HostName,
+    /// The highest serial that it ever accepted.
+    pub serial: u64,
+    /// What runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<StorePath>,
+    /// What was booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<StorePath>,
+    /// Whether kernel, modules or initrd of what runs are not those that were booted.
+    #[serde(default)]
+    pub reboot_needed: bool,
+    /// Whether somebody at the host has told it to take up nothing.
+    #[serde(default)]
+    pub held: bool,
+    /// How many units of the system have failed, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_units: Option<u64>,
+    /// Seconds within which the host means to poll again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<u64>,
+    /// When it polled, by its own clock.
+    pub time: Timestamp,
+    /// The version of the agent.
+    pub agent: String,
+}
+
+impl Presence {
+    /// Reads a presence; an unknown schema is told as such.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        check_schema(text)?;
+        serde_json::from_slice(text).context("no presence")
+    }
+
+    /// The presence as it is stored.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).context("cannot write the presence")
+    }
+}
+
+/// Refuses what has another schema than the one that this program knows.
+fn check_schema(text: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: u32,
+    }
+    let Schema { schema } = serde_json::from_slice(text).context("no report")?;
+    if schema != SCHEMA {
+        bail!("a report of schema {schema}, but this bento knows only schema {SCHEMA}: update bento");
+    }
+    Ok(())
 }
 
 /// The file name of a report.

@@ -13,6 +13,8 @@ use bento_store::nar::{self, NarError};
 use bento_store::store_path::StoreDir;
 use tempfile::TempDir;
 
+use crate::package::{PackageFile, place};
+
 /// The base name of every staged tree and of every tree on a host.
 ///
 /// `./.` in a configuration is copied to the store under the directory's base name, so hub and host must agree on it.
@@ -53,6 +55,26 @@ impl SourceTree {
         copy_dir(from, &tree, &mut above)?;
         stamp(&tree)?;
         Ok(Self { holder, from: from.to_owned() })
+    }
+
+    /// The tree of a release, made anew from the files that the hub serves of it.
+    pub fn restore(release: &Path, files: &[PackageFile]) -> Result<Self> {
+        let holder = tempfile::Builder::new()
+            .prefix("bento-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()
+            .context("cannot make a directory to stage in")?;
+        let tree = holder.path().join(TREE_NAME);
+        make_dir(&tree)?;
+        for file in files {
+            let target = place(&tree, &file.path)?;
+            if let Some(dir) = target.parent() {
+                fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+            }
+            copy_file(&place(release, &file.path)?, &target, file.mode.bits())?;
+        }
+        stamp_all(&tree)?;
+        Ok(Self { holder, from: release.to_owned() })
     }
 
     /// Where the tree is; its base name is [`TREE_NAME`].
@@ -112,6 +134,21 @@ pub fn stamp(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|f| f.set_modified(tree_time()))
         .with_context(|| format!("cannot set the time of {}", path.display()))
+}
+
+/// Gives everything in a tree the time stamp of trees, directories after what is in them, and directories their mode.
+pub fn stamp_all(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            stamp_all(&entry.path())?;
+        } else {
+            stamp(&entry.path())?;
+        }
+    }
+    fs::set_permissions(dir, Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot set the mode of {}", dir.display()))?;
+    stamp(dir)
 }
 
 /// Makes a directory of a tree.

@@ -184,27 +184,43 @@ impl Connection {
         if self.exists(path)? {
             return self.holds(path, content);
         }
-        let temporary = match path.rsplit_once('/') {
-            Some((dir, name)) => format!("{dir}/{}{name}", crate::files::TEMPORARY),
-            None => format!("{}{path}", crate::files::TEMPORARY),
-        };
-        let context = || format!("cannot upload {path} to the hub");
-        let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
-        let mut file =
-            self.sftp.open_mode(Path::new(&temporary), flags, 0o640, OpenType::File).with_context(context)?;
-        file.write_all(content).with_context(context)?;
-        file.close().with_context(context)?;
+        let temporary = self.put_aside(path, content)?;
         // without flags: OpenSSH then fails where the name is taken
-        match self.sftp.rename(Path::new(&temporary), Path::new(path), Some(RenameFlags::empty())) {
+        match self.sftp.rename(&temporary, Path::new(path), Some(RenameFlags::empty())) {
             Ok(()) => Ok(true),
             Err(e) => {
                 if self.exists(path)? {
-                    self.sftp.unlink(Path::new(&temporary)).with_context(context)?;
+                    self.sftp.unlink(&temporary).with_context(|| format!("cannot upload {path} to the hub"))?;
                     return self.holds(path, content);
                 }
-                Err(e).with_context(context)
+                Err(e).with_context(|| format!("cannot upload {path} to the hub"))
             }
         }
+    }
+
+    /// Uploads a file under a temporary name and renames it, over another if need be.
+    pub fn replace(&self, path: &str, content: &[u8]) -> Result<()> {
+        let temporary = self.put_aside(path, content)?;
+        let renamed = self.sftp.rename(&temporary, Path::new(path), Some(RenameFlags::empty())).or_else(|_| {
+            // SFTP knows no rename over another file: for a moment there is none
+            self.sftp.unlink(Path::new(path))?;
+            self.sftp.rename(&temporary, Path::new(path), Some(RenameFlags::empty()))
+        });
+        renamed.with_context(|| format!("cannot upload {path} to the hub"))
+    }
+
+    /// Uploads a file under a temporary name beside `path`, and gives that name.
+    fn put_aside(&self, path: &str, content: &[u8]) -> Result<PathBuf> {
+        let temporary = PathBuf::from(match path.rsplit_once('/') {
+            Some((dir, name)) => format!("{dir}/{}{name}", crate::files::TEMPORARY),
+            None => format!("{}{path}", crate::files::TEMPORARY),
+        });
+        let context = || format!("cannot upload {path} to the hub");
+        let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
+        let mut file = self.sftp.open_mode(&temporary, flags, 0o640, OpenType::File).with_context(context)?;
+        file.write_all(content).with_context(context)?;
+        file.close().with_context(context)?;
+        Ok(temporary)
     }
 
     /// Whether the file has exactly this content.

@@ -269,16 +269,17 @@ fn manifests_that_are_not_for_this_host_and_moment() {
     ];
     for (change, word) in cases {
         lab.write("chroot/web/manifest.json", &sound);
-        lab.tamper("web", change);
+        lab.republish("web", change);
         lab.agent("web").fails_with(&[word]);
         assert_eq!(lab.running("web"), running);
     }
     for text in ["", "{", "null", "[1]", &"[".repeat(100_000)] {
         lab.write("chroot/web/manifest.json", text);
-        lab.agent("web").fails_with(&["the manifest is not one"]);
+        lab.agent("web").fails_with(&["error: the manifest is "]);
     }
     assert_eq!(lab.activations("web").len(), 2);
     lab.write("chroot/web/manifest.json", &sound);
+    lab.sign("web", "keys/admin", "bento-release");
     assert_eq!(lab.state("web"), "failing");
     lab.agent("web").succeeds();
     // it takes its complaints back, and only once
@@ -322,17 +323,20 @@ fn an_agent_configuration_with_a_mistake() {
     let file = dir.path().join("agent.toml");
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBzrqJEQg7md5z/sBMxAWqutOvle06BEkXGJtOe6s/GJ";
     let good = format!(
-        "host = \"web\"\nstate-dir = \"{}/state\"\n[hub]\naddress = \"127.0.0.1\"\nport = 1\nuser = \"web\"\n\
+        "host = \"web\"\nstate-dir = \"{}/state\"\nsigners = [\"{key} admin\"]\n[hub]\naddress = \"127.0.0.1\"\nport = 1\nuser = \"web\"\n\
          host-keys = [\"{key}\"]\nidentity = \"/nonexistent\"\n",
         dir.path().display()
     );
     for (from, to, word) in [
         ("host = \"web\"", "host = \"../web\"", "is no host name"),
         ("port = 1", "prot = 1", "prot"),
-        ("port = 1", "port = 100000", "line 5"),
-        (key, "ssh-ed25519 AAAA", "cut short"),
-        (key, "nonsense", "not of the form"),
+        ("port = 1", "port = 100000", "line 6"),
+        (&format!("\"{key}\""), "\"ssh-ed25519 AAAA\"", "cut short"),
+        (&format!("\"{key}\""), "\"nonsense\"", "not of the form"),
         (&format!("\"{key}\""), "", "host-keys is empty"),
+        (&format!("\"{key} admin\""), "", "signers is empty"),
+        (&format!("{key} admin"), "ssh-ed25519 AAAA", "no public key"),
+        ("signers", "unsigned-releases = true\nsigners", "choose one"),
         ("/state", "state", "cannot reach the hub"),
     ] {
         fs::write(&file, good.replacen(from, to, 1)).unwrap();

@@ -307,7 +307,7 @@ fn a_build_that_gives_another_system_than_the_hub_worked_out_is_refused() {
     let Some(lab) = Lab::new() else { return };
     lab.flake_host("web", "");
     lab.bento(&["deploy"]).succeeds();
-    lab.tamper("web", |m| m["toplevel"] = "/nix/store/00000000000000000000000000000000-nixos-system-web".into());
+    lab.republish("web", |m| m["toplevel"] = "/nix/store/00000000000000000000000000000000-nixos-system-web".into());
     lab.agent("web").fails_with(&["but the release asks for"]);
     assert!(lab.activations("web").is_empty());
     assert_eq!(lab.state("web"), "failing");

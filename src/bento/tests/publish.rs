@@ -12,6 +12,7 @@ use std::path::Path;
 use bento::evaluation::{Evaluation, SearchPath};
 use bento::host::{Host, HostKind, HostName};
 use bento::hub::Hub;
+use bento::manifest::ReleaseMode;
 use bento::package::Package;
 use bento::publish::{Candidate, Published, publish};
 use bento::source::SourceTree;
@@ -62,9 +63,12 @@ impl Bench {
             tree: &tree,
             evaluation: Evaluation { drv_path: path(".drv"), toplevel: path("") },
             search_path: Vec::new(),
+            mode: ReleaseMode::Source,
+            substituters: Vec::new(),
+            trusted_public_keys: Vec::new(),
             expires: hours.map(|hours| now.checked_add(Span::new().hours(hours)).unwrap()),
         };
-        publish(&Hub::new(self.hub.path()), &candidate, now).unwrap()
+        publish(&Hub::new(self.hub.path()), &candidate, None, now).unwrap()
     }
 
     fn host(&self) -> std::path::PathBuf {

@@ -33,6 +33,10 @@ fn a_fleet_is_deployed_pulled_and_reported() {
     assert_eq!(lab.state("web"), "rebuild-pending");
     lab.agent("web").succeeds();
     assert_eq!(lab.state("web"), "up-to-date");
+    // with each poll a host says that it is there, and what it runs
+    let said: serde_json::Value = serde_json::from_str(&lab.read("chroot/web/logs/seen.json")).unwrap();
+    assert_eq!((&said["serial"], &said["running"]), (&2.into(), &lab.manifest("web")["toplevel"]));
+    assert_eq!(lab.status("web")["stale"], false);
     let report = &lab.reports("web")[1];
     assert_eq!(report["outcome"], "success");
     assert!(lab.log("web", report).contains("switching (test)"));

@@ -27,6 +27,12 @@ fn line(name: &str, kind: HostKind, local: &str, remote: &str, state: HostState,
         reported_serial: Some(1),
         published: ago(new),
         reported: ago(built),
+        seen: ago(built),
+        stale: false,
+        held: false,
+        reboot_needed: false,
+        booted_version: None,
+        failed_units: None,
         reason: None,
         problems: Vec::new(),
     }
@@ -170,7 +176,7 @@ impl Place {
     }
 
     fn status(&self) -> HostStatus {
-        status(&Hub::new(self.dir.path()), now()).unwrap().remove(0)
+        status(&Hub::new(self.dir.path()), 900, now()).unwrap().remove(0)
     }
 }
 
@@ -255,10 +261,246 @@ fn what_cannot_be_read_is_not_passed_over() {
     assert_eq!(place.state(), HostState::NotPublished);
 }
 
+impl Place {
+    /// Adds what the host says with a poll that was so many seconds ago; `more` are more fields.
+    fn presence(&self, age: u64, more: &serde_json::Value) {
+        let mut presence = serde_json::json!({
+            "schema": 1, "host": "web", "serial": 1, "time": "2024-12-29T11:30:00Z", "agent": "0.1.0"
+        });
+        for (key, value) in more.as_object().unwrap() {
+            presence[key] = value.clone();
+        }
+        self.add("logs/seen.json", &presence.to_string(), age);
+    }
+}
+
 #[test]
-fn status_of_500_hosts_takes_less_than_a_fifth_of_a_second() {
+fn a_host_that_went_silent_is_stale_by_its_own_interval() {
+    use serde_json::json;
+    // hosts that don't say how often they poll are taken to do so every 15 minutes; one lost poll is nothing yet
+    let cases = [
+        (json!({}), 1800, HostState::UpToDate),
+        (json!({}), 1801, HostState::Stale),
+        (json!({ "interval": 3600 }), 7200, HostState::UpToDate),
+        (json!({ "interval": 3600 }), 7201, HostState::Stale),
+        (json!({ "interval": 60 }), 121, HostState::Stale),
+        (json!({ "interval": u64::MAX }), 100_000, HostState::UpToDate),
+    ];
+    for (more, age, state) in cases {
+        let place = Place::new("flake", 1);
+        place.report(1, 1, "success", 0);
+        place.presence(age, &more);
+        assert_eq!((place.state(), place.status().stale), (state, state == HostState::Stale), "{more} {age}");
+        let shown = render(&[place.status()], now(), false).contains("(seen ");
+        assert_eq!(shown, state == HostState::Stale);
+    }
+    // one that never said anything by itself can't be late
     let place = Place::new("flake", 1);
     place.report(1, 1, "success", 0);
+    assert_eq!(place.state(), HostState::UpToDate);
+    // by the hub's clock: what the host's says does not matter
+    place.presence(60, &json!({ "time": "1970-01-01T00:00:00Z" }));
+    assert_eq!(place.state(), HostState::UpToDate);
+}
+
+#[test]
+fn what_needs_a_person_is_not_hidden_by_what_does_not() {
+    use serde_json::json;
+    let silent_and_held = json!({ "held": true, "reboot_needed": true, "interval": 1 });
+    for (outcome, state) in
+        [("failure", HostState::Failing), ("rollback", HostState::Rollbacked), ("success", HostState::Stale)]
+    {
+        let place = Place::new("flake", 1);
+        place.report(1, 1, outcome, 0);
+        place.presence(60, &silent_and_held);
+        let status = place.status();
+        assert_eq!(status.state, state, "{outcome}");
+        assert!(status.stale && status.held && status.reboot_needed);
+    }
+}
+
+#[test]
+fn a_host_says_that_it_needs_a_reboot_or_is_held() {
+    use serde_json::json;
+    let place = Place::new("flake", 2);
+    place.report(2, 1, "success", 0);
+    let booted = format!("/nix/store/{}-system", HASH[1]);
+    place.presence(60, &json!({ "reboot_needed": true, "booted": booted, "failed_units": 3 }));
+    let status = place.status();
+    assert_eq!((status.state, status.failed_units), (HostState::RebootNeeded, Some(3)));
+    assert_eq!(status.booted_version.unwrap(), format!("{}-system", HASH[1]));
+    place.presence(60, &json!({ "reboot_needed": true, "held": true }));
+    assert_eq!(place.state(), HostState::Held);
+    // a release waits: that is what counts, the reboot comes after it
+    let place = Place::new("flake", 3);
+    place.report(2, 1, "success", 1);
+    place.presence(60, &json!({ "reboot_needed": true }));
+    assert_eq!(place.state(), HostState::RebuildPending);
+    // another host's word is none
+    place.presence(60, &json!({ "host": "db", "held": true }));
+    assert_eq!(place.state(), HostState::RebuildPending);
+    assert!(place.status().problems[0].contains("seen.json") && place.status().problems[0].contains("host db"));
+}
+
+#[test]
+fn states_that_need_a_person_are_those_that_bento_does_not_leave_by_itself() {
+    use HostState::*;
+    let attention: Vec<HostState> = HostState::ALL.into_iter().filter(|state| state.needs_attention()).collect();
+    assert_eq!(
+        attention,
+        [NotPublished, DamagedRelease, CorruptReport, Failing, Rollbacked, Diverged, RebootNeeded, Stale]
+    );
+    let words: std::collections::BTreeSet<&str> = HostState::ALL.iter().map(|state| state.words()).collect();
+    assert_eq!(words.len(), HostState::ALL.len());
+}
+
+/// The program's `status`, for the hub of a place.
+fn command(place: &Place, arguments: &[&str]) -> std::process::Command {
+    fs::write(place.dir.path().join("config.sh"), format!("CHROOT_DIR={}\n", place.dir.path().display())).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bento"));
+    command.arg("status").args(arguments).env("BENTO_DIR", place.dir.path()).env_remove("NO_COLOR");
+    command
+}
+
+#[test]
+fn a_check_fails_when_a_host_needs_a_person() {
+    let place = Place::new("flake", 1);
+    let check = || command(&place, &["--check"]).output().unwrap().status.code();
+    assert_eq!(check(), Some(0), "a new machine");
+    place.report(1, 1, "success", 0);
+    assert_eq!(check(), Some(0));
+    place.report(1, 2, "failure", 0);
+    assert_eq!(check(), Some(1));
+    let output = command(&place, &["--check", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let hosts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(hosts[0]["state"], "failing");
+    // without being asked, it only shows
+    assert!(command(&place, &[]).status().unwrap().success());
+}
+
+/// `bento status` on a terminal of its own.
+struct Terminal {
+    process: std::process::Child,
+    output: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Terminal {
+    /// Begins to show; `None` if this machine has no `script` to make a terminal with.
+    fn new(place: &Place, no_color: &str) -> Option<Self> {
+        use std::io::Read;
+        let status = command(place, &[]);
+        let line = format!("stty rows 24 cols 200; exec {} status", status.get_program().to_str().unwrap());
+        let mut process = match std::process::Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .env("BENTO_DIR", place.dir.path())
+            .env("NO_COLOR", no_color)
+            .env("SHELL", "/bin/sh")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+        {
+            Ok(process) => process,
+            Err(_) => {
+                eprintln!("skipped: script is missing");
+                return None;
+            }
+        };
+        let output = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let (shared, mut pipe) = (output.clone(), process.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            let mut bytes = Vec::new();
+            while let Ok(count) = pipe.read(&mut buffer) {
+                if count == 0 {
+                    break;
+                }
+                bytes.extend_from_slice(&buffer[..count]);
+                *shared.lock().unwrap() = String::from_utf8_lossy(&bytes).into_owned();
+            }
+        });
+        Some(Self { process, output })
+    }
+
+    /// Waits until a text is shown; gives all that was shown so far.
+    #[track_caller]
+    fn wait_for(&self, text: &str) -> String {
+        let start = std::time::Instant::now();
+        loop {
+            let shown = self.output.lock().unwrap().clone();
+            if shown.contains(text) {
+                return shown;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "no {text:?} in {shown:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn on_a_terminal_the_table_stays_and_follows_what_happens() {
+    let place = Place::new("flake", 1);
+    let Some(terminal) = Terminal::new(&place, "") else { return };
+    let shown = terminal.wait_for("new machine");
+    assert!(shown.starts_with("\u{1b}[H\u{1b}[2J"), "{shown:?}");
+    assert!(shown.contains("\u{1b}[33m"), "coloured: {shown:?}");
+    let start = std::time::Instant::now();
+    place.report(1, 1, "success", 0);
+    terminal.wait_for("up to date");
+    // because of the change, and not because it looks now and then
+    assert!(start.elapsed() < Duration::from_secs(4));
+    place.report(1, 2, "rollback", 1);
+    terminal.wait_for("rollbacked");
+    // a host that comes is watched as well
+    let other = place.dir.path().join("web2");
+    fs::create_dir_all(other.join("logs")).unwrap();
+    terminal.wait_for("not published");
+    fs::write(other.join("logs/strange"), "").unwrap();
+    terminal.wait_for("strange is neither");
+}
+
+#[test]
+fn no_color_is_respected() {
+    let place = Place::new("flake", 1);
+    let Some(terminal) = Terminal::new(&place, "1") else { return };
+    assert!(!terminal.wait_for("new machine").contains("\u{1b}[33m"));
+}
+
+#[test]
+fn a_table_that_is_too_long_for_the_window_says_so() {
+    let place = Place::new("flake", 1);
+    for number in 0..40 {
+        fs::create_dir_all(place.dir.path().join(format!("host{number}/logs"))).unwrap();
+    }
+    let Some(terminal) = Terminal::new(&place, "") else { return };
+    terminal.wait_for("(21 more lines");
+}
+
+#[test]
+fn status_of_500_hosts_takes_less_than_a_fifth_of_a_second() {
+    let place = Place::new("flake", 20);
+    // a host of some years: many files, releases, attempts and logs
+    let file = |number| {
+        let path = format!("modules/service-{number}/default.nix");
+        serde_json::json!({ "path": path, "mode": "0644", "size": 1000, "blake3": "0".repeat(64) })
+    };
+    let text = fs::read_to_string(place.dir.path().join("web/manifest.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    manifest["files"] = (0..50).map(file).collect();
+    place.add("manifest.json", &manifest.to_string(), 60);
+    for serial in 1..=20 {
+        place.report(serial, 1, "failure", 1);
+        place.report(serial, 2, "success", 0);
+        place.log(&format!("20241229-11{serial:02}"), "success", 0, 60);
+    }
+    place.presence(60, &serde_json::json!({}));
     let copy = |from: &Path, to: &Path, name: &str| {
         let text = fs::read_to_string(from).unwrap();
         fs::write(to, text.replace("\"web\"", &format!("\"{name}\""))).unwrap();
@@ -267,14 +509,16 @@ fn status_of_500_hosts_takes_less_than_a_fifth_of_a_second() {
         let name = format!("host{number}");
         let (web, other) = (place.dir.path().join("web"), place.dir.path().join(&name));
         fs::create_dir_all(other.join("logs")).unwrap();
-        for file in ["manifest.json", "logs/report-1-1.json"] {
-            copy(&web.join(file), &other.join(file), &name);
+        copy(&web.join("manifest.json"), &other.join("manifest.json"), &name);
+        for entry in fs::read_dir(web.join("logs")).unwrap() {
+            let file = entry.unwrap().file_name();
+            copy(&web.join("logs").join(&file), &other.join("logs").join(&file), &name);
         }
     }
     // the best of a few runs: other tests want the processor too
     let took = (0..5).map(|_| {
         let start = std::time::Instant::now();
-        let hosts = status(&Hub::new(place.dir.path()), now()).unwrap();
+        let hosts = status(&Hub::new(place.dir.path()), 900, now()).unwrap();
         assert_eq!(hosts.iter().filter(|host| host.state == HostState::UpToDate).count(), 500);
         start.elapsed()
     });

@@ -1,6 +1,6 @@
 //! Prints the path of a derivation: `evaluate_host NIXPKGS FILE ATTRIBUTE`.
 
-use bento_eval::{Host, Settings, evaluate};
+use bento_eval::{Aborted, Host, Settings, evaluate};
 
 struct Quiet;
 
@@ -16,7 +16,7 @@ impl Host for Quiet {
     }
 }
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Aborted> {
     let [nixpkgs, file, attribute] = std::env::args().skip(1).collect::<Vec<_>>().try_into().expect("three arguments");
     let settings = Settings { search_path: vec![("nixpkgs".to_owned(), nixpkgs)], ..Settings::default() };
     let result = evaluate(settings, Quiet, |evaluator| {

@@ -7,7 +7,7 @@ use crate::expr::{
 };
 use crate::symbol::{Symbol, SymbolTable, sym};
 use crate::syntax::ast::{self, AttrKind, AttrName, BinaryOp, NO_POS, Node};
-use crate::value::{Heap, Keys, Pos, Value};
+use crate::value::{Heap, Pos, Value};
 use rustc_hash::FxHashMap;
 
 /// A variable that nothing binds.
@@ -33,6 +33,14 @@ enum Kind<'s, 'a> {
     /// Holds the sources of `inherit (e)`, which have no names.
     Sources,
     With(&'a WithScope<'a>),
+}
+
+/// The static attributes of a set or a `let`, sorted by symbol.
+struct Bindings<'a> {
+    names: Vec<(Symbol, Pos)>,
+    values: &'a [(Scope, Expr<'a>)],
+    /// The `e` of each `inherit (e)`.
+    sources: &'a [Expr<'a>],
 }
 
 pub(crate) struct Resolver<'e, 'a> {
@@ -135,9 +143,10 @@ impl<'a> Resolver<'_, 'a> {
                     level += 1;
                     current = environment.up;
                 }
-                let with = self.alloc(WithScope { outer });
+                let pos = self.pos(pos);
+                let with = self.alloc(WithScope { pos, outer });
                 let body = self.expr(body, Some(&Static { up: scope, kind: Kind::With(with) }))?;
-                Expr::With(self.alloc(WithExpr { pos: self.pos(pos), scope: attrs, body }))
+                Expr::With(self.alloc(WithExpr { pos, scope: attrs, body }))
             }
             ast::Expr::If { pos, condition, then, otherwise } => {
                 let parts = [self.expr(condition, scope)?, self.expr(then, scope)?, self.expr(otherwise, scope)?];
@@ -203,12 +212,11 @@ impl<'a> Resolver<'_, 'a> {
         let pos = self.pos(pos);
         if let (&[AttrName::Static(name)], None) = (path, default) {
             // `builtins.x`
-            if let Expr::Const(set) = subject {
-                if let Some(value) = set.as_attrs().and_then(|set| set.get(name)) {
-                    if value.get().as_thunk().is_none() {
-                        return Ok(Expr::Const(value.get()));
-                    }
-                }
+            if let Expr::Const(set) = subject
+                && let Some(value) = set.as_attrs().and_then(|set| set.get(name))
+                && value.get().as_thunk().is_none()
+            {
+                return Ok(Expr::Const(value.get()));
             }
             return Ok(Expr::Select(self.alloc(SelectExpr { pos, name, subject })));
         }
@@ -233,7 +241,7 @@ impl<'a> Resolver<'_, 'a> {
                         Ok(FormalExpr { name: formal.name, pos: self.pos(formal.pos), default })
                     })
                     .collect::<Result<Vec<_>>>()?;
-                let formals_list = &*self.heap.arena().alloc_slice_fill_iter(list);
+                let formals_list = self.heap.arena().alloc_vec(list);
                 Some(FormalsExpr { formals: formals_list, ellipsis: formals.ellipsis })
             }
         };
@@ -242,14 +250,14 @@ impl<'a> Resolver<'_, 'a> {
         Ok(self.alloc(LambdaExpr { pos, name: lambda.name.get(), arg: lambda.arg, formals, body }))
     }
 
-    /// The static attributes sorted by symbol, resolved: attribute names, values.
+    /// The static attributes, resolved.
     fn bindings(
         &self,
         attrs: &ast::Attrs<'_>,
         recursive: bool,
         scope: Option<&Static<'_, 'a>>,
         with_inner: impl FnOnce(Option<&Static<'_, 'a>>) -> Result<()>,
-    ) -> Result<(Keys<'a>, &'a [(Scope, Expr<'a>)], &'a [Expr<'a>])> {
+    ) -> Result<Bindings<'a>> {
         let defs = attrs.attrs.borrow();
         let mut sorted: Vec<&ast::AttrDef<'_>> = defs.iter().collect();
         sorted.sort_by_key(|def| def.name);
@@ -269,24 +277,25 @@ impl<'a> Resolver<'_, 'a> {
             })
             .collect::<Result<Vec<_>>>()?;
         with_inner(inner)?;
-        let keys = self.heap.keys(sorted.iter().map(|def| (def.name, self.pos(def.pos))));
-        Ok((keys, self.heap.arena().alloc_slice_copy(&values), sources))
+        let names = sorted.iter().map(|def| (def.name, self.pos(def.pos))).collect();
+        Ok(Bindings { names, values: self.heap.arena().alloc_slice_copy(&values), sources })
     }
 
     fn attrs(&self, attrs: &ast::Attrs<'_>, scope: Option<&Static<'_, 'a>>) -> Result<Expr<'a>> {
         let recursive = attrs.recursive.get();
         let mut dynamic = Vec::new();
-        let (keys, values, sources) = self.bindings(attrs, recursive, scope, |inner| {
+        let Bindings { names, values, sources } = self.bindings(attrs, recursive, scope, |inner| {
             for def in attrs.dynamic.borrow().iter() {
                 dynamic.push((self.pos(def.pos), self.expr(def.name, inner)?, self.expr(def.value, inner)?));
             }
             Ok(())
         })?;
         let pos = self.pos(attrs.pos.get());
+        if values.is_empty() && sources.is_empty() && dynamic.is_empty() {
+            return Ok(Expr::Const(self.heap.empty_attrs().into()));
+        }
+        let keys = self.heap.keys(names.into_iter());
         if !recursive && sources.is_empty() && dynamic.is_empty() {
-            if values.is_empty() {
-                return Ok(Expr::Const(self.heap.empty_attrs().into()));
-            }
             let plain: Vec<Expr<'a>> = values.iter().map(|&(_, value)| value).collect();
             let values = self.heap.arena().alloc_slice_copy(&plain);
             return Ok(Expr::PlainAttrs(self.alloc(PlainAttrsExpr { pos, keys, values })));
@@ -302,7 +311,7 @@ impl<'a> Resolver<'_, 'a> {
 
     fn let_in(&self, attrs: &ast::Attrs<'_>, body: Node<'_>, scope: Option<&Static<'_, 'a>>) -> Result<Expr<'a>> {
         let mut resolved = None;
-        let (_, values, sources) = self.bindings(attrs, true, scope, |inner| {
+        let Bindings { values, sources, .. } = self.bindings(attrs, true, scope, |inner| {
             resolved = Some(self.expr(body, inner)?);
             Ok(())
         })?;

@@ -4,7 +4,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::eval::{Coerce, Evaluated, Evaluator};
 use crate::expr::LambdaExpr;
 use crate::symbol::sym;
-use crate::value::{Attrs, Kind, Pos, Value};
+use crate::value::{Attrs, Kind, Pos, Slot, Value};
 use rustc_hash::FxHashSet;
 
 /// What `nix-instantiate` prints a line for.
@@ -74,7 +74,7 @@ impl<'a> Evaluator<'a> {
             );
             return Err(Error::eval(Pos::NONE, message));
         };
-        let found = list.cells().get(index as usize).map(std::cell::Cell::get);
+        let found = list.slots().get(index as usize).map(Slot::get);
         found.ok_or_else(|| {
             Error::eval(Pos::NONE, format!("list index {index} in selection path '{path}' is out of range"))
         })
@@ -92,7 +92,7 @@ impl<'a> Evaluator<'a> {
             return Err(Error::eval(Pos::NONE, format!("empty attribute name in selection path '{path}'")));
         }
         let found = self.symbols.find(name.as_bytes()).and_then(|symbol| attrs.get(symbol));
-        found.map(std::cell::Cell::get).ok_or_else(|| {
+        found.map(Slot::get).ok_or_else(|| {
             let mut error = Error::eval(Pos::NONE, format!("attribute '{name}' in selection path '{path}' not found"));
             let names = self.heap.flat(attrs).symbols;
             error.suggestions = crate::suggest::best_matches(name, names.iter().map(|&name| self.name(name)));
@@ -108,7 +108,7 @@ impl<'a> Evaluator<'a> {
     pub fn auto_call(&self, auto_args: Attrs<'a>, function: Value<'a>) -> Evaluated<'a> {
         let function = self.force(function)?;
         if let Some(functor) = function.as_attrs().and_then(|attrs| attrs.get(sym::FUNCTOR)) {
-            let functor = self.force_cell(functor)?;
+            let functor = self.force_slot(functor)?;
             return self.nested(Pos::NONE, || {
                 let called = self.call(functor, &[function], Pos::NONE)?;
                 self.auto_call(auto_args, called)
@@ -117,7 +117,7 @@ impl<'a> Evaluator<'a> {
         let Some(closure) = function.as_lambda() else {
             return Ok(function);
         };
-        let lambda: &'a LambdaExpr<'a> = closure.lambda;
+        let lambda: &'a LambdaExpr<'a> = closure.lambda();
         let Some(formals) = &lambda.formals else {
             return Ok(function);
         };
@@ -260,7 +260,7 @@ impl<'a> Search<'_, 'a> {
                 if !self.is_other(cell.get())? {
                     return Ok(());
                 }
-                let inner = evaluator.force_cell(cell)?.as_attrs().and_then(|attrs| attrs.find(recurse));
+                let inner = evaluator.force_slot(cell)?.as_attrs().and_then(|attrs| attrs.find(recurse));
                 if let Some((flag, pos)) = inner {
                     let what = "while evaluating the attribute `recurseForDerivations`";
                     if evaluator.force_bool(flag.get(), pos, what)? {

@@ -1,7 +1,11 @@
 //! What an evaluation depends on besides the files: settings, and what it asks of its caller.
 
+use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
+use crate::flake::FetchSettings;
 use crate::fs::{OverlayFs, RealFs};
+use crate::store::Store;
+use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
 use std::path::PathBuf;
@@ -37,10 +41,22 @@ pub struct Settings {
     pub dynamic_derivations: bool,
     /// Whether impure derivations are allowed.
     pub impure_derivations: bool,
+    /// Whether what has to be built first may be read.
+    pub allow_import_from_derivation: bool,
+    /// Whether a warning tells what was built for that.
+    pub trace_import_from_derivation: bool,
+    /// Whether contents can be hashed as Git hashes them.
+    pub git_hashing: bool,
+    /// Whether there are BLAKE3 hashes.
+    pub blake3_hashes: bool,
     /// Whether there is `fetchClosure`.
     pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
     pub parse_toml_timestamps: bool,
+    /// How sources are fetched.
+    pub fetch: FetchSettings,
+    /// What is to be said about discouraged literals.
+    pub lints: Lints,
     /// Whether `traceVerbose` speaks.
     pub trace_verbose: bool,
     /// Whether `abort` is called on a warning.
@@ -49,6 +65,8 @@ pub struct Settings {
     pub keep_derivations: bool,
     /// The home directory, for paths that start with `~`.
     pub home: Option<Vec<u8>>,
+    /// How much memory the values may take, in bytes; at most 4 GiB, which is as far as they can refer to each other.
+    pub max_heap: usize,
 }
 
 impl Default for Settings {
@@ -66,12 +84,19 @@ impl Default for Settings {
             ca_derivations: false,
             dynamic_derivations: false,
             impure_derivations: false,
+            allow_import_from_derivation: true,
+            trace_import_from_derivation: false,
+            git_hashing: false,
+            blake3_hashes: false,
             fetch_closure: false,
             parse_toml_timestamps: false,
+            fetch: FetchSettings::default(),
+            lints: Lints::default(),
             trace_verbose: false,
             abort_on_warn: false,
             keep_derivations: false,
             home: None,
+            max_heap: MAX_HEAP,
         }
     }
 }
@@ -88,16 +113,49 @@ pub trait Host {
     }
     /// What `builtins.trace` says, without `trace:`.
     fn trace(&self, message: &str);
+    /// The store that what has to be built before it can be read is built in, if there is one.
+    fn store(&self) -> Option<&dyn Store> {
+        None
+    }
+}
+
+/// A caller with an empty environment that hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHost;
+
+impl Host for NoHost {
+    fn env(&self, _: &str) -> Option<Vec<u8>> {
+        None
+    }
+    fn warn(&self, _: &str) {}
+    fn trace(&self, _: &str) {}
 }
 
 /// The stack of an evaluation in bytes. Only what is used of it takes memory.
 const STACK_SIZE: usize = 4 << 30;
 
+/// As much memory as values can take.
+const MAX_HEAP: usize = REGION;
+
+/// Why an evaluation ended without any result of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Aborted {
+    /// It could not be started.
+    #[error("cannot start an evaluation")]
+    Start(#[source] std::io::Error),
+    /// Its values need more memory than [`Settings::max_heap`].
+    #[error("the evaluation needs more than {} MiB for its values", limit >> 20)]
+    Memory {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+}
+
 /// Runs an evaluation on a thread of its own, whose stack is large enough for the deepest calls that Nix allows. All values
 /// live until `body` returns.
 ///
 /// # Errors
-/// When no such thread can be started.
+/// When no such thread can be started, or the values take too much memory.
 ///
 /// # Panics
 /// When `body` does.
@@ -105,18 +163,21 @@ pub fn evaluate<R: Send>(
     settings: Settings,
     host: impl Host + Send + 'static,
     body: impl for<'a> FnOnce(&Evaluator<'a>) -> R + Send,
-) -> std::io::Result<R> {
+) -> Result<R, Aborted> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("evaluation".to_owned()).stack_size(STACK_SIZE).spawn_scoped(
             scope,
             move || {
-                let arena = Bump::new();
+                let (arena, texts) = (Arena::new(settings.max_heap).map_err(Aborted::Start)?, Bump::new());
                 let store = settings.store.as_str().to_owned();
                 let fs = Rc::new(OverlayFs::new(Rc::new(RealFs), store.as_ref()));
-                let evaluator = Evaluator::new(&arena, settings, fs, Rc::new(host), STACK_SIZE);
-                body(&evaluator)
+                let evaluator = Evaluator::new(&arena, &texts, settings, fs, Rc::new(host), STACK_SIZE);
+                Ok(body(&evaluator))
             },
-        )?;
-        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        );
+        thread.map_err(Aborted::Start)?.join().unwrap_or_else(|panic| match panic.downcast::<Full>() {
+            Ok(full) => Err(Aborted::Memory { limit: full.limit }),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     })
 }

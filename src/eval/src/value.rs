@@ -1,23 +1,27 @@
-//! Values and the arena that they live in.
+//! Values and how they lie in memory.
 //!
-//! This is the crate's one module with `unsafe`. A [`Value`] is one machine word: a pointer into the arena with a tag in its low
-//! three bits, or an immediate. Everything that it can point to lives in a [`bumpalo::Bump`] that outlives `'a` and is never
-//! freed piecemeal, so a handle is `Copy` and never dangles.
+//! A [`Value`] is one machine word: a pointer into the [`Arena`] with a tag in its low three bits, or an immediate. Everything
+//! that it can point to lives in an arena that outlives `'a` and is never freed piecemeal, so a handle is `Copy` and never
+//! dangles. What lies in the arena refers to the rest of it in half a word, an offset from the start of the arena, which
+//! is found from the address of what refers; so a value in memory ([`Slot`]) takes four bytes.
 //!
 //! Invariants, on which every `unsafe` block below rests:
 //! 1. A word with tag `T` holds a pointer that was made by the one constructor for `T` in this module, from an allocation of
-//!    the arena of lifetime `'a` that is aligned to eight bytes and fully initialised. Nothing else makes words.
-//! 2. Headers ([`List`], [`Attrs`], [`Keys`], [`Str`], [`Env`]) are followed by as many elements as their constructor was told;
-//!    their raw pointers keep the provenance of the whole allocation. An [`Env`] does not store its length in release
-//!    builds: slots come from the resolver, which counts them when it sizes the environment. Debug builds check.
-//! 3. What is shared is only changed through [`Cell`]s, and the arena belongs to one thread (none of the types is `Send`).
+//!    the arena of lifetime `'a` that is aligned to eight bytes and fully initialised. Nothing else makes words. Of an
+//!    immediate only the lower half means anything.
+//! 2. Headers ([`List`], [`Attrs`], [`Keys`], [`Str`], [`Env`]) are followed by as many elements as their constructor was told.
+//!    An [`Env`] does not store its length in release builds: slots come from the resolver, which counts them when it
+//!    sizes the environment. Debug builds check.
+//! 3. What holds an offset ([`Slot`], [`Near`] and what is made of them) lies in the arena that the offset is for: they have
+//!    constructors in this module only, which write into the arena. `'a` is invariant and belongs to one arena, so what is
+//!    in one can't get into another. Expressions, too, are only made in the evaluator's arena.
+//! 4. What is shared is only changed through [`Cell`]s, and the arena belongs to one thread (none of the types is `Send`).
 #![allow(unsafe_code)]
 
+use crate::arena::{Arena, REGION};
 use crate::expr::{Expr, LambdaExpr};
 use crate::symbol::Symbol;
-use bumpalo::Bump;
 use rustc_hash::FxHashMap;
-use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -85,12 +89,81 @@ pub enum Kind<'a> {
     PrimOpApp(&'a PrimOpApp<'a>),
 }
 
+/// Where the arena starts in which this lies.
+#[inline]
+fn region_of<T>(place: *const T) -> usize {
+    place.addr() & !(REGION - 1)
+}
+
+/// The pointer that `offset` stands for in the arena in which `place` lies.
+#[inline]
+fn near<T, U>(place: *const T, offset: u32) -> *mut U {
+    std::ptr::with_exposed_provenance_mut(region_of(place) | offset as usize)
+}
+
+/// A value in the arena, in half a word.
+#[repr(transparent)]
+pub struct Slot<'a> {
+    half: Cell<u32>,
+    life: PhantomData<Cell<&'a ()>>,
+}
+
+impl<'a> Slot<'a> {
+    /// The value.
+    #[inline]
+    pub fn get(&self) -> Value<'a> {
+        // SAFETY: no arena starts at address 0, so the sum is not 0 (invariant 3 makes it the word that was set).
+        let word = unsafe { NonNull::new_unchecked(near(self, self.half.get())) };
+        Value { word, life: PhantomData }
+    }
+
+    /// Puts another value there.
+    #[inline]
+    pub fn set(&self, value: Value<'a>) {
+        debug_assert!(!value.is_pointer() || region_of(self) == region_of(value.word.as_ptr()), "from another arena");
+        self.half.set(value.half());
+    }
+}
+
+/// A reference from one thing in the arena to another, in half a word.
+struct Near<'a, T> {
+    offset: Cell<u32>,
+    life: PhantomData<Cell<&'a T>>,
+}
+
+impl<'a, T> Near<'a, T> {
+    #[inline]
+    fn new(target: NonNull<T>) -> Self {
+        Near { offset: Cell::new(target.addr().get() as u32), life: PhantomData }
+    }
+
+    /// Only for what lies in the arena itself: `self` must not be a copy on the stack.
+    #[inline]
+    fn get(&self) -> NonNull<T> {
+        // SAFETY: as for `Slot::get`.
+        unsafe { NonNull::new_unchecked(near(self, self.offset.get())) }
+    }
+}
+
 /// A function with its environment.
 pub struct Closure<'a> {
+    lambda: Near<'a, LambdaExpr<'a>>,
+    env: Near<'a, EnvHead<'a>>,
+}
+
+impl<'a> Closure<'a> {
     /// The function.
-    pub lambda: &'a LambdaExpr<'a>,
+    #[inline]
+    pub fn lambda(&'a self) -> &'a LambdaExpr<'a> {
+        // SAFETY: invariant 3.
+        unsafe { self.lambda.get().as_ref() }
+    }
+
     /// Where it was made.
-    pub env: Env<'a>,
+    #[inline]
+    pub(crate) fn env(&'a self) -> Env<'a> {
+        Env(self.env.get())
+    }
 }
 
 /// A built-in function that still waits for arguments.
@@ -145,6 +218,16 @@ impl<'a> Value<'a> {
     }
 
     #[inline]
+    fn half(self) -> u32 {
+        self.word.addr().get() as u32
+    }
+
+    #[inline]
+    fn is_pointer(self) -> bool {
+        !matches!(self.tag(), INT | CONST)
+    }
+
+    #[inline]
     fn tag(self) -> usize {
         self.word.addr().get() & TAG_MASK
     }
@@ -159,13 +242,13 @@ impl<'a> Value<'a> {
     /// Whether both are the very same word: the same thunk, the same heap object or equal immediates.
     #[inline]
     pub fn same(self, other: Value<'a>) -> bool {
-        self.word == other.word
+        self.half() == other.half()
     }
 
     /// A number that no other value in memory has at the same time; for immediates their encoding.
     #[inline]
     pub fn address(self) -> usize {
-        self.word.addr().get()
+        self.half() as usize
     }
 
     /// Whether this marks a slot without a value.
@@ -217,7 +300,7 @@ impl<'a> Value<'a> {
     pub fn may_replace_thunk(self) -> bool {
         match self.tag() {
             LAMBDA => false,
-            CONST => self.word.addr().get() >> 3 < PRIM_OP_CODE,
+            CONST => self.half() as usize >> 3 < PRIM_OP_CODE,
             BOXED => !matches!(self.kind(), Kind::PrimOpApp(_)),
             _ => true,
         }
@@ -230,7 +313,7 @@ impl<'a> Value<'a> {
             // SAFETY: invariant 1, in this and the next arms.
             THUNK => Kind::Thunk(unsafe { self.pointer::<Thunk<'a>>().as_ref() }),
             ATTRS => Kind::Attrs(Attrs(self.pointer())),
-            LIST => Kind::List(List(self.pointer())),
+            LIST => Kind::List(List(self.pointer(), PhantomData)),
             STR => Kind::Str(Str(self.pointer(), PhantomData)),
             // SAFETY: as above.
             LAMBDA => Kind::Lambda(unsafe { self.pointer::<Closure<'a>>().as_ref() }),
@@ -241,8 +324,8 @@ impl<'a> Value<'a> {
                 Boxed::Int(int) => Kind::Int(*int),
                 Boxed::App(app) => Kind::PrimOpApp(app),
             },
-            INT => Kind::Int((self.word.addr().get() as i64) >> 3),
-            _ => match self.word.addr().get() >> 3 {
+            INT => Kind::Int(i64::from(self.half() as i32 >> 3)),
+            _ => match self.half() as usize >> 3 {
                 NULL_CODE => Kind::Null,
                 FALSE_CODE => Kind::Bool(false),
                 TRUE_CODE => Kind::Bool(true),
@@ -290,7 +373,7 @@ impl<'a> From<&'a Closure<'a>> for Value<'a> {
 
 /// A string: its bytes and the number of its context (see `context::Contexts`).
 #[derive(Clone, Copy)]
-pub struct Str<'a>(NonNull<StrHead>, PhantomData<&'a [u8]>);
+pub struct Str<'a>(NonNull<StrHead>, PhantomData<Cell<&'a ()>>);
 
 #[repr(C)]
 struct StrHead {
@@ -319,23 +402,21 @@ impl<'a> Str<'a> {
 
 /// A list.
 #[derive(Clone, Copy)]
-pub struct List<'a>(NonNull<Cell<Value<'a>>>);
+pub struct List<'a>(NonNull<u32>, PhantomData<Cell<&'a ()>>);
 
 impl<'a> List<'a> {
-    /// Its elements. Whoever evaluates one may put the result into its cell.
+    /// Its elements. Whoever evaluates one may put the result into its slot.
     #[inline]
-    pub fn cells(self) -> &'a [Cell<Value<'a>>] {
-        // SAFETY: invariant 2: the first word is the length, that many cells follow.
-        unsafe {
-            let len = *self.0.as_ptr().cast::<usize>();
-            std::slice::from_raw_parts(self.0.as_ptr().add(1), len)
-        }
+    pub fn slots(self) -> &'a [Slot<'a>] {
+        // SAFETY: invariant 2: the first half word is the length, that many slots follow.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(1).cast(), self.len()) }
     }
 
     /// How many elements it has.
     #[inline]
     pub fn len(self) -> usize {
-        self.cells().len()
+        // SAFETY: invariant 2.
+        unsafe { *self.0.as_ptr() as usize }
     }
 
     /// Whether it has no elements.
@@ -346,18 +427,23 @@ impl<'a> List<'a> {
     /// Its elements' values.
     #[inline]
     pub fn iter(self) -> impl DoubleEndedIterator<Item = Value<'a>> + ExactSizeIterator {
-        self.cells().iter().map(Cell::get)
+        self.slots().iter().map(Slot::get)
     }
 }
 
 /// The names of an attribute set, sorted by symbol, each with the position of its definition. Sets with the same names from
 /// the same place share them.
 #[derive(Clone, Copy)]
-pub struct Keys<'a>(NonNull<u32>, PhantomData<&'a [u32]>);
+pub struct Keys<'a>(NonNull<u32>, PhantomData<Cell<&'a ()>>);
 
-const KEYS_HEAD: usize = 2;
+const KEYS_HEAD: usize = 1;
 
 impl<'a> Keys<'a> {
+    #[inline]
+    fn offset(self) -> u32 {
+        self.0.addr().get() as u32
+    }
+
     #[inline]
     fn len(self) -> usize {
         // SAFETY: invariant 2: the first word is the length.
@@ -392,11 +478,21 @@ impl<'a> Keys<'a> {
 #[derive(Clone, Copy)]
 pub struct Attrs<'a>(NonNull<AttrsHead<'a>>);
 
+/// A set without a base is followed by its values, and this is all of the header that it has: [`PLAIN_HEAD`]. Else
+/// `keys` has [`LAYERED`] added and the header is whole.
+#[repr(C)]
 struct AttrsHead<'a> {
-    keys: Cell<Keys<'a>>,
-    values: Cell<NonNull<Cell<Value<'a>>>>,
-    base: Cell<Option<Attrs<'a>>>,
+    /// The offset of the names.
+    keys: Cell<u32>,
+    /// The offset of the values, which belong to another set.
+    values: Cell<u32>,
+    /// The offset of the set that this one lies on, 0 for none.
+    base: Cell<u32>,
+    life: PhantomData<Cell<&'a ()>>,
 }
+
+const PLAIN_HEAD: usize = 1;
+const LAYERED: u32 = 1;
 
 /// The attributes of a set without layers, parallel slices sorted by symbol.
 #[derive(Clone, Copy)]
@@ -405,8 +501,8 @@ pub struct Flat<'a> {
     pub symbols: &'a [Symbol],
     /// Positions of the definitions.
     pub positions: &'a [Pos],
-    /// Values. Whoever evaluates one may put the result into its cell.
-    pub values: &'a [Cell<Value<'a>>],
+    /// Values. Whoever evaluates one may put the result into its slot.
+    pub values: &'a [Slot<'a>],
     /// Names and positions, to make further sets with the same ones.
     pub keys: Keys<'a>,
 }
@@ -422,92 +518,106 @@ impl<'a> Flat<'a> {
         self.symbols.is_empty()
     }
 
-    /// Name, position and cell of each attribute.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Symbol, Pos, &'a Cell<Value<'a>>)> + use<'a> {
+    /// Name, position and slot of each attribute.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Symbol, Pos, &'a Slot<'a>)> + use<'a> {
         let (positions, values) = (self.positions, self.values);
         self.symbols.iter().enumerate().map(move |(index, &symbol)| (symbol, positions[index], &values[index]))
     }
 }
 
 impl<'a> Attrs<'a> {
+    /// The keys and the values of the set itself, and what it lies on.
     #[inline]
-    fn head(self) -> &'a AttrsHead<'a> {
-        // SAFETY: invariant 1.
-        unsafe { self.0.as_ref() }
+    fn parts(self) -> (Keys<'a>, NonNull<Slot<'a>>, Option<Attrs<'a>>) {
+        let head = self.0.as_ptr();
+        // SAFETY: invariants 2 and 3: the first half word is always there, the others if it says so. All offsets are of
+        // something in this arena, so none is 0.
+        unsafe {
+            let keys = (*head.cast::<Cell<u32>>()).get();
+            if keys & LAYERED == 0 {
+                let keys = Keys(NonNull::new_unchecked(near(head, keys)), PhantomData);
+                return (keys, self.0.cast::<Slot<'a>>().add(PLAIN_HEAD), None);
+            }
+            let keys = Keys(NonNull::new_unchecked(near(head, keys & !LAYERED)), PhantomData);
+            let values = NonNull::new_unchecked(near(head, (*head).values.get()));
+            let base = (*head).base.get();
+            let base = if base == 0 { None } else { Some(Attrs(NonNull::new_unchecked(near(head, base)))) };
+            (keys, values, base)
+        }
+    }
+
+    #[inline]
+    fn keys(self) -> Keys<'a> {
+        self.parts().0
+    }
+
+    /// What it lies on.
+    #[inline]
+    fn base(self) -> Option<Attrs<'a>> {
+        self.parts().2
     }
 
     #[inline]
     fn layer(self) -> Flat<'a> {
-        let head = self.head();
-        let keys = head.keys.get();
+        let (keys, values, _) = self.parts();
         // SAFETY: invariant 2: a set has as many values as keys.
-        let values = unsafe { std::slice::from_raw_parts(head.values.get().as_ptr(), keys.len()) };
+        let values = unsafe { std::slice::from_raw_parts(values.as_ptr(), keys.len()) };
         Flat { symbols: keys.symbols(), positions: keys.positions(), values, keys }
     }
 
-    /// The cell of an attribute.
+    /// The slot of an attribute.
     #[inline]
-    pub fn get(self, symbol: Symbol) -> Option<&'a Cell<Value<'a>>> {
-        self.find(symbol).map(|(cell, _)| cell)
+    pub fn get(self, symbol: Symbol) -> Option<&'a Slot<'a>> {
+        self.find(symbol).map(|(slot, _)| slot)
     }
 
-    /// The cell of an attribute and the position of its definition.
+    /// The slot of an attribute and the position of its definition.
     #[inline]
-    pub fn find(self, symbol: Symbol) -> Option<(&'a Cell<Value<'a>>, Pos)> {
+    pub fn find(self, symbol: Symbol) -> Option<(&'a Slot<'a>, Pos)> {
         let mut current = self;
         loop {
-            let head = current.head();
-            let keys = head.keys.get();
+            let (keys, values, base) = current.parts();
             if let Some(index) = keys.find(symbol) {
                 // SAFETY: invariant 2: a set has as many values as keys, and `find` gives an index below their number.
-                let cell = unsafe { &*head.values.get().as_ptr().add(index) };
-                return Some((cell, keys.positions()[index]));
+                let slot = unsafe { values.add(index).as_ref() };
+                return Some((slot, keys.positions()[index]));
             }
-            current = head.base.get()?;
+            current = base?;
         }
     }
 
     /// Whether there are no attributes. (An empty set never gets a layer, and no layer is empty.)
     #[inline]
     pub fn is_empty(self) -> bool {
-        self.head().keys.get().len() == 0
+        self.keys().len() == 0
+    }
+
+    /// The set and those that it lies on, the uppermost first.
+    fn layers(self) -> impl Iterator<Item = Attrs<'a>> {
+        std::iter::successors(Some(self), |attrs| attrs.base())
     }
 
     /// About how many attributes there are: those of the layers, not counted once where two have the same name.
     pub fn size_hint(self) -> usize {
-        let mut size = 0;
-        let mut current = Some(self);
-        while let Some(attrs) = current {
-            size += attrs.head().keys.get().len();
-            current = attrs.head().base.get();
-        }
-        size
-    }
-
-    /// Its layers, at least 1.
-    fn depth(self) -> usize {
-        let mut depth = 1;
-        let mut current = self;
-        while let Some(base) = current.head().base.get() {
-            depth += 1;
-            current = base;
-        }
-        depth
+        self.layers().map(|layer| layer.keys().len()).sum()
     }
 }
 
 /// A deferred computation. After it was carried out it holds the result.
 pub struct Thunk<'a> {
-    state: Cell<*mut u8>,
-    payload: Cell<NonNull<u8>>,
-    life: PhantomData<Cell<&'a ()>>,
+    /// The offset of what describes the computation, with a tag; 0 when the result is known.
+    state: Cell<u32>,
+    /// The result, or a value or the offset of an environment that the computation needs.
+    payload: Slot<'a>,
 }
 
-const STATE_EXPR: usize = 1;
-const STATE_APP: usize = 2;
-const STATE_NATIVE: usize = 3;
-const STATE_MAP: usize = 4;
-const BLACK_HOLE: *mut u8 = std::ptr::without_provenance_mut(8);
+const STATE_TAG: u32 = TAG_MASK as u32;
+const STATE_EXPR: u32 = 1;
+const STATE_APP: u32 = 2;
+const STATE_NATIVE: u32 = 3;
+const STATE_MAP: u32 = 4;
+/// Nothing lies at that offset.
+const BLACK_HOLE: u32 = 8;
 
 /// What a thunk stands for.
 pub enum ThunkState<'a> {
@@ -533,6 +643,8 @@ pub enum Suspension<'a> {
     Call2(Value<'a>, Value<'a>, Value<'a>),
     /// Whatever the evaluator registered under this number.
     Deferred(u32),
+    /// What has failed already.
+    Failed,
 }
 
 /// A function that is to be applied to each attribute of a set. The thunks of the resulting attributes share it.
@@ -545,37 +657,45 @@ pub struct Mapping<'a> {
 
 /// What a thunk held before it became a black hole.
 #[derive(Clone, Copy)]
-pub struct SavedState(*mut u8);
+pub struct SavedState(u32);
 
 impl<'a> Thunk<'a> {
     /// The value, if it is known.
     #[inline]
     pub fn value(&self) -> Option<Value<'a>> {
-        if self.state.get().is_null() { Some(Value { word: self.payload.get(), life: PhantomData }) } else { None }
+        if self.state.get() == 0 { Some(self.payload.get()) } else { None }
+    }
+
+    /// The function, if the computation is a call of one.
+    #[inline]
+    pub fn function(&self) -> Option<&'a Closure<'a>> {
+        let state = self.state.get();
+        if state & STATE_TAG != STATE_APP {
+            return None;
+        }
+        // SAFETY: as in `enter`.
+        Some(unsafe { &*near::<_, Closure<'a>>(self, state & !STATE_TAG) })
     }
 
     /// Takes the computation out and leaves a black hole, unless the value is known or the thunk is a black hole already.
     #[inline]
     pub fn enter(&self) -> (ThunkState<'a>, SavedState) {
         let state = self.state.get();
-        let payload = self.payload.get();
         let saved = SavedState(state);
-        if state.is_null() {
-            return (ThunkState::Done(Value { word: payload, life: PhantomData }), saved);
+        if state == 0 {
+            return (ThunkState::Done(self.payload.get()), saved);
         }
         if state == BLACK_HOLE {
             return (ThunkState::BlackHole, saved);
         }
         self.state.set(BLACK_HOLE);
-        let pointer = state.map_addr(|address| address & !TAG_MASK);
-        // SAFETY: the constructors in `Heap` pair each state's tag with a pointer to the type named here.
+        let pointer: *mut u8 = near(self, state & !STATE_TAG);
+        // SAFETY: the constructors in `Heap` pair each state's tag with the offset of the type named here.
         let taken = unsafe {
-            match state.addr() & TAG_MASK {
-                STATE_EXPR => ThunkState::Expr(&*pointer.cast::<Expr<'a>>(), Env(payload.cast())),
-                STATE_APP => {
-                    ThunkState::App(&*pointer.cast::<Closure<'a>>(), Value { word: payload, life: PhantomData })
-                }
-                STATE_MAP => ThunkState::Map(&*pointer.cast::<Mapping<'a>>(), payload.addr().get() >> 3),
+            match state & STATE_TAG {
+                STATE_EXPR => ThunkState::Expr(&*pointer.cast::<Expr<'a>>(), Env(self.payload.get().word.cast())),
+                STATE_APP => ThunkState::App(&*pointer.cast::<Closure<'a>>(), self.payload.get()),
+                STATE_MAP => ThunkState::Map(&*pointer.cast::<Mapping<'a>>(), self.payload.get().half() as usize >> 3),
                 _ => ThunkState::Native(&*pointer.cast::<Suspension<'a>>()),
             }
         };
@@ -585,8 +705,8 @@ impl<'a> Thunk<'a> {
     /// Records the result.
     #[inline]
     pub fn finish(&self, value: Value<'a>) {
-        self.payload.set(value.word);
-        self.state.set(std::ptr::null_mut());
+        self.payload.set(value);
+        self.state.set(0);
     }
 
     /// Puts back what [`Thunk::enter`] took, after an error.
@@ -599,21 +719,26 @@ impl<'a> Thunk<'a> {
 #[derive(Clone, Copy)]
 pub struct Env<'a>(NonNull<EnvHead<'a>>);
 
+#[repr(C)]
 struct EnvHead<'a> {
-    life: PhantomData<Cell<&'a ()>>,
-    up: Option<Env<'a>>,
+    /// The offset of the environment further out, 0 for none.
+    up: u32,
     #[cfg(debug_assertions)]
-    len: usize,
+    len: u32,
+    life: PhantomData<Cell<&'a ()>>,
 }
+
+/// The length of an environment's header in half words.
+const ENV_HEAD: usize = size_of::<EnvHead<'static>>() / 4;
 
 impl<'a> Env<'a> {
     #[inline]
-    fn slot(self, index: u32) -> &'a Cell<Value<'a>> {
+    fn slot(self, index: u32) -> &'a Slot<'a> {
         // SAFETY: invariant 2; the resolver gives only slots that it has counted.
         unsafe {
             #[cfg(debug_assertions)]
-            assert!((index as usize) < (*self.0.as_ptr()).len, "slot out of range");
-            &*self.0.as_ptr().add(1).cast::<Cell<Value<'a>>>().add(index as usize)
+            assert!(index < (*self.0.as_ptr()).len, "slot out of range");
+            &*self.0.as_ptr().cast::<Slot<'a>>().add(ENV_HEAD + index as usize)
         }
     }
 
@@ -637,8 +762,11 @@ impl<'a> Env<'a> {
     pub fn up(self, levels: u32) -> Env<'a> {
         let mut env = self;
         for _ in 0..levels {
-            // SAFETY: invariant 2.
-            env = unsafe { (*env.0.as_ptr()).up }.expect("the resolver counts levels");
+            // SAFETY: invariants 2 and 3.
+            let up = unsafe { (*env.0.as_ptr()).up };
+            assert!(up != 0, "the resolver counts levels");
+            // SAFETY: as for `Slot::get`.
+            env = Env(unsafe { NonNull::new_unchecked(near(env.0.as_ptr(), up)) });
         }
         env
     }
@@ -646,14 +774,14 @@ impl<'a> Env<'a> {
 
 /// Makes values in the arena.
 pub struct Heap<'a> {
-    bump: &'a Bump,
+    arena: &'a Arena,
     empty_attrs: Attrs<'a>,
     empty_list: List<'a>,
     empty_string: Str<'a>,
     merge_buffer: RefCell<Vec<(Symbol, Pos, Value<'a>)>>,
     /// By the keys of the layers that were merged, the uppermost first: the result's. The same sets meet again and again.
     /// By a set's keys and 0: the same names without positions.
-    merged_keys: RefCell<FxHashMap<Box<[usize]>, Keys<'a>>>,
+    merged_keys: RefCell<FxHashMap<Box<[u32]>, Keys<'a>>>,
 }
 
 /// How many layers a set has at most. (C++ Nix: 8; ours are cheaper to look through than to copy.)
@@ -664,24 +792,14 @@ const MAX_LAYER_SIZE: usize = 64;
 const LAYER_RATIO: usize = 2;
 
 impl<'a> Heap<'a> {
-    /// Makes values in `bump`.
-    pub fn new(bump: &'a Bump) -> Self {
-        let keys = alloc_keys(bump, 0);
-        let words = alloc_words(bump, 3);
-        // SAFETY: three fresh words hold the header; no values follow.
-        let empty_attrs = unsafe {
-            words.cast::<AttrsHead<'a>>().write(AttrsHead {
-                keys: Cell::new(keys),
-                values: Cell::new(NonNull::dangling()),
-                base: Cell::new(None),
-            });
-            Attrs(words.cast())
-        };
+    /// Makes values in `arena`.
+    pub fn new(arena: &'a Arena) -> Self {
+        let keys = alloc_keys(arena, 0);
         Heap {
-            bump,
-            empty_attrs,
-            empty_list: alloc_list(bump, 0),
-            empty_string: alloc_str(bump, &[&[]], 0),
+            arena,
+            empty_attrs: alloc_attrs(arena, keys),
+            empty_list: alloc_list(arena, 0),
+            empty_string: alloc_str(arena, &[&[]], 0),
             merge_buffer: RefCell::new(Vec::new()),
             merged_keys: RefCell::default(),
         }
@@ -689,24 +807,24 @@ impl<'a> Heap<'a> {
 
     /// The arena.
     #[inline]
-    pub fn arena(&self) -> &'a Bump {
-        self.bump
+    pub fn arena(&self) -> &'a Arena {
+        self.arena
     }
 
     /// An integer.
     #[inline]
     pub fn int(&self, value: i64) -> Value<'a> {
-        let shifted = value << 3;
-        if shifted >> 3 == value {
-            Value::immediate((shifted as usize) | INT)
+        let short = value as i32;
+        if i64::from(short << 3 >> 3) == value {
+            Value::immediate(((short << 3) as u32 as usize) | INT)
         } else {
-            Value::tagged(NonNull::from(self.bump.alloc(Boxed::Int(value))), BOXED)
+            Value::tagged(NonNull::from(self.arena.alloc(Boxed::Int(value))), BOXED)
         }
     }
 
     /// A floating-point number.
     pub fn float(&self, value: f64) -> Value<'a> {
-        Value::tagged(NonNull::from(self.bump.alloc(Boxed::Float(value))), BOXED)
+        Value::tagged(NonNull::from(self.arena.alloc(Boxed::Float(value))), BOXED)
     }
 
     /// A string without context.
@@ -719,44 +837,50 @@ impl<'a> Heap<'a> {
         if bytes.is_empty() && context == 0 {
             return self.empty_string.into();
         }
-        alloc_str(self.bump, &[bytes], context).into()
+        alloc_str(self.arena, &[bytes], context).into()
     }
 
     /// The string of all parts one after the other.
     pub fn string_of_parts(&self, parts: &[&[u8]], context: u32) -> Value<'a> {
-        alloc_str(self.bump, parts, context).into()
+        alloc_str(self.arena, parts, context).into()
     }
 
     /// An absolute path; the caller made it canonical.
     pub fn path(&self, bytes: &[u8]) -> Value<'a> {
-        let text = alloc_str(self.bump, &[bytes], 0);
-        Value::tagged(NonNull::from(self.bump.alloc(Boxed::Path(text))), BOXED)
+        let text = alloc_str(self.arena, &[bytes], 0);
+        Value::tagged(NonNull::from(self.arena.alloc(Boxed::Path(text))), BOXED)
     }
 
     /// A built-in function with some of its arguments.
     pub fn prim_op_app(&self, prim_op: u32, done: &[Value<'a>], more: &[Value<'a>]) -> Value<'a> {
-        let args = self.bump.alloc_slice_fill_with(done.len() + more.len(), |index| {
-            *done.get(index).unwrap_or_else(|| &more[index - done.len()])
-        });
-        Value::tagged(NonNull::from(self.bump.alloc(Boxed::App(PrimOpApp { prim_op, args }))), BOXED)
+        let args = self.arena.alloc_slice_copy(&[done, more].concat());
+        Value::tagged(NonNull::from(self.arena.alloc(Boxed::App(PrimOpApp { prim_op, args }))), BOXED)
     }
 
     /// A function.
     #[inline]
-    pub fn lambda(&self, lambda: &'a LambdaExpr<'a>, env: Env<'a>) -> Value<'a> {
-        (&*self.bump.alloc(Closure { lambda, env })).into()
+    pub(crate) fn lambda(&self, lambda: &'a LambdaExpr<'a>, env: Env<'a>) -> Value<'a> {
+        self.arena.alloc(Closure { lambda: Near::new(NonNull::from(lambda)), env: Near::new(env.0) }).into()
     }
 
+    /// `payload` is a value or the pointer of an environment.
     #[inline]
-    fn thunk<T>(&self, state: &'a T, tag: usize, payload: NonNull<u8>) -> Value<'a> {
-        const { assert!(align_of::<T>() >= 8) };
-        let state = NonNull::from(state).cast::<u8>().as_ptr().map_addr(|address| address | tag);
-        (&*self.bump.alloc(Thunk { state: Cell::new(state), payload: Cell::new(payload), life: PhantomData })).into()
+    fn thunk<T>(&self, state: &'a T, tag: u32, payload: NonNull<u8>) -> Value<'a> {
+        debug_assert!(self.arena.holds(state), "what a thunk refers to lies in the arena");
+        debug_assert!(std::ptr::from_ref(state).addr() & TAG_MASK == 0, "and starts at a multiple of eight");
+        let half = Cell::new(payload.addr().get() as u32);
+        let thunk = Thunk {
+            state: Cell::new(std::ptr::from_ref(state).addr() as u32 | tag),
+            payload: Slot { half, life: PhantomData },
+        };
+        self.arena.alloc(thunk).into()
     }
 
     /// An expression for later.
     #[inline]
-    pub fn thunk_of_expr(&self, expr: &'a Expr<'a>, env: Env<'a>) -> Value<'a> {
+    pub(crate) fn thunk_of_expr(&self, expr: &'a Expr<'a>, env: Env<'a>) -> Value<'a> {
+        // An expression may stand in the middle of a slice.
+        const { assert!(align_of::<Expr<'_>>() >= 8) };
         self.thunk(expr, STATE_EXPR, env.0.cast())
     }
 
@@ -771,9 +895,9 @@ impl<'a> Heap<'a> {
 
     /// A call for each attribute, for later: the set with the same names and the results.
     pub fn map_attrs(&self, function: Value<'a>, source: Flat<'a>) -> Attrs<'a> {
-        let mapping: &'a Mapping<'a> = self.bump.alloc(Mapping { function, source });
-        // Not the set's own keys: the result's attributes have no positions. No keys are at address 0.
-        let shape = Box::from([source.keys.0.addr().get(), 0]);
+        let mapping = self.arena.alloc(Mapping { function, source });
+        // Not the set's own keys: the result's attributes have no positions. No keys are at offset 0.
+        let shape = Box::from([source.keys.offset(), 0]);
         let keys = *self
             .merged_keys
             .borrow_mut()
@@ -784,29 +908,25 @@ impl<'a> Heap<'a> {
 
     /// Another deferred computation.
     pub fn thunk_of_suspension(&self, suspension: Suspension<'a>) -> Value<'a> {
-        let suspension: &'a Suspension<'a> = self.bump.alloc(suspension);
+        let suspension = self.arena.alloc(suspension);
         self.thunk(suspension, STATE_NATIVE, Value::UNSET.word)
     }
 
     /// An environment with `len` variables, none of them set.
     #[inline]
     pub fn env(&self, up: Option<Env<'a>>, len: usize) -> Env<'a> {
-        let head = size_of::<EnvHead<'a>>() / 8;
-        let words = alloc_words(self.bump, head + len);
-        // SAFETY: the words are fresh; header and all slots are written before the handle is given out.
+        let halves = alloc_halves(self.arena, ENV_HEAD + len);
+        // SAFETY: the memory is fresh; header and all slots are written before the handle is given out.
         unsafe {
-            words.cast::<EnvHead<'a>>().write(EnvHead {
-                life: PhantomData,
-                up,
+            halves.cast::<EnvHead<'a>>().write(EnvHead {
+                up: up.map_or(0, |up| up.0.addr().get() as u32),
                 #[cfg(debug_assertions)]
-                len,
+                len: len as u32,
+                life: PhantomData,
             });
-            let slots = words.add(head).cast::<Value<'a>>();
-            for index in 0..len {
-                slots.add(index).write(Value::UNSET);
-            }
+            fill_unset(halves.add(ENV_HEAD), len);
         }
-        Env(words.cast())
+        Env(halves.cast())
     }
 
     /// `[ ]`
@@ -826,9 +946,9 @@ impl<'a> Heap<'a> {
         if len == 0 {
             return Ok(self.empty_list);
         }
-        let list = alloc_list(self.bump, len);
-        for (index, cell) in list.cells().iter().enumerate() {
-            cell.set(element(index)?);
+        let list = alloc_list(self.arena, len);
+        for (index, slot) in list.slots().iter().enumerate() {
+            slot.set(element(index)?);
         }
         Ok(list)
     }
@@ -852,7 +972,7 @@ impl<'a> Heap<'a> {
 
     /// The keys of sets with these attributes, which must be sorted by symbol and have no duplicates.
     pub fn keys(&self, sorted: impl ExactSizeIterator<Item = (Symbol, Pos)>) -> Keys<'a> {
-        let keys = alloc_keys(self.bump, sorted.len());
+        let keys = alloc_keys(self.arena, sorted.len());
         let len = keys.len();
         for (index, (symbol, pos)) in sorted.enumerate().take(len) {
             // SAFETY: invariant 2: `len` symbols and `len` positions follow the header, and `index < len`.
@@ -868,27 +988,14 @@ impl<'a> Heap<'a> {
     /// A set with these keys, of which each gets what `value` gives for its index.
     #[inline]
     pub fn attrs_with_keys(&self, keys: Keys<'a>, mut value: impl FnMut(usize) -> Value<'a>) -> Attrs<'a> {
-        let len = keys.len();
-        if len == 0 {
+        if keys.len() == 0 {
             return self.empty_attrs;
         }
-        let words = alloc_words(self.bump, 3 + len);
-        // SAFETY: the words are fresh; all values and the header are written before the handle is given out.
-        unsafe {
-            let values = words.add(3).cast::<Value<'a>>();
-            for index in 0..len {
-                values.add(index).write(Value::UNSET);
-            }
-            for index in 0..len {
-                values.add(index).write(value(index));
-            }
-            words.cast::<AttrsHead<'a>>().write(AttrsHead {
-                keys: Cell::new(keys),
-                values: Cell::new(values.cast()),
-                base: Cell::new(None),
-            });
+        let attrs = alloc_attrs(self.arena, keys);
+        for (index, slot) in attrs.layer().values.iter().enumerate() {
+            slot.set(value(index));
         }
-        Attrs(words.cast())
+        attrs
     }
 
     /// A set of these attributes, which must be sorted by symbol and have no duplicates.
@@ -910,7 +1017,7 @@ impl<'a> Heap<'a> {
     /// All attributes of a set. A layered set is merged in place first.
     #[inline]
     pub fn flat(&self, attrs: Attrs<'a>) -> Flat<'a> {
-        if attrs.head().base.get().is_some() {
+        if attrs.base().is_some() {
             self.flatten(attrs);
         }
         attrs.layer()
@@ -918,14 +1025,13 @@ impl<'a> Heap<'a> {
 
     #[cold]
     fn flatten(&self, attrs: Attrs<'a>) {
-        let mut layers = vec![attrs];
-        while let Some(base) = layers[layers.len() - 1].head().base.get() {
-            layers.push(base);
-        }
-        let flat = self.merged(&layers);
-        attrs.head().keys.set(flat.head().keys.get());
-        attrs.head().values.set(flat.head().values.get());
-        attrs.head().base.set(None);
+        let layers: Vec<Attrs<'a>> = attrs.layers().collect();
+        let (keys, values, _) = self.merged(&layers).parts();
+        // SAFETY: invariant 2: it has a base, so its header is whole.
+        let head = unsafe { attrs.0.as_ref() };
+        head.keys.set(keys.0.addr().get() as u32 | LAYERED);
+        head.values.set(values.addr().get() as u32);
+        head.base.set(0);
     }
 
     /// One set with the attributes of all these layers, each without what it lies on. The first has precedence.
@@ -935,14 +1041,14 @@ impl<'a> Heap<'a> {
         merged.clear();
         for (index, layer) in layers.iter().enumerate() {
             if index == 0 {
-                merged.extend(layer.layer().iter().map(|(symbol, pos, cell)| (symbol, pos, cell.get())));
+                merged.extend(layer.layer().iter().map(|(symbol, pos, slot)| (symbol, pos, slot.get())));
             } else {
                 std::mem::swap(&mut merged, &mut other);
                 merged.clear();
                 merge(layer.layer(), &other, &mut merged);
             }
         }
-        let shape: Box<[usize]> = layers.iter().map(|layer| layer.head().keys.get().0.addr().get()).collect();
+        let shape: Box<[u32]> = layers.iter().map(|layer| layer.keys().offset()).collect();
         let keys = *self
             .merged_keys
             .borrow_mut()
@@ -955,16 +1061,14 @@ impl<'a> Heap<'a> {
 
     /// A set with the attributes of `upper`'s own layer on top of `base`.
     fn layered(&self, upper: Attrs<'a>, base: Attrs<'a>) -> Attrs<'a> {
-        let words = alloc_words(self.bump, 3);
-        // SAFETY: three fresh words hold the header; the values are those of `upper`, which has as many as keys.
-        unsafe {
-            words.cast::<AttrsHead<'a>>().write(AttrsHead {
-                keys: Cell::new(upper.head().keys.get()),
-                values: Cell::new(upper.head().values.get()),
-                base: Cell::new(Some(base)),
-            });
-        }
-        Attrs(words.cast())
+        let (keys, values, _) = upper.parts();
+        let head = self.arena.alloc(AttrsHead {
+            keys: Cell::new(keys.offset() | LAYERED),
+            values: Cell::new(values.addr().get() as u32),
+            base: Cell::new(base.0.addr().get() as u32),
+            life: PhantomData,
+        });
+        Attrs(NonNull::from(head))
     }
 
     /// `left // right`
@@ -980,83 +1084,98 @@ impl<'a> Heap<'a> {
             self.flat(left);
             return self.merged(&[right, left]);
         }
-        if left.depth() < MAX_LAYERS {
+        if left.layers().count() < MAX_LAYERS {
             return self.layered(right, left);
         }
         // All layers but the lowest, which is the largest as a rule, become one.
-        let mut layers = vec![right, left];
-        while let Some(base) = layers[layers.len() - 1].head().base.get() {
-            layers.push(base);
-        }
-        let lowest = layers[layers.len() - 1];
-        let upper_len: usize = layers[..layers.len() - 1].iter().map(|layer| layer.layer().len()).sum();
-        if upper_len * 2 > lowest.layer().len() {
+        let layers: Vec<Attrs<'a>> = std::iter::once(right).chain(left.layers()).collect();
+        let (lowest, upper) = (layers[layers.len() - 1], &layers[..layers.len() - 1]);
+        let upper_len: usize = upper.iter().map(|layer| layer.keys().len()).sum();
+        if upper_len * 2 > lowest.keys().len() {
             return self.merged(&layers);
         }
-        self.layered(self.merged(&layers[..layers.len() - 1]), lowest)
+        self.layered(self.merged(upper), lowest)
     }
 }
 
 /// Merges two sorted sequences; where both have a name, `upper` wins.
 fn merge<'a>(lower: Flat<'a>, upper: &[(Symbol, Pos, Value<'a>)], into: &mut Vec<(Symbol, Pos, Value<'a>)>) {
     let mut upper = upper.iter().copied().peekable();
-    for (symbol, pos, cell) in lower.iter() {
+    for (symbol, pos, slot) in lower.iter() {
         while let Some(entry) = upper.next_if(|entry| entry.0 < symbol) {
             into.push(entry);
         }
         match upper.next_if(|entry| entry.0 == symbol) {
             Some(entry) => into.push(entry),
-            None => into.push((symbol, pos, cell.get())),
+            None => into.push((symbol, pos, slot.get())),
         }
     }
     into.extend(upper);
 }
 
 #[inline]
-fn alloc_words(bump: &Bump, words: usize) -> NonNull<u64> {
-    // A length here is that of something in memory or smaller than 2^32, so the size fits.
-    let layout = Layout::from_size_align(words * 8, 8).expect("a size below isize::MAX");
-    bump.alloc_layout(layout).cast()
+fn alloc_halves(arena: &Arena, len: usize) -> NonNull<u32> {
+    arena.bytes(len * 4).cast()
 }
 
-fn alloc_list<'a>(bump: &'a Bump, len: usize) -> List<'a> {
-    let words = alloc_words(bump, len + 1);
-    // SAFETY: the words are fresh; length and all elements are written before the handle is given out.
-    unsafe {
-        words.cast::<usize>().write(len);
-        for index in 0..len {
-            words.add(1 + index).cast::<Value<'a>>().write(Value::UNSET);
-        }
+/// Makes `len` half words the slots of no value.
+///
+/// # Safety
+/// They must be fresh memory.
+#[inline]
+unsafe fn fill_unset(start: NonNull<u32>, len: usize) {
+    for index in 0..len {
+        // SAFETY: the caller's.
+        unsafe { start.add(index).write(Value::UNSET.half()) };
     }
-    List(words.cast())
 }
 
-fn alloc_str<'a>(bump: &'a Bump, parts: &[&[u8]], context: u32) -> Str<'a> {
+fn alloc_list<'a>(arena: &'a Arena, len: usize) -> List<'a> {
+    let short = u32::try_from(len).expect("lists have fewer than 2^32 elements");
+    let halves = alloc_halves(arena, len + 1);
+    // SAFETY: the memory is fresh; length and all elements are written before the handle is given out.
+    unsafe {
+        halves.write(short);
+        fill_unset(halves.add(1), len);
+    }
+    List(halves, PhantomData)
+}
+
+/// A set without a base; no attribute has a value yet.
+#[inline]
+fn alloc_attrs<'a>(arena: &'a Arena, keys: Keys<'a>) -> Attrs<'a> {
+    let halves = alloc_halves(arena, PLAIN_HEAD + keys.len());
+    // SAFETY: the memory is fresh; the header and all slots are written before the handle is given out.
+    unsafe {
+        halves.write(keys.offset());
+        fill_unset(halves.add(PLAIN_HEAD), keys.len());
+    }
+    Attrs(halves.cast())
+}
+
+fn alloc_str<'a>(arena: &'a Arena, parts: &[&[u8]], context: u32) -> Str<'a> {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let short = u32::try_from(len).expect("strings are shorter than 4 GiB");
-    let words = alloc_words(bump, 1 + len.div_ceil(8));
-    // SAFETY: the words are fresh and hold the header and `len` bytes, all written here.
+    let head = arena.bytes(size_of::<StrHead>() + len).cast::<StrHead>();
+    // SAFETY: the memory is fresh and holds the header and `len` bytes, all written here.
     unsafe {
-        words.cast::<StrHead>().write(StrHead { len: short, context });
-        let mut at = words.add(1).cast::<u8>();
+        head.write(StrHead { len: short, context });
+        let mut at = head.add(1).cast::<u8>();
         for part in parts {
             std::ptr::copy_nonoverlapping(part.as_ptr(), at.as_ptr(), part.len());
             at = at.add(part.len());
         }
     }
-    Str(words.cast(), PhantomData)
+    Str(head, PhantomData)
 }
 
-fn alloc_keys<'a>(bump: &'a Bump, len: usize) -> Keys<'a> {
+fn alloc_keys<'a>(arena: &'a Arena, len: usize) -> Keys<'a> {
     let short = u32::try_from(len).expect("sets have fewer than 2^32 attributes");
-    let words = alloc_words(bump, 1 + len);
-    // SAFETY: the words are fresh: one of header, then `len` symbols and `len` positions, zeroed here.
+    let halves = alloc_halves(arena, KEYS_HEAD + 2 * len);
+    // SAFETY: the memory is fresh: a half word of header, then `len` symbols and `len` positions, zeroed here.
     unsafe {
-        let halves = words.cast::<u32>();
-        for index in 0..2 * len + KEYS_HEAD {
-            halves.add(index).write(0);
-        }
         halves.write(short);
+        halves.add(KEYS_HEAD).write_bytes(0, 2 * len);
     }
-    Keys(words.cast(), PhantomData)
+    Keys(halves, PhantomData)
 }

@@ -8,6 +8,7 @@ use jiff::civil::Time;
 use serde::Deserialize;
 
 use crate::host::HostName;
+use crate::sign::SigningKey;
 use crate::ssh::HubAddress;
 
 /// What `agent.toml` says. Unknown keys are errors.
@@ -19,6 +20,14 @@ pub struct AgentConfig {
     /// Where the agent keeps its state, fetched releases and reports that are not delivered yet.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// The keys of those who may sign releases.
+    #[serde(default)]
+    pub signers: Vec<SigningKey>,
+    /// Take up releases that nobody signed: whoever has the hub then has this host.
+    #[serde(default)]
+    pub unsigned_releases: bool,
+    /// Seconds within which one poll follows another, so that the hub can tell a host that went silent.
+    pub interval: Option<u64>,
     /// The hub.
     pub hub: HubAddress,
     /// How to build.
@@ -298,6 +307,15 @@ impl AgentConfig {
         let mut config: Self = toml::from_str(&text).with_context(|| file.display().to_string())?;
         if config.hub.host_keys.is_empty() {
             bail!("{}: host-keys is empty: pin at least one key of the hub", file.display());
+        }
+        match (config.signers.is_empty(), config.unsigned_releases) {
+            (true, false) => bail!(
+                "{}: signers is empty: pin the public key of whoever signs releases (`bento keys` shows it), or say \
+                 unsigned-releases = true to trust whatever the hub serves",
+                file.display()
+            ),
+            (false, true) => bail!("{}: unsigned-releases is set, but so is signers: choose one", file.display()),
+            _ => {}
         }
         if !config.state_dir.is_absolute() || !config.system.root.is_absolute() {
             bail!("{}: state-dir and root must be absolute paths", file.display());

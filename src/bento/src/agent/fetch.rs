@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::files::{self, TEMPORARY};
 use crate::manifest::{Manifest, release_dir};
 use crate::package::place;
-use crate::source::{TREE_NAME, stamp};
+use crate::source::{TREE_NAME, stamp_all};
 use crate::ssh::Connection;
 
 /// How many fetched releases are kept.
@@ -46,28 +46,13 @@ pub fn fetch(hub: &Connection, manifest: &Manifest, releases: &Path) -> Result<P
         copy.set_permissions(Permissions::from_mode(mode)).with_context(context)?;
         copy.sync_all().with_context(context)?;
     }
-    stamp_tree(&tree)?;
+    stamp_all(&tree)?;
     let place = releases.join(manifest.serial.to_string());
     files::remove(&place)?;
     fs::rename(&temporary, &place).with_context(|| format!("cannot create {}", place.display()))?;
     files::sync_dir(releases)?;
     prune(releases, manifest.serial)?;
     Ok(place.join(TREE_NAME))
-}
-
-/// Gives everything in a tree the time stamp of trees, directories after what is in them.
-fn stamp_tree(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            stamp_tree(&entry.path())?;
-        } else {
-            stamp(&entry.path())?;
-        }
-    }
-    fs::set_permissions(dir, Permissions::from_mode(0o755))
-        .with_context(|| format!("cannot set the mode of {}", dir.display()))?;
-    stamp(dir)
 }
 
 /// Removes all but the newest of the fetched releases.

@@ -28,7 +28,8 @@ use nix::unistd::Pid;
 
 use crate::files;
 use crate::manifest::{self, Manifest};
-use crate::report::{self, Outcome, Report, Stage};
+use crate::report::{self, Outcome, Presence, Report, Stage};
+use crate::sign::{self, SigningKey};
 use crate::ssh::{Connection, HubAddress};
 use crate::store_path::StorePath;
 
@@ -161,9 +162,16 @@ fn resume_as_begun(config: &AgentConfig) -> Result<Resumed> {
     }
 }
 
-/// Reads what the hub publishes.
-fn read_manifest(hub: &Connection) -> Result<Manifest> {
-    Manifest::parse(&hub.read(manifest::FILE, manifest::LIMIT)?)
+/// Reads what the hub publishes. Before anything in it is believed, it must be signed by one of `signers`, unless there
+/// are none.
+fn read_manifest(hub: &Connection, signers: &[SigningKey]) -> Result<Manifest> {
+    let text = hub.read(manifest::FILE, manifest::LIMIT)?;
+    if !signers.is_empty() {
+        let file = manifest::signature_file(Manifest::claimed_serial(&text)?);
+        let signature = hub.read(&file, sign::LIMIT).context("the manifest is not signed")?;
+        sign::verify(&text, &signature, signers).context("the manifest is refused")?;
+    }
+    Manifest::parse(&text)
 }
 
 /// Whether a failed build may work another time: what it lacked was outside of the release.
@@ -262,7 +270,8 @@ impl<'a> Agent<'a> {
         if let Err(error) = self.outbox.deliver(&hub) {
             self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
         }
-        let manifest = match read_manifest(&hub) {
+        self.show_presence(&hub)?;
+        let manifest = match read_manifest(&hub, &self.config.signers) {
             Ok(manifest) => manifest,
             Err(error) => return Err(self.complain(self.journal.state.serial, Stage::Manifest, None, error)?),
         };
@@ -725,11 +734,35 @@ impl<'a> Agent<'a> {
     }
 
     /// Delivers what this run has queued.
-    fn deliver(&self) -> Result<()> {
+    fn deliver(&mut self) -> Result<()> {
         if self.outbox.is_empty()? {
             return Ok(());
         }
-        self.outbox.deliver(&self.config.hub.connect()?)
+        let hub = self.config.hub.connect()?;
+        self.outbox.deliver(&hub)?;
+        self.show_presence(&hub)
+    }
+
+    /// Tells the hub that this host is there, and what it runs. A hub that does not take it is no reason to do nothing.
+    fn show_presence(&mut self, hub: &Connection) -> Result<()> {
+        let presence = Presence {
+            schema: report::SCHEMA,
+            host: self.config.host.clone(),
+            serial: self.journal.state.serial,
+            running: self.system.running(),
+            booted: self.system.booted(),
+            reboot_needed: self.system.reboot_needed(),
+            held: false,
+            failed_units: None,
+            interval: self.config.interval,
+            time: Timestamp::now(),
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let file = format!("{}/{}", outbox::LOGS, report::PRESENCE);
+        match presence.to_json().and_then(|text| hub.replace(&file, &text)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.log.say(&format!("cannot tell the hub that this host is there: {error:#}")),
+        }
     }
 }
 

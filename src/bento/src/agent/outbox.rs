@@ -13,7 +13,7 @@ use crate::report::{LogName, Report};
 use crate::ssh::Connection;
 
 /// Where the hub takes reports.
-const LOGS: &str = "logs";
+pub(super) const LOGS: &str = "logs";
 /// How many names are tried for a log or report whose name is taken.
 const NAMES: u64 = 1000;
 

@@ -15,7 +15,7 @@ use crate::agent::log::Log;
 use crate::agent::units::{self, Ended};
 use crate::files;
 use crate::host::HostKind;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, ReleaseMode};
 use crate::nix::{Programs, TOPLEVEL, flake_toplevel, non_flake_expression, with_search_path};
 use crate::store_path::StorePath;
 
@@ -81,6 +81,11 @@ impl<'a> System<'a> {
     /// Whether a system needs a boot for all of it to take effect.
     pub fn needs_boot(&self, toplevel: &StorePath) -> bool {
         self.booted().is_some_and(|booted| boot::differs(booted.as_path(), toplevel.as_path()))
+    }
+
+    /// Whether the system that runs needs a boot for all of it to take effect.
+    pub fn reboot_needed(&self) -> bool {
+        self.running().is_some_and(|running| self.needs_boot(&running))
     }
 
     /// Whether there is room for what is about to be written.
@@ -210,19 +215,34 @@ impl<'a> System<'a> {
 
     /// Builds the system of a fetched release, kept from collection as `result` in the state directory.
     ///
-    /// A flake's must be the one that the manifest names.
+    /// A flake's must be the one that the manifest names; in closure mode it is fetched, not built.
     pub fn build(&self, manifest: &Manifest, tree: &Path, log: &mut Log) -> Result<StorePath> {
         let result = self.root("result");
         // a stale result must never pass for this build's
         files::remove(&result)?;
-        let mut command = match manifest.kind {
-            HostKind::Flake => {
+        let mut command = match (manifest.mode, manifest.kind) {
+            (ReleaseMode::Closure, _) => {
+                let mut command = self.programs.command("nix-store");
+                // without a derivation at hand, all that Nix can do is to fetch
+                command.arg("--realise").arg(manifest.toplevel.as_path()).arg("--add-root").arg(&result);
+                command.arg("--indirect");
+                for (setting, values) in [
+                    ("extra-substituters", &manifest.substituters),
+                    ("extra-trusted-public-keys", &manifest.trusted_public_keys),
+                ] {
+                    if !values.is_empty() {
+                        command.args(["--option", setting, &values.join(" ")]);
+                    }
+                }
+                command
+            }
+            (ReleaseMode::Source, HostKind::Flake) => {
                 let mut command = self.programs.nix("build");
                 command.args(["--no-update-lock-file", "--print-build-logs", "--out-link"]).arg(&result);
                 command.arg(flake_toplevel(tree, manifest.host.as_str())?);
                 command
             }
-            HostKind::NonFlake => {
+            (ReleaseMode::Source, HostKind::NonFlake) => {
                 let mut command = self.programs.command("nix-build");
                 let own = &self.config.nix.search_path;
                 if own.is_empty() {
@@ -238,10 +258,14 @@ impl<'a> System<'a> {
             }
         };
         command.args(&self.config.nix.build_options);
-        log.run(&mut command, None).context("the build failed")?;
+        log.run(&mut command, None).context(match manifest.mode {
+            ReleaseMode::Source => "the build failed",
+            ReleaseMode::Closure => "the system could not be fetched: is it in a binary cache that this host uses?",
+        })?;
         let built = StorePath::behind(&result)
             .with_context(|| format!("the build left no store path in {}", result.display()))?;
-        if manifest.kind == HostKind::Flake && built != manifest.toplevel {
+        let exact = manifest.kind == HostKind::Flake || manifest.mode == ReleaseMode::Closure;
+        if exact && built != manifest.toplevel {
             bail!("the build gave {built}, but the release asks for {}", manifest.toplevel);
         }
         Ok(built)

@@ -1,43 +1,58 @@
-//! `bento deploy`: evaluate the fleet and publish what changed.
+//! `bento deploy`: evaluate the fleet, build it, and publish what changed.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use clap::Args;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
 
-use crate::evaluation::{Evaluator, EvaluatorChoice, SearchPath};
-use crate::fleet::{Fleet, FleetHost, Selection};
+use super::fleet::FleetOptions;
+use super::progress::Display;
+use crate::build::{Builder, Job};
+use crate::evaluation::{Evaluation, SearchPath};
+use crate::fleet::config::Config;
+use crate::fleet::{Fleet, FleetHost};
 use crate::host::{HostKind, HostName};
 use crate::hub::Hub;
+use crate::manifest::ReleaseMode;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
-use crate::store_path::StorePath;
+use crate::sign::Signer;
 
-/// Evaluate the fleet's hosts and publish those that changed
+/// Evaluate the fleet's hosts, build them, and publish those that changed
 ///
-/// A host that can't be evaluated is not published; the others are, and the exit status is 1.
+/// A host that can't be evaluated or built is not published; the others are, and the exit status is 1. With NOLOCALBUILD
+/// nothing is built here.
 #[derive(Args)]
 pub(super) struct Deploy {
-    /// The hosts to deploy, by their exact names [default: those in the environment's NAME, or else all]
-    hosts: Vec<HostName>,
-    /// Say what would be published, and publish nothing
+    /// The hosts: names, globs, @TAG [default: those in the environment's NAME, or else all]
+    hosts: Vec<String>,
+    #[command(flatten)]
+    fleet: FleetOptions,
+    /// Say what would be published and why, and neither build nor publish anything
     #[arg(long)]
     dry_run: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Who evaluates
-    #[arg(long, value_enum, default_value_t = EvaluatorChoice::Builtin)]
-    evaluator: EvaluatorChoice,
-    /// Look up <NAME> there, before the entries of NIX_PATH
-    #[arg(short = 'I', value_name = "NAME=PATH")]
-    include: Vec<String>,
+    /// Publish without having built
+    #[arg(long, conflicts_with = "built")]
+    no_build: bool,
+    /// Build nothing, and publish only what is built already, here or in one of the settings' binary caches
+    #[arg(long)]
+    built: bool,
     /// Hosts stop accepting the release after so many days
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
     valid_for: Option<u16>,
+    /// How hosts get their systems, whatever the settings say
+    #[arg(long, value_enum)]
+    mode: Option<ReleaseMode>,
+    /// Sign with this key: a private key's file, or the public key's of one that the ssh agent holds
+    #[arg(long, value_name = "FILE", env = "SIGNING_KEY")]
+    signing_key: Option<PathBuf>,
 }
 
 /// What became of one host, for `--json`.
@@ -47,7 +62,7 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<HostName>,
     directory: String,
-    /// `published`, `unchanged`, `would-publish` or `failed`.
+    /// `published`, `unchanged`, `would-publish`, `held` or `failed`.
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<u64>,
@@ -56,20 +71,30 @@ struct Line {
     /// The digest of the host's files.
     #[serde(skip_serializing_if = "Option::is_none")]
     package: Option<String>,
+    /// Why there is, or would be, a new release.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    why: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     seconds: f64,
 }
 
-/// What became of one host that could be evaluated.
-struct Done {
-    published: Published,
-    toplevel: StorePath,
-    package: String,
-}
-
 impl Line {
-    fn failed(host: Option<&HostName>, directory: &std::path::Path, error: &anyhow::Error, start: Instant) -> Self {
+    fn new(host: &FleetHost, outcome: &'static str, seconds: f64) -> Self {
+        Self {
+            host: Some(host.host.name.clone()),
+            directory: host.dir.display().to_string(),
+            outcome,
+            serial: None,
+            toplevel: None,
+            package: None,
+            why: Vec::new(),
+            error: None,
+            seconds,
+        }
+    }
+
+    fn failed(host: Option<&HostName>, directory: &Path, error: &Error, seconds: f64) -> Self {
         Self {
             host: host.cloned(),
             directory: directory.display().to_string(),
@@ -77,8 +102,9 @@ impl Line {
             serial: None,
             toplevel: None,
             package: None,
+            why: Vec::new(),
             error: Some(format!("{error:#}")),
-            seconds: start.elapsed().as_secs_f64(),
+            seconds,
         }
     }
 
@@ -87,28 +113,46 @@ impl Line {
         let who = self.host.as_ref().map_or(self.directory.as_str(), HostName::as_str);
         let serial = self.serial.map_or_else(String::new, |serial| format!(" release {serial}"));
         let toplevel = self.toplevel.as_ref().map_or_else(String::new, |toplevel| format!(": {toplevel}"));
+        let why: String = self.why.iter().map(|why| format!("\n    {why}")).collect();
         match (&self.error, self.outcome) {
             // the trace of an evaluation begins on a line of its own
             (Some(error), _) if error.starts_with('\n') => format!("{who}: failed:{error}"),
             (Some(error), _) => format!("{who}: failed: {error}"),
             (None, "unchanged") => format!("{who}: unchanged,{serial}{toplevel}"),
-            (None, "would-publish") => format!("{who}: would publish{serial}{toplevel}"),
+            (None, "held") => format!("{who}: held, {}", self.why.join(", ")),
+            (None, "would-publish") => format!("{who}: would publish{serial}{toplevel}{why}"),
             (None, _) => format!("{who}: published{serial}{toplevel} ({:.1} s)", self.seconds),
         }
     }
 }
 
+/// What all hosts are deployed with.
+struct Work<'a> {
+    config: &'a Config,
+    hub: &'a Hub,
+    search_path: &'a SearchPath,
+    signer: Option<&'a Signer>,
+    builder: &'a Builder,
+}
+
+/// A host on its way to being published.
+struct Step<'a> {
+    host: &'a FleetHost,
+    evaluation: Evaluation,
+    seconds: f64,
+}
+
 impl Deploy {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let dir = super::fleet_dir()?;
-        let config = super::fleet_config(&dir)?;
-        let selection = Selection::new(&self.hosts, std::env::var("NAME").ok().as_deref())?;
-        let here = std::env::current_dir().context("cannot tell the working directory")?;
-        let search_path = SearchPath::new(&self.include, std::env::var("NIX_PATH").ok().as_deref(), &here)?;
-        let evaluator = self.evaluator.open();
-        let hub = Hub::new(&config.chroot_dir);
+        let (dir, config) = super::fleet_config()?;
+        let selection = self.fleet.selection(&self.hosts, &config)?;
+        let signer = self.signer(&config)?;
+        let search_path = self.fleet.search_path()?;
+        let evaluator = self.fleet.evaluator();
+        let hub = Hub::new(&config.hub.directory);
         // a plan must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
+        let holds = hub.holds()?;
         let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let mut lines = Vec::new();
         let mut say = |line: Line| {
@@ -119,38 +163,45 @@ impl Deploy {
         };
         for broken in &fleet.broken {
             // with a selection, only what concerns it
-            let concerned = match &selection {
-                Selection::All => true,
-                Selection::Names(_) => broken.name.as_ref().is_some_and(|name| selection.includes(name)),
-            };
-            if concerned {
-                say(Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, Instant::now()));
+            if broken.name.as_ref().map_or(selection.is_all(), |name| selection.includes(name)) {
+                say(Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, 0.0));
             }
         }
+        let mut steps = Vec::new();
         for host in fleet.selected(&selection) {
+            if let Some(hold) = holds.get(&host.host.name) {
+                let mut line = Line::new(host, "held", 0.0);
+                let reason = hold.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+                line.why = vec![format!("since {}{reason}", hold.since.strftime("%Y-%m-%d"))];
+                say(line);
+                continue;
+            }
             let start = Instant::now();
-            say(match self.deploy(&hub, host, evaluator.as_ref(), &search_path) {
-                Ok(done) => {
-                    let (outcome, serial) = match done.published {
-                        Published::Unchanged { serial } => ("unchanged", serial),
-                        Published::New { serial } if self.dry_run => ("would-publish", serial),
-                        Published::New { serial } => ("published", serial),
-                    };
-                    Line {
-                        host: Some(host.host.name.clone()),
-                        directory: host.dir.display().to_string(),
-                        outcome,
-                        serial: Some(serial),
-                        toplevel: Some(done.toplevel.to_string()),
-                        package: Some(done.package),
-                        error: None,
-                        seconds: start.elapsed().as_secs_f64(),
-                    }
-                }
-                Err(error) => Line::failed(Some(&host.host.name), &host.dir, &error, start),
+            let evaluation = evaluator
+                .evaluate(&host.tree, &host.host, &search_path)
+                .map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))));
+            let seconds = start.elapsed().as_secs_f64();
+            match evaluation {
+                Ok(evaluation) => steps.push(Step { host, evaluation, seconds }),
+                Err(error) => say(Line::failed(Some(&host.host.name), &host.dir, &error, seconds)),
+            }
+        }
+        let builder = Builder::new(&config.build.options);
+        let work =
+            Work { config: &config, hub: &hub, search_path: &search_path, signer: signer.as_ref(), builder: &builder };
+        for (step, error) in self.gate(&work, &mut steps)? {
+            say(Line::failed(Some(&step.host.host.name), &step.host.dir, &error, step.seconds));
+        }
+        for step in &steps {
+            let start = Instant::now();
+            let line = self.publish(&work, step);
+            let seconds = step.seconds + start.elapsed().as_secs_f64();
+            say(match line {
+                Ok(line) => Line { seconds, ..line },
+                Err(error) => Line::failed(Some(&step.host.host.name), &step.host.dir, &error, seconds),
             });
         }
-        if !self.dry_run && matches!(selection, Selection::All) {
+        if !self.dry_run && selection.is_all() {
             record_fleet(&hub, &fleet)?;
         }
         if self.json {
@@ -160,34 +211,115 @@ impl Deploy {
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// Evaluates one host and publishes it.
-    fn deploy(&self, hub: &Hub, host: &FleetHost, evaluator: &dyn Evaluator, search_path: &SearchPath) -> Result<Done> {
-        let evaluation = evaluator
-            .evaluate(&host.tree, &host.host, search_path)
-            .map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))))?;
-        let package = Package::of(&host.tree.path())?;
-        let (toplevel, digest) = (evaluation.toplevel.clone(), package.digest());
+    /// Who signs, if anybody.
+    fn signer(&self, config: &Config) -> Result<Option<Signer>> {
+        let key = self.signing_key.as_ref().or(config.release.signing_key.as_ref());
+        let signer = key.map(|key| Signer::open(key, super::ssh_agent().as_deref())).transpose()?;
+        if signer.is_none() && !self.dry_run {
+            eprintln!(
+                "warning: the releases are not signed, so only hosts with unsigned-releases = true take them up: set \
+                 SIGNING_KEY"
+            );
+        }
+        Ok(signer)
+    }
+
+    /// Whether a host's system has to be built before it is published.
+    fn gated(&self, work: &Work<'_>, step: &Step<'_>) -> bool {
+        !self.dry_run && !self.no_build && (self.built || work.config.builds(&step.host.host.name))
+    }
+
+    /// Takes out of `steps` what must not be published, because it can't be built or isn't.
+    fn gate<'a>(&self, work: &Work<'_>, steps: &mut Vec<Step<'a>>) -> Result<Vec<(Step<'a>, Error)>> {
+        let results: Vec<Result<()>> = if self.no_build {
+            return Ok(Vec::new());
+        } else if self.built {
+            let check = |step: &Step<'_>| {
+                let toplevel = &step.evaluation.toplevel;
+                match !self.gated(work, step) || work.builder.is_available(toplevel, &work.config.release.substituters)
+                {
+                    true => Ok(()),
+                    false => Err(anyhow!("{toplevel} is neither here nor in one of release.substituters")),
+                }
+            };
+            steps.iter().map(check).collect()
+        } else {
+            let jobs: Vec<Job<'_>> = steps
+                .iter()
+                .filter(|step| self.gated(work, step))
+                .map(|step| Job {
+                    host: &step.host.host,
+                    tree: &step.host.tree,
+                    evaluation: &step.evaluation,
+                    search_path: work.search_path,
+                })
+                .collect();
+            if !jobs.is_empty() {
+                work.builder.check().context("set NOLOCALBUILD to publish without building here")?;
+            }
+            let mut built = work.builder.build(&jobs, &Display::new()).into_iter();
+            let result = |step: &Step<'_>| {
+                self.gated(work, step).then(|| built.next()).flatten().map_or(Ok(()), |result| result.map(|_| ()))
+            };
+            steps.iter().map(result).collect()
+        };
+        let mut refused = Vec::new();
+        for (step, result) in std::mem::take(steps).into_iter().zip(results) {
+            match result {
+                Ok(()) => steps.push(step),
+                Err(error) => refused.push((step, error)),
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Publishes one host.
+    fn publish(&self, work: &Work<'_>, step: &Step<'_>) -> Result<Line> {
+        let Work { config, hub, search_path, signer, builder } = work;
+        let FleetHost { host, tree, .. } = step.host;
+        let package = Package::of(&tree.path())?;
+        let digest = package.digest();
         let now = Timestamp::now();
-        let expires =
-            self.valid_for.map(|days| now.checked_add(Span::new().hours(24 * i64::from(days)))).transpose()?;
+        let days = self.valid_for.or(config.release.valid_for_days);
         let candidate = Candidate {
-            host: &host.host,
-            tree: &host.tree,
+            host,
+            tree,
             package,
-            evaluation,
-            search_path: match host.host.kind {
+            evaluation: step.evaluation.clone(),
+            search_path: match host.kind {
                 HostKind::Flake => Vec::new(),
                 HostKind::NonFlake => search_path.portable(),
             },
-            expires,
+            mode: self.mode.unwrap_or_else(|| config.mode(&host.name)),
+            substituters: config.release.substituters.clone(),
+            trusted_public_keys: config.release.trusted_public_keys.clone(),
+            expires: days.map(|days| now.checked_add(Span::new().hours(24 * i64::from(days)))).transpose()?,
         };
-        let published =
-            if self.dry_run { publish::plan(hub, &candidate, now)? } else { publish::publish(hub, &candidate, now)? };
-        if !self.dry_run && publish::lacks_user(&host.host)? {
-            let name = &host.host.name;
-            eprintln!("{name}: this machine has no user {name} yet, so the host can't log in");
+        let plan = publish::plan(hub, &candidate, *signer, now)?;
+        let (outcome, serial) = match plan.published {
+            Published::New { serial } if self.dry_run => ("would-publish", serial),
+            Published::Unchanged { serial } if self.dry_run => ("unchanged", serial),
+            _ => match publish::publish(hub, &candidate, *signer, now)? {
+                Published::Unchanged { serial } => ("unchanged", serial),
+                Published::New { serial } => ("published", serial),
+            },
+        };
+        if !self.dry_run {
+            let toplevel = &step.evaluation.toplevel;
+            if self.gated(work, step) && toplevel.as_path().exists() {
+                publish::keep_releases(hub, &host.name, serial, |link| builder.keep(toplevel, link))?;
+            }
+            if publish::lacks_user(host)? {
+                eprintln!("{0}: this machine has no user {0} yet, so the host can't log in", host.name);
+            }
         }
-        Ok(Done { published, toplevel, package: digest })
+        Ok(Line {
+            serial: Some(serial),
+            toplevel: Some(step.evaluation.toplevel.to_string()),
+            package: Some(digest),
+            why: plan.why,
+            ..Line::new(step.host, outcome, 0.0)
+        })
     }
 }
 

@@ -1,9 +1,24 @@
 //! The command line: one file per command.
 
 mod agent;
+mod build;
+mod config;
 mod deploy;
+mod diff;
 mod eval;
+mod fetching;
+mod flake_update;
+mod fleet;
+mod hold;
+mod init;
+mod keys;
+mod log;
+mod manual;
+mod progress;
+mod prune;
 mod status;
+mod terminal;
+mod verify;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,19 +39,45 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(init::Init),
+    Build(build::Build),
     Deploy(deploy::Deploy),
-    Agent(agent::Agent),
+    Diff(diff::Diff),
     Status(status::Status),
+    Log(log::Log),
+    Hold(hold::Hold),
+    Release(hold::Release),
+    Verify(verify::Verify),
+    Prune(prune::Prune),
+    Keys(keys::Keys),
+    Config(config::Config),
+    Agent(agent::Agent),
     Eval(Box<eval::Eval>),
+    FlakeUpdate(flake_update::FlakeUpdate),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// Runs the program with this process's arguments: status 0 only if everything happened that was asked for.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Init(command) => command.run(),
+        Command::Build(command) => command.run(),
         Command::Deploy(command) => command.run(),
-        Command::Agent(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Log(command) => command.run(),
+        Command::Hold(command) => command.run(),
+        Command::Release(command) => command.run(),
+        Command::Verify(command) => command.run(),
+        Command::Prune(command) => command.run(),
+        Command::Keys(command) => command.run(),
+        Command::Config(command) => command.run(),
+        Command::Agent(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::FlakeUpdate(command) => command.run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     };
     match result {
         Ok(code) => code,
@@ -49,10 +90,15 @@ pub fn main() -> ExitCode {
 
 /// Prints a command's result. A reader that has seen enough is no error.
 fn print(text: &str) -> Result<()> {
+    print_on(text).map(|_| ())
+}
+
+/// Prints a part of a command's result. Gives whether anybody still reads.
+fn print_on(text: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot print the result"),
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot print the result"),
     }
 }
 
@@ -61,14 +107,21 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n"))
 }
 
+/// The socket of the ssh agent, if there is one.
+fn ssh_agent() -> Option<PathBuf> {
+    std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// The fleet's directory and its settings.
+fn fleet_config() -> Result<(PathBuf, Config)> {
+    let dir = fleet_dir()?;
+    let config = Config::read(&dir)?;
+    Ok((dir, config))
+}
+
 /// The fleet's directory: `BENTO_DIR`, or else the working directory.
 fn fleet_dir() -> Result<PathBuf> {
     let here = std::env::current_dir().context("cannot tell the working directory")?;
     let dir = std::env::var_os("BENTO_DIR").filter(|dir| !dir.is_empty());
     Ok(dir.map_or_else(|| here.clone(), |dir| here.join(dir)))
-}
-
-/// The fleet's settings.
-fn fleet_config(dir: &std::path::Path) -> Result<Config> {
-    Config::read(&dir.join("config.sh"))
 }

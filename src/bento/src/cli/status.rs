@@ -2,33 +2,87 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
 
 use crate::hub::Hub;
-use crate::status;
+use crate::status::watch::Watch;
+use crate::status::{self, HostStatus, table};
+
+/// How often the table is drawn anew on a terminal, for its times, when nothing changes.
+const REDRAW: u16 = 5;
 
 /// Show where each host stands
+///
+/// On a terminal the table stays, and is drawn anew when something changes; otherwise it is printed once.
 #[derive(Args)]
 pub(super) struct Status {
+    /// Show the table for ever, and draw it anew at least every so many seconds
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    delay: Option<u16>,
+    /// Show the table once, also on a terminal
+    #[arg(long, conflicts_with = "delay")]
+    once: bool,
     /// Print the result as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "delay")]
     json: bool,
+    /// Exit with status 1 if a host needs a person to look after it
+    #[arg(long, conflicts_with = "delay")]
+    check: bool,
 }
 
 impl Status {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let config = super::fleet_config(&super::fleet_dir()?)?;
-        let now = Timestamp::now();
-        let hosts = status::status(&Hub::new(&config.chroot_dir), now)?;
+        let (_, config) = super::fleet_config()?;
+        let hub = Hub::new(&config.hub.directory);
+        let read = || status::status(&hub, u64::from(config.status.interval_minutes) * 60, Timestamp::now());
+        let terminal = std::io::stdout().is_terminal();
+        if self.delay.is_some() || (terminal && !self.once && !self.json && !self.check) {
+            return stay(&hub, read, Duration::from_secs(self.delay.unwrap_or(REDRAW).into()), terminal);
+        }
+        let hosts = read()?;
         if self.json {
             super::print_json(&hosts)?;
         } else {
-            let coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            super::print(&status::table::render(&hosts, now, coloured))?;
+            super::print(&table::render(&hosts, Timestamp::now(), coloured(terminal)))?;
         }
-        Ok(ExitCode::SUCCESS)
+        let attention = self.check && hosts.iter().any(|host| host.state.needs_attention());
+        Ok(if attention { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// Whether to use colours: on a terminal, unless `NO_COLOR` is set to something.
+fn coloured(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Shows the table for as long as someone looks.
+fn stay(hub: &Hub, read: impl Fn() -> Result<Vec<HostStatus>>, delay: Duration, terminal: bool) -> Result<ExitCode> {
+    let watch = Watch::new(hub)?;
+    loop {
+        let text = table::render(&read()?, Timestamp::now(), coloured(terminal));
+        if terminal {
+            let size = terminal_size::terminal_size();
+            // to the upper left corner, and nothing left of what was below
+            super::print(&format!("\x1b[H\x1b[2J{}", shown(&text, size.map(|(_, height)| height.0.into()))))?;
+        } else if !super::print_on(&text)? {
+            return Ok(ExitCode::SUCCESS);
+        }
+        watch.wait(hub, delay)?;
+    }
+}
+
+/// The lines of a text that fit into so many, with a last one that says how many don't.
+fn shown(text: &str, height: Option<usize>) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    match height {
+        Some(height) if lines.len() >= height && height > 2 => {
+            let rest = lines.len() - (height - 2);
+            format!("{}\n({rest} more lines: a larger window shows them)", lines[..height - 2].join("\n"))
+        }
+        _ => text.to_owned(),
     }
 }

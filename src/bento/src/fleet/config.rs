@@ -1,61 +1,260 @@
-//! `config.sh`: the fleet's settings, written as shell assignments and read without being executed.
+//! The fleet's settings: `bento.toml`, the full form, or `config.sh`, the original bento's shell assignments, which are
+//! read without being executed. A setting that is not known is an error in both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::host::HostName;
+use crate::manifest::ReleaseMode;
+use crate::sign;
+
+/// The full form's file.
+pub const TOML: &str = "bento.toml";
+/// The original bento's file.
+pub const SHELL: &str = "config.sh";
 
 /// The settings of a fleet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// `CHROOT_DIR`: the directory that holds a directory per host, served by SFTP.
-    pub chroot_dir: PathBuf,
-    /// `REMOTE_IP`: the hub's name or address as the hosts see it.
-    pub remote_ip: Option<String>,
-    /// `REMOTE_PORT`, 22 if not set.
-    pub remote_port: u16,
-    /// `TIMEOUT` of a connection, 20 seconds if not set.
-    pub timeout: Duration,
+    /// Where releases are published.
+    pub hub: HubConfig,
+    /// What is built before it is published.
+    #[serde(default)]
+    pub build: BuildConfig,
+    /// What releases are like.
+    #[serde(default)]
+    pub release: ReleaseConfig,
+    /// What `bento status` expects.
+    #[serde(default)]
+    pub status: StatusConfig,
+    /// What is special about some hosts, by name.
+    #[serde(default)]
+    pub hosts: BTreeMap<HostName, HostConfig>,
+}
+
+/// The table `[hub]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct HubConfig {
+    /// The directory that holds a directory per host, served by SFTP (`CHROOT_DIR`).
+    pub directory: PathBuf,
+    /// The hub's name or address as the hosts see it (`REMOTE_IP`).
+    pub address: Option<String>,
+    /// Its port (`REMOTE_PORT`).
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Seconds that a connection to it may take (`TIMEOUT`).
+    #[serde(default = "default_timeout")]
+    pub timeout: u64,
+}
+
+fn default_port() -> u16 {
+    22
+}
+
+fn default_timeout() -> u64 {
+    20
+}
+
+/// The table `[build]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BuildConfig {
+    /// Whether `bento deploy` builds a system before it publishes it (not so with `NOLOCALBUILD`).
+    pub local: bool,
+    /// More options for Nix.
+    pub options: Vec<String>,
+}
+
+impl Default for BuildConfig {
+    fn default() -> Self {
+        Self { local: true, options: Vec::new() }
+    }
+}
+
+/// The table `[release]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct ReleaseConfig {
+    /// The administrator's key: a private key's file, or the public key's of one that the ssh agent holds
+    /// (`SIGNING_KEY`).
+    pub signing_key: Option<PathBuf>,
+    /// How hosts get their systems.
+    pub mode: ReleaseMode,
+    /// Days for which hosts accept a release.
+    pub valid_for_days: Option<u16>,
+    /// URLs of binary caches that hosts use besides their own.
+    pub substituters: Vec<String>,
+    /// The keys that these caches sign with.
+    pub trusted_public_keys: Vec<String>,
+}
+
+/// The table `[status]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct StatusConfig {
+    /// Minutes between two polls of a host that does not say how often it polls.
+    pub interval_minutes: u32,
+}
+
+impl Default for StatusConfig {
+    fn default() -> Self {
+        Self { interval_minutes: 15 }
+    }
+}
+
+/// A table `[hosts.NAME]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct HostConfig {
+    /// Words by which several hosts are selected, as `@TAG`.
+    pub tags: BTreeSet<String>,
+    /// The host's public SSH keys, as in `ssh_host_ed25519_key.pub`.
+    pub keys: Vec<String>,
+    /// How this host gets its system, if not as the others.
+    pub mode: Option<ReleaseMode>,
+    /// Whether this host's system is built before it is published, if not as the others'.
+    pub build: Option<bool>,
 }
 
 impl Config {
-    /// Reads a `config.sh`.
-    pub fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| {
-            format!("cannot read {}: a fleet needs it, with at least CHROOT_DIR=DIRECTORY in it", file.display())
-        })?;
-        Self::parse(&text).with_context(|| file.display().to_string())
+    /// Reads the settings of the fleet in a directory, from whichever file it has.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let file = Self::file(dir)?;
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let config = if file.ends_with(TOML) { Self::parse_toml(&text) } else { Self::parse_shell(&text) };
+        let mut config = config.with_context(|| file.display().to_string())?;
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        config.release.signing_key =
+            config.release.signing_key.map(|key| sign::key_path(&key.to_string_lossy(), dir, home.as_deref()));
+        Ok(config)
+    }
+
+    /// The file that holds the settings of the fleet in a directory.
+    pub fn file(dir: &Path) -> Result<PathBuf> {
+        let (toml, shell) = (dir.join(TOML), dir.join(SHELL));
+        match (toml.exists(), shell.exists()) {
+            (true, true) => bail!(
+                "both {} and {} are there: `bento config check` shows what the latter comes to; keep one of them",
+                toml.display(),
+                shell.display()
+            ),
+            (true, false) => Ok(toml),
+            (false, true) => Ok(shell),
+            (false, false) => bail!(
+                "{} has neither a {TOML} nor a {SHELL}: a fleet needs one, with at least the hub's directory in it; \
+                 `bento init` makes it (BENTO_DIR tells where the fleet is)",
+                dir.display()
+            ),
+        }
+    }
+
+    /// Reads the text of a `bento.toml`. Errors show the line.
+    pub fn parse_toml(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.check().map_err(|(setting, error)| error.context(setting))?;
+        Ok(config)
     }
 
     /// Reads the text of a `config.sh`. Errors name the line.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse_shell(text: &str) -> Result<Self> {
+        const KNOWN: [&str; 6] = ["CHROOT_DIR", "REMOTE_IP", "REMOTE_PORT", "TIMEOUT", "NOLOCALBUILD", "SIGNING_KEY"];
         let variables = assignments(text)?;
-        let get = |name: &str| variables.get(name).filter(|(_, value)| !value.is_empty());
-        let (line, chroot_dir) =
-            get("CHROOT_DIR").context("CHROOT_DIR is not set: it names the directory to publish in")?;
-        let chroot_dir = PathBuf::from(chroot_dir);
-        if !chroot_dir.is_absolute() {
-            bail!("line {line}: CHROOT_DIR must be an absolute path, not {:?}", chroot_dir.display().to_string());
+        if let Some((name, (line, _))) = variables.iter().find(|(name, _)| !KNOWN.contains(&name.as_str())) {
+            bail!("line {line}: there is no setting {name}; known are {}", KNOWN.join(", "));
         }
-        let remote_port = match get("REMOTE_PORT") {
-            None => 22,
+        let get = |name: &str| variables.get(name).filter(|(_, value)| !value.is_empty());
+        let (line, directory) =
+            get("CHROOT_DIR").context("CHROOT_DIR is not set: it names the directory to publish in")?;
+        let port = match get("REMOTE_PORT") {
+            None => default_port(),
             Some((line, port)) => port
                 .parse()
                 .map_err(|_| anyhow!("line {line}: REMOTE_PORT must be a port from 1 to 65535, not {port:?}"))?,
         };
         let timeout = match get("TIMEOUT") {
-            None => 20,
+            None => default_timeout(),
             Some((line, seconds)) => seconds
                 .parse()
                 .map_err(|_| anyhow!("line {line}: TIMEOUT must be a whole number of seconds, not {seconds:?}"))?,
         };
-        Ok(Self {
-            chroot_dir,
-            remote_ip: get("REMOTE_IP").map(|(_, address)| address.clone()),
-            remote_port,
-            timeout: Duration::from_secs(timeout),
-        })
+        let config = Self {
+            hub: HubConfig {
+                directory: PathBuf::from(directory),
+                address: get("REMOTE_IP").map(|(_, address)| address.clone()),
+                port,
+                timeout,
+            },
+            // as in the original: set to anything at all
+            build: BuildConfig { local: get("NOLOCALBUILD").is_none(), ..BuildConfig::default() },
+            release: ReleaseConfig {
+                signing_key: get("SIGNING_KEY").map(|(_, key)| PathBuf::from(key)),
+                ..ReleaseConfig::default()
+            },
+            status: StatusConfig::default(),
+            hosts: BTreeMap::new(),
+        };
+        config.check().map_err(|(setting, error)| match setting {
+            "hub.directory" => anyhow!("line {line}: CHROOT_DIR: {error:#}"),
+            setting => error.context(setting),
+        })?;
+        Ok(config)
+    }
+
+    /// Refuses values that no setting can have; an error comes with the setting's name.
+    fn check(&self) -> Result<(), (&'static str, anyhow::Error)> {
+        let directory = &self.hub.directory;
+        if !directory.is_absolute() {
+            let text = directory.display().to_string();
+            return Err(("hub.directory", anyhow!("it must be an absolute path, not {text:?}")));
+        }
+        if self.hub.port == 0 {
+            return Err(("hub.port", anyhow!("it must be a port from 1 to 65535")));
+        }
+        if self.release.valid_for_days == Some(0) {
+            return Err(("release.valid-for-days", anyhow!("it must be at least 1")));
+        }
+        if self.status.interval_minutes == 0 {
+            return Err(("status.interval-minutes", anyhow!("it must be at least 1")));
+        }
+        for (name, host) in &self.hosts {
+            let wrong = host.tags.iter().find(|tag| HostName::new(tag.as_str()).is_err());
+            if let Some(tag) = wrong {
+                return Err(("hosts", anyhow!("{name} has the tag {tag:?}: a tag is written like a host's name")));
+            }
+            for key in &host.keys {
+                if let Err(error) = sign::SigningKey::try_from(key.clone()) {
+                    return Err(("hosts", error.context(format!("the keys of {name}"))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How long a connection to the hub may take.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.hub.timeout)
+    }
+
+    /// How a host gets its system.
+    pub fn mode(&self, host: &HostName) -> ReleaseMode {
+        self.hosts.get(host).and_then(|host| host.mode).unwrap_or(self.release.mode)
+    }
+
+    /// Whether a host's system is built before it is published.
+    pub fn builds(&self, host: &HostName) -> bool {
+        self.hosts.get(host).and_then(|host| host.build).unwrap_or(self.build.local)
+    }
+
+    /// The hosts with a tag; nothing if no host has it.
+    pub fn tagged(&self, tag: &str) -> Option<BTreeSet<HostName>> {
+        let hosts = self.hosts.iter().filter(|(_, host)| host.tags.contains(tag));
+        Some(hosts.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()).filter(|hosts| !hosts.is_empty())
     }
 }
 

@@ -5,6 +5,8 @@
 //! at the top, other directories below `hosts/` are that flake's business.
 
 pub mod config;
+pub mod init;
+mod selection;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +18,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::evaluation::Evaluator;
 use crate::host::{Host, HostKind, HostName};
 use crate::source::SourceTree;
+
+pub use selection::{Selection, Shard};
 
 /// A host of the fleet and its files.
 #[derive(Debug)]
@@ -48,35 +52,6 @@ pub struct Fleet {
     pub broken: Vec<Broken>,
 }
 
-/// Which hosts a command is about.
-#[derive(Clone, Debug)]
-pub enum Selection {
-    /// All of them.
-    All,
-    /// Exactly these.
-    Names(Vec<HostName>),
-}
-
-impl Selection {
-    /// From a command's arguments, or else from the environment's `NAME` (names between white space).
-    pub fn new(arguments: &[HostName], name: Option<&str>) -> Result<Self> {
-        if !arguments.is_empty() {
-            return Ok(Self::Names(arguments.to_vec()));
-        }
-        let names = name.unwrap_or_default().split_whitespace().map(HostName::new).collect::<Result<Vec<_>, _>>();
-        let names = names.context("the environment variable NAME")?;
-        Ok(if names.is_empty() { Self::All } else { Self::Names(names) })
-    }
-
-    /// Whether a host is meant: by its exact name.
-    pub fn includes(&self, name: &HostName) -> bool {
-        match self {
-            Self::All => true,
-            Self::Names(names) => names.contains(name),
-        }
-    }
-}
-
 /// A directory that holds hosts.
 struct Candidate {
     dir: PathBuf,
@@ -100,7 +75,13 @@ impl Fleet {
         }
         // several directories may claim a name
         let mut found: BTreeMap<HostName, Vec<FleetHost>> = BTreeMap::new();
+        // not staged, but known to be there
+        let mut unselected = Vec::new();
         for candidate in candidates {
+            if candidate.kind == HostKind::NonFlake {
+                let name = dir_name(&candidate.dir).ok().and_then(|name| HostName::new(name).ok());
+                unselected.extend(name.filter(|name| !selection.includes(name)));
+            }
             match hosts_of(&candidate, evaluator, selection) {
                 Ok(hosts) => {
                     for host in hosts {
@@ -130,37 +111,35 @@ impl Fleet {
             }
         }
         let fleet = Self { hosts, broken };
-        fleet.check_selection(selection)?;
+        fleet.check_selection(selection, &unselected)?;
         Ok(fleet)
     }
 
     /// Complains about selected names that nothing in the fleet has.
-    fn check_selection(&self, selection: &Selection) -> Result<()> {
-        let Selection::Names(names) = selection else { return Ok(()) };
-        for name in names {
-            let known = self.hosts.iter().any(|host| &host.host.name == name)
-                || self.broken.iter().any(|broken| broken.name.as_ref() == Some(name));
-            if !known {
-                // a flake that can't be read may well hold the name
-                if let Some(broken) = self.broken.iter().find(|broken| broken.name.is_none()) {
-                    bail!(
-                        "no host {name} was found, but {} could not be read: {:#}",
-                        broken.dir.display(),
-                        broken.error
-                    );
-                }
-                let all: Vec<&str> = self.hosts.iter().map(|host| host.host.name.as_str()).collect();
-                let hint = if all.is_empty() { String::new() } else { format!("; found: {}", all.join(", ")) };
-                bail!("the fleet has no host {name}{hint}");
-            }
+    fn check_selection(&self, selection: &Selection, unselected: &[HostName]) -> Result<()> {
+        let names = self.hosts.iter().map(|host| &host.host.name);
+        let known = names.clone().chain(self.broken.iter().filter_map(|broken| broken.name.as_ref()));
+        let Some(missing) = selection.missing(known) else { return Ok(()) };
+        // a flake that can't be read may well hold the name
+        if let Some(broken) = self.broken.iter().find(|broken| broken.name.is_none()) {
+            bail!("{missing} was found, but {} could not be read: {:#}", broken.dir.display(), broken.error);
         }
-        Ok(())
+        let mut all: Vec<&str> = names.chain(unselected).map(HostName::as_str).collect();
+        all.sort_unstable();
+        let hint = if all.is_empty() { String::new() } else { format!("; found: {}", all.join(", ")) };
+        bail!("the fleet has {missing}{hint}");
     }
 
     /// The hosts that a command is about.
     pub fn selected(&self, selection: &Selection) -> impl Iterator<Item = &FleetHost> {
         self.hosts.iter().filter(move |host| selection.includes(&host.host.name))
     }
+}
+
+/// The directories with a flake in the fleet in `root`: the top if it has one, and those below `hosts/`.
+pub fn flake_dirs(root: &Path) -> Result<Vec<PathBuf>> {
+    let candidates = candidates(root, &mut Vec::new())?;
+    Ok(candidates.into_iter().filter(|found| found.kind == HostKind::Flake).map(|found| found.dir).collect())
 }
 
 /// A directory's own name.

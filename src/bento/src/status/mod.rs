@@ -4,10 +4,12 @@
 //! and outcome. Everything in `logs/` was written by the host, so it is read with care, and what can't be understood is
 //! shown as such.
 
+pub mod history;
 pub mod table;
+pub mod watch;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -16,8 +18,8 @@ use serde::Serialize;
 use crate::files::read_untrusted;
 use crate::host::{HostKind, HostName};
 use crate::hub::{HostDir, Hub, modified};
-use crate::manifest::Manifest;
-use crate::report::{self, LogName, Outcome, Report, Stage, parse_report_name};
+use crate::manifest::Summary;
+use crate::report::{self, LogName, Outcome, Presence, Report, Stage, parse_report_name};
 
 /// Where a host stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -47,6 +49,12 @@ pub enum HostState {
     AutoUpgraded,
     /// It says that it took up the release, but runs another system; or it speaks of a release that the hub never had.
     Diverged,
+    /// It runs what it should, but only a reboot brings the kernel that belongs to that.
+    RebootNeeded,
+    /// It gets no new release for now, or takes up none: somebody wanted it so.
+    Held,
+    /// It polls regularly, but has not for twice the time within which it does.
+    Stale,
     /// It no longer belongs to the fleet.
     Removed,
 }
@@ -67,8 +75,48 @@ impl HostState {
             Self::Rollbacked => "rollbacked",
             Self::AutoUpgraded => "auto upgraded",
             Self::Diverged => "diverged",
+            Self::RebootNeeded => "reboot needed",
+            Self::Held => "held",
+            Self::Stale => "stale",
             Self::Removed => "removed",
         }
+    }
+}
+
+impl HostState {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::NotPublished,
+        Self::DamagedRelease,
+        Self::NewMachine,
+        Self::CorruptReport,
+        Self::SyncPending,
+        Self::RebuildPending,
+        Self::UpToDate,
+        Self::ExtraLogs,
+        Self::Failing,
+        Self::Rollbacked,
+        Self::AutoUpgraded,
+        Self::Diverged,
+        Self::RebootNeeded,
+        Self::Held,
+        Self::Stale,
+        Self::Removed,
+    ];
+
+    /// Whether a person has to look after the host: nothing that bento does by itself will bring it further.
+    pub fn needs_attention(self) -> bool {
+        matches!(
+            self,
+            Self::NotPublished
+                | Self::DamagedRelease
+                | Self::CorruptReport
+                | Self::Failing
+                | Self::Rollbacked
+                | Self::Diverged
+                | Self::RebootNeeded
+                | Self::Stale
+        )
     }
 }
 
@@ -91,8 +139,20 @@ pub struct HostStatus {
     pub reported_serial: Option<u64>,
     /// When the release was published.
     pub published: Option<Timestamp>,
-    /// When the host last said something.
+    /// When the host last said how an attempt ended.
     pub reported: Option<Timestamp>,
+    /// When the host was last heard of.
+    pub seen: Option<Timestamp>,
+    /// Whether it should have been heard of since.
+    pub stale: bool,
+    /// Whether it gets no new release for now, or takes up none.
+    pub held: bool,
+    /// Whether it has to be rebooted to run the kernel that it should.
+    pub reboot_needed: bool,
+    /// The base name of the system that was booted, as the host says.
+    pub booted_version: Option<String>,
+    /// How many of its units have failed, as the host says.
+    pub failed_units: Option<u64>,
     /// Why it got no further, in its own words.
     pub reason: Option<String>,
     /// What could not be understood, naming the file.
@@ -126,71 +186,113 @@ struct Word {
 /// What there is in a host's `logs/`.
 #[derive(Default)]
 struct Words {
-    /// In the order in which they were said.
-    all: Vec<Word>,
+    /// The last that was said, and what was said right before it as far as that matters; in this order.
+    last: Vec<Word>,
     problems: Vec<String>,
     /// The newest report that can't be understood.
     corrupt: Option<(u64, u64)>,
+    /// What the host said of itself with its last poll, and when that arrived.
+    presence: Option<(Presence, Option<Timestamp>)>,
 }
 
-/// Works out where each host of the hub stands, by name.
-pub fn status(hub: &Hub, now: Timestamp) -> Result<Vec<HostStatus>> {
+/// Works out where each host of the hub stands, by name. `interval` is within how many seconds a host polls that does not
+/// say so.
+pub fn status(hub: &Hub, interval: u64, now: Timestamp) -> Result<Vec<HostStatus>> {
     let fleet = hub.fleet()?;
+    let holds = hub.holds()?;
     let mut names = hub.hosts()?;
     names.extend(fleet.iter().flatten().cloned());
     names.sort();
     names.dedup();
     let mut hosts = Vec::new();
     for name in names {
-        let mut status = host_status(&hub.host(&name), &name, now)?;
-        if fleet.as_ref().is_some_and(|fleet| !fleet.contains(&name)) {
-            status.state = HostState::Removed;
-        }
-        hosts.push(status);
+        let known = Known {
+            removed: fleet.as_ref().is_some_and(|fleet| fleet.binary_search(&name).is_err()),
+            held: holds.contains_key(&name),
+            interval,
+        };
+        hosts.push(host_status(&hub.host(&name), &name, known, now)?);
     }
     Ok(hosts)
 }
 
+/// What is known of a host besides its directory.
+struct Known {
+    removed: bool,
+    held: bool,
+    interval: u64,
+}
+
 /// Works out where one host stands.
-fn host_status(dir: &HostDir, name: &HostName, now: Timestamp) -> Result<HostStatus> {
+fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> Result<HostStatus> {
     let words = words(&dir.logs(), name, now)?;
     let mut problems = words.problems;
-    let (manifest, damaged) = match dir.manifest() {
+    let (manifest, damaged) = match dir.summary() {
         Ok(manifest) => (manifest, false),
         Err(error) => {
             problems.push(format!("{error:#}"));
             (None, true)
         }
     };
-    let last = words.all.last();
-    let state = match &manifest {
+    let last = words.last.first();
+    let base = match &manifest {
         None if damaged => HostState::DamagedRelease,
         None => HostState::NotPublished,
         Some(manifest) => match words.corrupt {
             Some(corrupt) if last.is_none_or(|last| last.number.is_none_or(|number| number < corrupt)) => {
                 HostState::CorruptReport
             }
-            _ => state(manifest, &words.all, dir.changed()),
+            _ => state(manifest, &words.last, dir.changed()),
         },
     };
+    let presence = words.presence.as_ref().map(|(presence, _)| presence);
+    // by the hub's clock: a host's own may be wrong
+    let polled = words.presence.as_ref().and_then(|(_, arrived)| *arrived).map(|time| time.min(now));
+    let patience = presence.and_then(|presence| presence.interval).unwrap_or(known.interval).saturating_mul(2);
+    let silent = |time: Timestamp| u64::try_from(now.duration_since(time).as_secs()).unwrap_or(0) > patience;
+    let stale = polled.is_some_and(silent);
+    let held = known.held || presence.is_some_and(|presence| presence.held);
+    let reboot_needed = presence.is_some_and(|presence| presence.reboot_needed);
+    let reported = last.and_then(|last| last.time);
     Ok(HostStatus {
         machine: name.clone(),
         kind: manifest.as_ref().map(|manifest| manifest.kind),
         local_version: manifest.as_ref().map(|manifest| manifest.toplevel.base_name().to_owned()),
         remote_version: last.and_then(|last| last.version.clone()),
-        state,
+        state: if known.removed { HostState::Removed } else { outward(base, stale, held, reboot_needed) },
         serial: manifest.as_ref().map(|manifest| manifest.serial),
         reported_serial: last.and_then(|last| last.number).map(|(serial, _)| serial),
         published: manifest.as_ref().map(|manifest| manifest.created),
-        reported: last.and_then(|last| last.time),
+        reported,
+        seen: polled.max(reported),
+        stale,
+        held,
+        reboot_needed,
+        booted_version: presence
+            .and_then(|presence| presence.booted.as_ref())
+            .map(|booted| booted.base_name().to_owned()),
+        failed_units: presence.and_then(|presence| presence.failed_units),
         reason: last.and_then(|last| last.reason.clone()),
         problems,
     })
 }
 
-/// The state of a host whose release is known.
-fn state(manifest: &Manifest, words: &[Word], changed: Option<Timestamp>) -> HostState {
-    let Some(last) = words.last() else { return HostState::NewMachine };
+/// What is shown of a state when there is more to say of the host. What needs a person stays in sight.
+fn outward(base: HostState, stale: bool, held: bool, reboot_needed: bool) -> HostState {
+    match base {
+        base if base.needs_attention() => base,
+        _ if stale => HostState::Stale,
+        _ if held => HostState::Held,
+        HostState::UpToDate | HostState::ExtraLogs | HostState::AutoUpgraded if reboot_needed => {
+            HostState::RebootNeeded
+        }
+        base => base,
+    }
+}
+
+/// The state of a host whose release is known. `words` are in order, the last first.
+fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> HostState {
+    let Some(last) = words.first() else { return HostState::NewMachine };
     let runs_it = last.version.as_deref() == Some(manifest.toplevel.base_name());
     // logs of the original bento belong to the release that was current when they were written
     let about_current = |word: &Word| match word.number {
@@ -209,14 +311,9 @@ fn state(manifest: &Manifest, words: &[Word], changed: Option<Timestamp>) -> Hos
         Outcome::Rollback => HostState::Rollbacked,
         Outcome::Autoupdate => HostState::AutoUpgraded,
         Outcome::Success => {
-            // a host that reports is judged by its reports alone; and a success after a failure is no repetition
-            let repeats = |word: &&Word| {
-                word.number.is_some() == last.number.is_some()
-                    && about_current(word)
-                    && word.outcome.is_success()
-                    && !word.waits
-            };
-            let successes = words.iter().rev().take_while(repeats).count();
+            // a success after a failure is no repetition, nor is one that waited for a reboot
+            let repeats = |word: &&Word| about_current(word) && word.outcome.is_success() && !word.waits;
+            let successes = words.iter().take_while(repeats).count();
             if manifest.kind == HostKind::Flake && !runs_it {
                 HostState::Diverged
             } else if successes > 1 {
@@ -228,59 +325,71 @@ fn state(manifest: &Manifest, words: &[Word], changed: Option<Timestamp>) -> Hos
     }
 }
 
-/// Reads everything in a host's `logs/`.
+/// Reads what matters in a host's `logs/`: a host that reports is judged by its reports alone, and by no more of them
+/// than it takes.
 fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
     let entries = match fs::read_dir(logs) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Words::default()),
         entries => entries.with_context(|| format!("cannot list {}", logs.display()))?,
     };
     let mut words = Words::default();
-    let mut told = Vec::new();
-    let mut logs_found = Vec::new();
+    let mut reports = Vec::new();
+    let mut named = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot list {}", logs.display()))?;
-        let path = entry.path();
         let Ok(name) = entry.file_name().into_string() else {
-            words.problems.push(format!("{} is no name for a log", path.display()));
+            words.problems.push(format!("{} is no name for a log", entry.path().display()));
             continue;
         };
         if name.starts_with('.') {
             continue;
         }
         if let Some(number) = parse_report_name(&name) {
-            match read_report(&path, host, number) {
-                Ok(report) => {
-                    told.extend(report.log.clone());
-                    words.all.push(word_of_report(report, modified(&path), now));
-                }
-                Err(error) => {
-                    words.problems.push(format!("{}: {error:#}", path.display()));
-                    words.corrupt = words.corrupt.max(Some(number));
-                }
-            }
+            reports.push((number, entry.path()));
         } else if let Some(log) = LogName::parse(&name) {
-            logs_found.push((name, log, modified(&path)));
+            named.push((log, entry.path()));
+        } else if name == report::PRESENCE {
+            match read_presence(&entry.path(), host) {
+                Ok(presence) => words.presence = Some((presence, modified(&entry.path()))),
+                Err(error) => words.problems.push(format!("{}: {error:#}", entry.path().display())),
+            }
         } else {
-            words.problems.push(format!("{} is neither a log nor a report", path.display()));
+            words.problems.push(format!("{} is neither a log nor a report", entry.path().display()));
         }
     }
-    for (name, log, time) in logs_found {
-        // a log that a report names says nothing that the report doesn't
-        if !told.contains(&name) {
-            words.all.push(Word {
-                number: None,
-                outcome: log.outcome,
-                waits: false,
-                version: Some(log.version),
-                reason: None,
-                time,
-            });
+    reports.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+    for (number, path) in reports {
+        match read_report(&path, host, number) {
+            Ok(report) => words.last.push(word_of_report(report, modified(&path), now)),
+            Err(error) => {
+                words.problems.push(format!("{}: {error:#}", path.display()));
+                words.corrupt = words.corrupt.max(Some(number));
+            }
+        }
+        // two successes in a row are the most that is asked for
+        if words.last.len() == 2 || words.last.last().is_some_and(|word| !word.outcome.is_success()) {
+            break;
         }
     }
-    // a host that has an agent of ours is judged by its reports; what it said before that comes first
-    words.all.sort_by_key(|word| (word.number, word.time));
+    if words.last.is_empty() {
+        let word_of_log = |(log, path): (LogName, PathBuf)| {
+            let (outcome, version) = (log.outcome, Some(log.version));
+            Word { number: None, outcome, waits: false, version, reason: None, time: modified(&path) }
+        };
+        words.last = named.into_iter().map(word_of_log).collect();
+        words.last.sort_by_key(|word| std::cmp::Reverse(word.time));
+    }
     words.problems.sort();
     Ok(words)
+}
+
+/// Reads what a host says of itself.
+fn read_presence(path: &Path, host: &HostName) -> Result<Presence> {
+    let presence = Presence::parse(&read_untrusted(path, report::LIMIT)?)?;
+    if &presence.host != host {
+        anyhow::bail!("what the host {} says of itself, but it lies with {host}'s", presence.host);
+    }
+    Ok(presence)
 }
 
 /// Reads a report and checks that it says what its name and place say.

@@ -19,6 +19,8 @@ fn mark(state: HostState) -> &'static str {
     match state {
         HostState::UpToDate | HostState::AutoUpgraded => "💚",
         HostState::SyncPending
+        | HostState::RebootNeeded
+        | HostState::Held
         | HostState::RebuildPending
         | HostState::ExtraLogs
         | HostState::NewMachine
@@ -28,6 +30,7 @@ fn mark(state: HostState) -> &'static str {
         | HostState::DamagedRelease
         | HostState::CorruptReport
         | HostState::Failing
+        | HostState::Stale
         | HostState::Diverged => "🛑",
     }
 }
@@ -83,6 +86,9 @@ fn cells(status: &HostStatus, now: Timestamp) -> [String; 5] {
     let since = |time: Timestamp| span(now.as_second() - time.as_second());
     let mut times = Vec::new();
     times.extend(status.reported.map(|time| format!("(build {})", since(time))));
+    if status.stale {
+        times.extend(status.seen.map(|time| format!("(seen {})", since(time))));
+    }
     if status.pending() {
         times.extend(status.published.map(|time| format!("(new config {})", since(time))));
     }

@@ -135,10 +135,14 @@ impl Lab {
             fs::write(at.join(file), text).unwrap();
         }
         fs::set_permissions(at.join("shadow"), fs::Permissions::from_mode(0o600)).unwrap();
-        for key in HOSTS.iter().map(|host| format!("keys/{host}")).chain(["hub".into(), "other".into()]) {
+        for key in
+            HOSTS.iter().map(|host| format!("keys/{host}")).chain(["hub".into(), "other".into(), "keys/admin".into()])
+        {
             keygen(&at.join(key));
         }
-        fs::write(at.join("fleet/config.sh"), format!("CHROOT_DIR={}\n", at.join("chroot").display())).unwrap();
+        let settings =
+            format!("CHROOT_DIR={at}/chroot\nSIGNING_KEY={at}/keys/admin\nNOLOCALBUILD=1\n", at = at.display());
+        fs::write(at.join("fleet/config.sh"), settings).unwrap();
         // one store for all tests: what one of them built need not be built again
         let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nix");
         fs::create_dir_all(&store).unwrap();
@@ -187,6 +191,8 @@ impl Lab {
             self.path("keys").display(),
         );
         fs::write(self.path("sshd_config"), config).unwrap();
+        let pid = self.path("sshd.pid");
+        let _ = fs::remove_file(&pid);
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("sshd.log")).unwrap();
         let sshd = self
             .inside("/usr/sbin/sshd")
@@ -198,7 +204,8 @@ impl Lab {
             .unwrap();
         self.sshd = Some(sshd);
         let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        // it writes its process id after it began to listen
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() || !pid.exists() {
             assert!(start.elapsed() < Duration::from_secs(20), "{}", self.read("sshd.log"));
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -251,16 +258,18 @@ impl Lab {
     /// Writes the configuration of a host's agent; `more` are lines after the table `[system]`.
     pub fn configure_agent(&self, host: &str, more: &str) {
         let key = fs::read_to_string(self.path("hub.pub")).unwrap();
+        let signer = fs::read_to_string(self.path("keys/admin.pub")).unwrap();
         self.write(
             &format!("hosts/{host}/agent.toml"),
             &format!(
-                "host = \"{host}\"\nstate-dir = \"{root}/state\"\n[hub]\naddress = \"127.0.0.1\"\nport = {port}\n\
+                "host = \"{host}\"\nstate-dir = \"{root}/state\"\nsigners = [\"{signer}\"]\n[hub]\naddress = \"127.0.0.1\"\nport = {port}\n\
                  user = \"{host}\"\nhost-keys = [\"{key}\"]\nidentity = \"{keys}/{host}\"\ntimeout = 10\n\
                  [nix]\nsearch-path = [\"nixpkgs={TINY}\"]\n[confirm]\ntries = 3\npause = 1\n\
                  [system]\nroot = \"{root}\"\nenvironment = {{ TINY_ROOT = \"{root}\" }}\n{more}\n",
                 root = self.path(&format!("hosts/{host}")).display(),
                 port = self.port,
                 key = key.trim(),
+                signer = signer.trim(),
                 keys = self.path("keys").display(),
             ),
         );
@@ -273,11 +282,22 @@ impl Lab {
 
     /// As [`Lab::command`], for a machine that has no programs but those in `path`.
     pub fn command_with_path(&self, path: &str, arguments: &[&str]) -> Command {
+        let mut command = self.prepared(path);
+        command.arg(BENTO).args(arguments);
+        command
+    }
+
+    /// Runs a script in the namespace, with the environment that the program has.
+    pub fn shell(&self, script: &str) -> Ran {
+        let mut command = self.prepared("/usr/sbin:/usr/bin:/sbin:/bin");
+        Ran::new(command.args(["sh", "-c", script]).output().unwrap())
+    }
+
+    /// A command in the namespace that lacks only its own words.
+    fn prepared(&self, path: &str) -> Command {
         let mut command = self.inside("env");
         command
             .arg(format!("PATH={path}"))
-            .arg(BENTO)
-            .args(arguments)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", self.path("home"))
@@ -319,6 +339,26 @@ impl Lab {
     #[track_caller]
     pub fn manifest(&self, host: &str) -> Value {
         serde_json::from_str(&self.read(&format!("chroot/{host}/manifest.json"))).unwrap()
+    }
+
+    /// Signs a host's manifest, as it is on the hub, with the real `ssh-keygen`.
+    pub fn sign(&self, host: &str, key: &str, namespace: &str) {
+        let manifest = self.path(&format!("chroot/{host}/manifest.json"));
+        let output = Command::new("ssh-keygen")
+            .args(["-q", "-Y", "sign", "-n", namespace, "-f"])
+            .arg(self.path(key))
+            .stdin(fs::File::open(&manifest).unwrap())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let serial = self.manifest(host)["serial"].as_u64().unwrap();
+        fs::write(self.path(&format!("chroot/{host}/releases/{serial}.sig")), output.stdout).unwrap();
+    }
+
+    /// Changes a host's manifest on the hub, and signs it as the administrator: what he says may be wrong too.
+    pub fn republish(&self, host: &str, change: impl FnOnce(&mut Value)) {
+        self.tamper(host, change);
+        self.sign(host, "keys/admin", "bento-release");
     }
 
     /// Changes a host's manifest on the hub, as nobody should.

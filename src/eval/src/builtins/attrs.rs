@@ -4,7 +4,7 @@ use super::PrimOp;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluated, Evaluator};
 use crate::symbol::{Symbol, sym};
-use crate::value::{Attrs, Flat, Kind, Pos, Suspension, Value};
+use crate::value::{Attrs, Flat, Kind, Pos, Slot, Suspension, Value};
 use rustc_hash::FxHashMap;
 
 pub(super) const TABLE: &[PrimOp] = &[
@@ -49,7 +49,7 @@ fn get_attr<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
     let name = ev.force_string_no_context(args[0], pos, what)?;
     let attrs = ev.force_attrs(args[1], pos, "while evaluating the second argument passed to builtins.getAttr")?;
     match ev.symbols.find(name).and_then(|name| attrs.get(name)) {
-        Some(cell) => ev.force_cell(cell),
+        Some(cell) => ev.force_slot(cell),
         None => {
             let message = format!("attribute '{}' missing", String::from_utf8_lossy(name));
             Err(Error::eval(Pos::NONE, message).traced(Pos::NONE, "in the attribute set under consideration"))
@@ -108,8 +108,8 @@ fn remove_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluat
 fn list_to_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[0], pos, "while evaluating the argument passed to builtins.listToAttrs")?;
     let mut entries = Vec::with_capacity(list.len());
-    for element in list.cells() {
-        let element = ev.force_cell(element)?;
+    for element in list.slots() {
+        let element = ev.force_slot(element)?;
         let what = "while evaluating an element of the list passed to builtins.listToAttrs";
         let Some(element) = element.as_attrs() else { return Err(ev.not_a(element, "a set", pos, what)) };
         let Some((name, name_pos)) = element.find(sym::NAME) else {
@@ -164,7 +164,7 @@ fn cat_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
     for element in list.iter() {
         let what = "while evaluating an element in the list passed as second argument to builtins.catAttrs";
         let attrs = ev.force_attrs(element, pos, what)?;
-        values.extend(attrs.get(name).map(std::cell::Cell::get));
+        values.extend(attrs.get(name).map(Slot::get));
     }
     Ok(ev.heap.list(&values).into())
 }
@@ -172,7 +172,7 @@ fn cat_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
 fn function_args<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let function = ev.force(args[0])?;
     match function.kind() {
-        Kind::Lambda(closure) => Ok(match &closure.lambda.formals {
+        Kind::Lambda(closure) => Ok(match &closure.lambda().formals {
             None => ev.heap.empty_attrs().into(),
             Some(formals) => {
                 let keys = ev.heap.keys(formals.formals.iter().map(|formal| (formal.name, formal.pos)));

@@ -134,13 +134,7 @@ fn get_context<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluate
 /// The error for a derivation that a derivation would have to be built for.
 #[cold]
 fn unbuilt(ev: &Evaluator<'_>, drv: &Derived, output: &str) -> Box<Error> {
-    fn show(ev: &Evaluator<'_>, drv: &Derived) -> String {
-        match drv {
-            Derived::Path(path) => format!("{}/{path}", ev.store.as_str()),
-            Derived::Output(drv, output) => format!("{}^{output}", show(ev, drv)),
-        }
-    }
-    let message = format!("cannot operate on output '{output}' of the unbuilt derivation '{}'", show(ev, drv));
+    let message = format!("cannot operate on output '{output}' of the unbuilt derivation '{}'", ev.show_derived(drv));
     Error::eval(Pos::NONE, message)
 }
 
@@ -176,18 +170,18 @@ fn append_info<'a>(
         Err(Error::eval(pos, message))
     };
     let info = ev.force_attrs(info, pos, "while evaluating the value of a string context")?;
-    if let Some((cell, pos)) = info.find(sym::PATH) {
-        if ev.force_bool(cell.get(), pos, "while evaluating the `path` attribute of a string context")? {
-            elements.push(Element::Opaque(name.clone()));
-        }
+    if let Some((cell, pos)) = info.find(sym::PATH)
+        && ev.force_bool(cell.get(), pos, "while evaluating the `path` attribute of a string context")?
+    {
+        elements.push(Element::Opaque(name.clone()));
     }
-    if let Some((cell, pos)) = info.find(sym::ALL_OUTPUTS) {
-        if ev.force_bool(cell.get(), pos, "while evaluating the `allOutputs` attribute of a string context")? {
-            if !path.is_derivation() {
-                return not_a_derivation("all-outputs context");
-            }
-            elements.push(Element::DrvDeep(name.clone()));
+    if let Some((cell, pos)) = info.find(sym::ALL_OUTPUTS)
+        && ev.force_bool(cell.get(), pos, "while evaluating the `allOutputs` attribute of a string context")?
+    {
+        if !path.is_derivation() {
+            return not_a_derivation("all-outputs context");
         }
+        elements.push(Element::DrvDeep(name.clone()));
     }
     if let Some((cell, pos)) = info.find(sym::OUTPUTS) {
         let outputs = ev.force_list(cell.get(), pos, "while evaluating the `outputs` attribute of a string context")?;

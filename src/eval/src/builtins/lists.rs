@@ -42,8 +42,8 @@ fn is_list<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a> 
 fn elem_at<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.elemAt'")?;
     let index = ev.force_int(args[1], pos, "while evaluating the second argument passed to 'builtins.elemAt'")?;
-    match usize::try_from(index).ok().and_then(|index| list.cells().get(index)) {
-        Some(cell) => ev.force_cell(cell),
+    match usize::try_from(index).ok().and_then(|index| list.slots().get(index)) {
+        Some(cell) => ev.force_slot(cell),
         None => {
             let message = format!("'builtins.elemAt' called with index {index} on a list of size {}", list.len());
             Err(Error::eval(pos, message))
@@ -53,15 +53,15 @@ fn elem_at<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a
 
 fn head<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.head'")?;
-    match list.cells().first() {
-        Some(cell) => ev.force_cell(cell),
+    match list.slots().first() {
+        Some(cell) => ev.force_slot(cell),
         None => Err(Error::eval(pos, "'builtins.head' called on an empty list")),
     }
 }
 
 fn tail<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[0], pos, "while evaluating the first argument passed to 'builtins.tail'")?;
-    match list.cells().split_first() {
+    match list.slots().split_first() {
         Some((_, rest)) => Ok(ev.heap.list_with(rest.len(), |index| rest[index].get()).into()),
         None => Err(Error::eval(pos, "'builtins.tail' called on an empty list")),
     }
@@ -74,7 +74,7 @@ fn map<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     }
     let what = "while evaluating the first argument passed to builtins.map";
     let function = reusable(ev.force_function(args[0], pos, what)?, args[0]);
-    let cells = list.cells();
+    let cells = list.slots();
     Ok(ev.heap.list_with(cells.len(), |index| ev.heap.thunk_of_call(function, cells[index].get())).into())
 }
 
@@ -106,7 +106,7 @@ fn filter<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a>
 
 fn elem<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.elem")?;
-    for element in list.cells() {
+    for element in list.slots() {
         if ev.equal(args[0], element.get(), pos)? {
             return Ok(Value::TRUE);
         }
@@ -131,7 +131,7 @@ fn concat_lists<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluat
     let lists = ev.force_list(args[0], pos, "while evaluating the first argument passed to builtins.concatLists")?;
     let what = "while evaluating a value of the list passed to builtins.concatLists";
     let lists =
-        lists.cells().iter().map(|cell| ev.force_list(cell.get(), pos, what)).collect::<Result<Vec<List<'a>>>>()?;
+        lists.slots().iter().map(|cell| ev.force_list(cell.get(), pos, what)).collect::<Result<Vec<List<'a>>>>()?;
     Ok(concat(ev, &lists))
 }
 
@@ -194,7 +194,7 @@ fn sort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let function = ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.sort")?;
     let is_less_than = matches!(function.kind(), Kind::PrimOp(index) if super::get(index).name == "__lessThan");
     // Every element is evaluated, in order, even one that is never compared.
-    list.cells().iter().try_for_each(|cell| ev.force_cell(cell).map(drop))?;
+    list.slots().iter().try_for_each(|cell| ev.force_slot(cell).map(drop))?;
     let values: Vec<Value<'a>> = list.iter().collect();
     let sorted = merge_sort(values, &mut |a, b| {
         if is_less_than {
@@ -288,27 +288,30 @@ fn concat_map<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated
     Ok(concat(ev, &lists))
 }
 
-/// Keys that were seen, in the order of `<`.
+/// Keys that were seen, in the order of `<`, and the elements that they are of.
 #[derive(Default)]
 struct Seen<'a> {
     /// The common case: strings.
-    strings: rustc_hash::FxHashSet<&'a [u8]>,
-    /// All other keys, sorted; and the strings too once there is a key of another type.
-    sorted: Vec<Value<'a>>,
+    strings: rustc_hash::FxHashMap<&'a [u8], Value<'a>>,
+    /// All other keys, sorted.
+    sorted: Vec<(Value<'a>, Value<'a>)>,
 }
 
 impl<'a> Seen<'a> {
-    /// Whether the key is new.
-    fn insert(&mut self, ev: &Evaluator<'a>, key: Value<'a>) -> Result<bool> {
+    /// Whether the key of this element is new.
+    ///
+    /// # Errors
+    /// When it can't be compared with that of an earlier element.
+    fn insert(&mut self, ev: &Evaluator<'a>, key: Value<'a>, element: Value<'a>) -> Result<bool> {
         if let (Kind::Str(text), true) = (key.kind(), self.sorted.is_empty()) {
-            return Ok(self.strings.insert(text.bytes()));
+            return Ok(self.strings.insert(text.bytes(), element).is_none());
         }
-        if let Some(&text) = self.strings.iter().next() {
+        if let Some(text) = self.strings.keys().min() {
             // Keys of two types: the comparison says what is wrong with that.
             less_than(ev, key, ev.heap.string(text), Pos::NONE, "")?;
         }
         let mut failure = None;
-        let found = self.sorted.binary_search_by(|other| {
+        let found = self.sorted.binary_search_by(|(other, _)| {
             if failure.is_some() {
                 return Ordering::Equal;
             }
@@ -328,10 +331,18 @@ impl<'a> Seen<'a> {
             (Some(error), _) => Err(error),
             (None, Ok(_)) => Ok(false),
             (None, Err(index)) => {
-                self.sorted.insert(index, key);
+                self.sorted.insert(index, (key, element));
                 Ok(true)
             }
         }
+    }
+
+    /// The earlier element with whose key this one can't be compared.
+    fn incomparable(&self, ev: &Evaluator<'a>, key: Value<'a>) -> Option<Value<'a>> {
+        let strings = self.strings.iter().min_by_key(|(text, _)| **text);
+        let strings = strings.map(|(text, element)| (ev.heap.string(text), *element));
+        let mut all = strings.into_iter().chain(self.sorted.iter().copied());
+        all.find(|(other, _)| less_than(ev, key, *other, Pos::NONE, "").is_err()).map(|(_, element)| element)
     }
 }
 
@@ -358,8 +369,15 @@ fn generic_closure<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evalua
         let item = ev.force_attrs(element, Pos::NONE, "").map_err(describe)?;
         let (key, _) = required(ev, item, sym::KEY, "").map_err(describe)?;
         let key = ev.force(key)?;
-        let is_new = seen.insert(ev, key).map_err(|error| {
-            error.traced(Pos::NONE, format!("while checking key of element {}", ev.show_for_error(element)))
+        let is_new = seen.insert(ev, key, element).map_err(|error| {
+            let shown = ev.show_for_error(element);
+            match seen.incomparable(ev, key) {
+                Some(other) => {
+                    let error = error.traced(Pos::NONE, format!("with element {}", ev.show_for_error(other)));
+                    error.traced(Pos::NONE, format!("while comparing element {shown}"))
+                }
+                None => error.traced(Pos::NONE, format!("while checking key of element {shown}")),
+            }
         })?;
         if !is_new {
             continue;

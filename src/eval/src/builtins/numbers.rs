@@ -206,7 +206,7 @@ pub(super) fn less_than<'a>(
             (Kind::Int(a), Kind::Float(b)) => (a as f64) < b,
             (Kind::Float(a), Kind::Float(b)) => a < b,
             (Kind::List(left), Kind::List(right)) => {
-                let mut pairs = left.cells().iter().zip(right.cells());
+                let mut pairs = left.slots().iter().zip(right.slots());
                 let differing = loop {
                     let Some((x, y)) = pairs.next() else { break None };
                     if !ev.equal(x.get(), y.get(), pos).map_err(|error| traced(error, depth))? {
@@ -214,7 +214,7 @@ pub(super) fn less_than<'a>(
                     }
                 };
                 let Some((x, y)) = differing else { return Ok(left.len() < right.len()) };
-                (a, b) = (ev.force_cell(x)?, ev.force_cell(y)?);
+                (a, b) = (ev.force_slot(x)?, ev.force_slot(y)?);
                 depth += 1;
                 continue;
             }

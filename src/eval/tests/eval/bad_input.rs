@@ -1,6 +1,7 @@
 //! Bad input ends in one clear message: no crash, no endless loop.
 
 use crate::support::{eval, eval_file, is_true, rendered_error, settings};
+use bento_eval::{Aborted, NoHost, Settings, evaluate};
 use std::path::Path;
 
 const TOO_DEEP: &str = "stack overflow; max-call-depth exceeded";
@@ -48,6 +49,18 @@ fn values_that_are_too_deep() {
     }
     assert_eq!(error(&format!("{DEEP} toString list")), TOO_DEEP);
     assert_eq!(error(&format!("{DEEP} list < [ list ]")), TOO_DEEP);
+}
+
+#[test]
+fn values_that_need_too_much_memory() {
+    const LIMIT: usize = 64 << 20;
+    let endless = "builtins.foldl' (list: n: list ++ [ n ]) [ ] (builtins.genList (n: n) 1000000)";
+    let result = evaluate(Settings { max_heap: LIMIT, ..settings() }, NoHost, |evaluator| {
+        evaluator.eval_string(endless.as_bytes(), b"/").and_then(|value| evaluator.force_deep(value)).is_ok()
+    });
+    let aborted = result.expect_err("more than there is");
+    assert!(matches!(aborted, Aborted::Memory { limit: LIMIT }), "{aborted:?}");
+    assert_eq!(aborted.to_string(), "the evaluation needs more than 64 MiB for its values");
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl Generator {
             let value = self.expr(of, depth);
             let _ = match self.random.below(5) {
                 0 => write!(text, "\"{name}\" = {value}; "),
-                1 => write!(text, "${{{:?}}} = {value}; ", name),
+                1 => write!(text, "${{{name:?}}} = {value}; "),
                 _ => write!(text, "{name} = {value}; "),
             };
         }

@@ -1,0 +1,239 @@
+//! A publish that is cut short at any of its steps, and hubs that are full, read-only or somebody else's.
+//!
+//! The steps are system calls: `strace` kills the process at each of those that change a file system, one run for each.
+
+// a test may unwrap: that is how it fails
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bento::evaluation::Evaluation;
+use bento::host::{Host, HostKind, HostName};
+use bento::hub::Hub;
+use bento::manifest::{Manifest, ReleaseMode, signature_file};
+use bento::package::Package;
+use bento::publish::{Candidate, Published, publish};
+use bento::sign::{Signer, SigningKey, read_public_key, verify};
+use bento::source::SourceTree;
+use bento::store_path::StorePath;
+use common::Lab;
+use jiff::Timestamp;
+
+/// The calls that change what a reader sees or what outlives a crash.
+const CALLS: [&str; 14] = [
+    "openat",
+    "write",
+    "copy_file_range",
+    "mkdir",
+    "rename",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "symlink",
+    "fchmod",
+    "chmod",
+    "lchown",
+    "fsync",
+];
+
+/// Where a publish happens.
+struct Place {
+    dir: PathBuf,
+}
+
+impl Place {
+    /// A hub with one release, and another one that is to be published.
+    fn new(dir: &Path) -> Self {
+        let place = Self { dir: dir.to_owned() };
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(place.dir.join("key"))
+            .status()
+            .unwrap();
+        assert!(made.success());
+        fs::create_dir(place.dir.join("hub")).unwrap();
+        place.source("old");
+        assert_eq!(place.publish('1'), Published::New { serial: 1 });
+        place.source("new");
+        place
+    }
+
+    /// Writes the host's files.
+    fn source(&self, text: &str) {
+        for file in ["source/configuration.nix", "source/sub/other.nix"] {
+            let file = self.dir.join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+    }
+
+    /// Publishes them; `version` tells systems apart.
+    fn publish(&self, version: char) -> Published {
+        let host = Host { name: HostName::new("crash-host").unwrap(), kind: HostKind::Flake };
+        let tree = SourceTree::stage(&self.dir.join("source")).unwrap();
+        let path =
+            |end: &str| StorePath::new(format!("/nix/store/{}-system{end}", version.to_string().repeat(32))).unwrap();
+        let candidate = Candidate {
+            host: &host,
+            package: Package::of(&tree.path()).unwrap(),
+            tree: &tree,
+            evaluation: Evaluation { drv_path: path(".drv"), toplevel: path("") },
+            search_path: Vec::new(),
+            mode: ReleaseMode::Source,
+            substituters: Vec::new(),
+            trusted_public_keys: Vec::new(),
+            expires: None,
+        };
+        let signer = Signer::open(&self.dir.join("key"), None).unwrap();
+        publish(&Hub::new(self.dir.join("hub")), &candidate, Some(&signer), Timestamp::now()).unwrap()
+    }
+
+    /// What a reader sees: a whole release, signed. Gives its serial.
+    #[track_caller]
+    fn whole(&self) -> u64 {
+        let host = self.dir.join("hub/crash-host");
+        let text = fs::read(host.join("manifest.json")).unwrap();
+        let manifest = Manifest::parse(&text).unwrap();
+        let signature = fs::read(host.join(signature_file(manifest.serial))).unwrap();
+        let (key, _) = read_public_key(&self.dir.join("key")).unwrap();
+        verify(&text, &signature, &[SigningKey::from(&key)]).unwrap();
+        assert!(manifest.files.len() == 2);
+        for file in &manifest.files {
+            let served = fs::read(host.join(format!("releases/{}/{}", manifest.serial, file.path))).unwrap();
+            assert_eq!(blake3::hash(&served).to_hex().as_str(), file.blake3);
+            assert_eq!(served, if manifest.serial == 1 { b"old" } else { b"new" });
+        }
+        manifest.serial
+    }
+}
+
+/// What the tests below have `strace` run and kill. By itself it does nothing.
+#[test]
+fn publish_for_another_test() {
+    if let Some(dir) = std::env::var_os("BENTO_CRASH_DIR") {
+        Place { dir: dir.into() }.publish('2');
+    }
+}
+
+/// Runs a publish under `strace` with these options.
+fn traced(dir: &Path, options: &[&str]) -> std::process::Output {
+    Command::new("strace")
+        .args(["-f", "-qq"])
+        .args(options)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "publish_for_another_test"])
+        .env("BENTO_CRASH_DIR", dir)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn killed_at_any_step_a_reader_sees_a_whole_release() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: strace is missing");
+        return;
+    }
+    let copy = |from: &Path| {
+        let to = tempfile::tempdir().unwrap();
+        assert!(Command::new("cp").arg("-a").arg(from.join(".")).arg(to.path()).status().unwrap().success());
+        to
+    };
+    let start = tempfile::tempdir().unwrap();
+    Place::new(start.path());
+    // one run to its end counts the calls that touch the hub; what comes before them is none of the publish
+    let run = copy(start.path());
+    let log = run.path().join("log");
+    let names = format!("trace={}", CALLS.join(","));
+    let output = traced(run.path(), &["-y", "-e", &names, "-o", log.to_str().unwrap()]);
+    if !output.status.success() {
+        eprintln!("skipped: strace does not work here: {}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    assert_eq!(Place { dir: run.path().to_owned() }.whole(), 2);
+    let hub = run.path().join("hub").display().to_string();
+    let mut seen: BTreeMap<(String, String), u32> = BTreeMap::new();
+    let mut points = Vec::new();
+    for line in fs::read_to_string(&log).unwrap().lines() {
+        // "PID call(...": strace counts each thread's calls for itself
+        let Some((thread, call)) = line.split_once(' ') else { continue };
+        let Some((name, _)) = call.trim_start().split_once('(') else { continue };
+        let count = seen.entry((thread.to_owned(), name.to_owned())).or_default();
+        *count += 1;
+        if call.contains(&hub) && !call.contains("O_RDONLY") {
+            points.push((name.to_owned(), *count));
+        }
+    }
+    assert!(points.len() > 25, "{points:?}");
+    let (mut old, mut new) = (0, 0);
+    for (name, count) in &points {
+        let run = copy(start.path());
+        let place = Place { dir: run.path().to_owned() };
+        let inject = format!("inject={name}:signal=KILL:when={count}");
+        let output = traced(run.path(), &["-e", &format!("trace={name}"), "-e", &inject]);
+        let killed = output.status.signal() == Some(9) || output.status.code() == Some(137);
+        assert!(killed, "{name} {count}: {}", output.status);
+        match place.whole() {
+            1 => old += 1,
+            _ => new += 1,
+        }
+        // the next publish brings the new release, and leaves nothing of the cut one
+        place.publish('2');
+        let serial = place.whole();
+        assert!(serial == 2 || serial == 3, "{name} {count}: release {serial}");
+        let host = run.path().join("hub/crash-host");
+        let left = |dir: &Path| {
+            let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.filter(|name| name.starts_with(".tmp-")).collect::<Vec<_>>()
+        };
+        assert!(left(&host).is_empty() && left(&host.join("releases")).is_empty(), "{name} {count}");
+        assert_eq!(fs::read_link(host.join("config")).unwrap(), Path::new(&format!("releases/{serial}")));
+        assert_eq!(fs::read_link(host.join("manifest.json.sig")).unwrap(), Path::new(&signature_file(serial)));
+    }
+    println!("{} points: {old} left the old release, {new} the new one", points.len());
+    assert!(old > 15 && new > 3, "{old} {new}");
+}
+
+#[test]
+fn a_hub_that_is_full_read_only_or_somebody_elses_keeps_its_release_and_says_why() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    lab.bento(&["deploy"]).succeeds();
+    let chroot = lab.path("chroot");
+    let bento = env!("CARGO_BIN_EXE_bento");
+    lab.flake_host("web", "text = \"new\";");
+    lab.write("fleet/hosts/web/large", &"x".repeat(1 << 20));
+    let before = common::fingerprint(&chroot.join("web"));
+    // with a mount of its own over the hub
+    let mounted = |mount: &str, after: &str| {
+        lab.shell(&format!(
+            "exec unshare --mount sh -c 'set -e; cp -a {0} {0}.copy; {mount}; cp -a {0}.copy/. {0}; {after} status=0; \
+             {bento} deploy web || status=$?; \
+             test \"$(sed -n s/.*serial...//p {0}/web/manifest.json)\" = 1, || exit 9; rm -rf {0}.copy; exit $status'",
+            chroot.display()
+        ))
+    };
+    let full = mounted(&format!("mount -t tmpfs -o size=512k,mode=755 hub {}", chroot.display()), "");
+    full.fails_with(&["web: failed: cannot write", "releases/.tmp-2/large", "No space left on device"]);
+    fs::remove_dir_all(lab.path("chroot.copy")).unwrap_or_default();
+    let remount = format!("mount -o remount,ro {};", chroot.display());
+    let mount = format!("mount -t tmpfs -o mode=755 hub {}", chroot.display());
+    mounted(&mount, &remount).fails_with(&["cannot lock", ".bento.lock", "Read-only file system"]);
+    fs::remove_dir_all(lab.path("chroot.copy")).unwrap_or_default();
+    assert_eq!(common::fingerprint(&chroot.join("web")), before);
+    // somebody who may not write there; the program itself may lie where he can't go
+    fs::copy(bento, lab.path("bento")).unwrap();
+    let nobody =
+        format!("exec setpriv --reuid=65534 --regid=65534 --clear-groups {} deploy web", lab.path("bento").display());
+    lab.shell(&nobody).fails_with(&["cannot read the signing key", "Permission denied"]);
+    let settings = lab.read("fleet/config.sh");
+    lab.write("fleet/config.sh", &settings.replace("SIGNING_KEY=", "# "));
+    lab.shell(&nobody).fails_with(&["cannot lock", ".bento.lock", "Permission denied"]);
+    assert_eq!(common::fingerprint(&chroot.join("web")), before);
+}
