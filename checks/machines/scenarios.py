@@ -142,6 +142,9 @@ class Lab:
             more = self.web.execute("systemctl --failed; ip address; systemctl status --no-pager network-addresses-host0; "
                                     "journalctl -b --no-pager -u network-addresses-host0 -u bento-upgrade | tail -n 30")[1]
             raise Failure(f"{error}\n{more}") from error
+        # and begins again only when the scenario says so, until the next boot
+        self.web.succeed("systemctl stop bento-boot.timer")
+        self.web.wait_until_succeeds("test $(systemctl show -p ActiveState --value bento-upgrade) != activating", 60)
         self.expect("up-to-date")
         self.first = self.running()
 
@@ -229,16 +232,16 @@ class Lab:
 
 
 def write_book(rows):
-    """The table of outcomes, in the place of the last one."""
-    lines = ["| what happens | `bento status` says | the host's reason |", "|---|---|---|"]
+    """The table of outcomes, with the rows of the scenarios that were run in the place of their last ones."""
+    heading = "| what happens | `bento status` says | the host's reason, or what was counted |\n|---|---|---|\n"
+    head, _, table = BOOK.read_text().partition(heading)
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}
     for name, state, reason, note in rows:
-        # paths and times differ from run to run
+        # paths differ from run to run
         reason = re.sub(r"/nix/store/[a-z0-9]{32}-", "…-", reason).replace("|", "\\|").replace("\n", " ")
         said = "; ".join(part for part in (reason, note) if part)
-        lines.append(f"| {name} | {state.replace('-', ' ')} | {said} |")
-    page = BOOK.read_text()
-    head = page[:page.index("| what happens |")]
-    BOOK.write_text(head + "\n".join(lines) + "\n")
+        lines[name] = f"| {name} | {state.replace('-', ' ')} | {said} |"
+    BOOK.write_text(head + heading + "".join(lines[name] + "\n" for name, _ in SCENARIOS if name in lines))
 
 
 SCENARIOS = []
@@ -803,7 +806,7 @@ def main():
                 traceback.print_exc()
     for machine in (lab.hub, lab.web):
         machine.crash()
-    if arguments.book and not failed and not arguments.names:
+    if arguments.book and not failed:
         write_book(rows)
     print(f"{len(rows)} passed, {failed} failed ({time.monotonic() - begin:.0f} s)")
     sys.exit(1 if failed else 0)
