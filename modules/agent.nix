@@ -108,6 +108,12 @@ in
       description = "The longest that this host waits after each such time, as a time span (see systemd.time(7)). Each host has a delay of its own and keeps it, so that a fleet does not ask all at once.";
     };
 
+    bootDelay = mkOption {
+      type = types.nonEmptyStr;
+      default = "30s";
+      description = "When to ask the hub after a boot, as a time span (see systemd.time(7)). A system with a new kernel has to prove itself then.";
+    };
+
     stateDir = mkOption {
       type = types.path;
       default = "/var/lib/bento";
@@ -122,6 +128,60 @@ in
       description = "Further options for Nix when it builds this host's system.";
     };
 
+    confirm = {
+      tries = mkOption {
+        type = types.nullOr types.ints.positive;
+        default = null;
+        description = "How many times a system on trial may try to reach the hub; 6 if null.";
+      };
+      settle = mkOption {
+        type = types.nullOr types.ints.unsigned;
+        default = null;
+        description = "For how many seconds after the activation no unit may fail; 10 if null.";
+      };
+      failedUnits = mkOption {
+        type = types.nullOr (types.enum [ "refuse" "accept" ]);
+        default = null;
+        description = "What to make of units that fail with the new system and did not before: go back to the old one (\"refuse\", also if null), or keep the new one all the same.";
+      };
+      checks = mkOption {
+        default = null;
+        example = [{ name = "page"; http = "http://localhost/"; tries = 5; pause = 2; } { name = "backup"; command = [ "backup" "--check" ]; }];
+        description = "Further things that a system on trial has to show: that a program ends with status 0, that a server answers an HTTP request, or that one takes connections. The checks of the system that runs judge the new one.";
+        type = types.nullOr (types.listOf (types.submodule {
+          options = {
+            name = mkOption { type = types.nonEmptyStr; description = "What it is called in reports."; };
+            command = mkOption { type = types.nullOr (types.listOf types.str); default = null; description = "A program and its arguments."; };
+            http = mkOption { type = types.nullOr (types.strMatching "http://.+"); default = null; description = "A URL."; };
+            tcp = mkOption { type = types.nullOr (types.strMatching ".+:[0-9]+"); default = null; description = "A host and a port."; };
+            tries = mkOption { type = types.ints.positive; default = 3; description = "How many times it is tried."; };
+            pause = mkOption { type = types.ints.unsigned; default = 5; description = "Seconds between two tries."; };
+            timeout = mkOption { type = types.ints.positive; default = 10; description = "Seconds that one try may take."; };
+          };
+        }));
+        apply = checks: if checks == null then null else map (lib.filterAttrs (_: value: value != null)) checks;
+      };
+    };
+
+    reboot = {
+      policy = mkOption {
+        type = types.nullOr (types.enum [ "never" "when-needed" "window" ]);
+        default = null;
+        description = "When to restart for a system with another kernel, initrd or systemd. If null, at once where the host's directory has a file REBOOT, and else never. Until the restart, and for good if the system does not come up, the boot entry names the system before.";
+      };
+      window = mkOption {
+        type = types.nullOr (types.strMatching "[0-9]{2}:[0-9]{2}-[0-9]{2}:[0-9]{2}");
+        default = null;
+        example = "03:00-05:00";
+        description = "The part of the day in which the policy \"window\" restarts, by this host's clock.";
+      };
+      kexec = mkOption {
+        type = types.nullOr types.bool;
+        default = null;
+        description = "Whether to start the new kernel from the running one, without the firmware, where that is possible.";
+      };
+    };
+
     settings = mkOption {
       type = types.attrsOf types.anything;
       default = { };
@@ -132,6 +192,10 @@ in
 
   config = mkIf cfg.enable {
     assertions = [
+      {
+        assertion = cfg.reboot.policy == "window" -> cfg.reboot.window != null;
+        message = "services.bento.agent.reboot.policy is \"window\": say which, in services.bento.agent.reboot.window.";
+      }
       {
         assertion = cfg.hub.hostKeys != [ ];
         message = "services.bento.agent.hub.hostKeys is empty: the agent needs the hub's public host key, as `ssh-keyscan ${cfg.hub.address}` on a trusted network prints it.";
@@ -159,6 +223,11 @@ in
           inherit (cfg) timeout;
         };
         nix.build-options = cfg.buildOptions;
+        confirm = {
+          inherit (cfg.confirm) tries settle checks;
+          failed-units = cfg.confirm.failedUnits;
+        };
+        reboot = { inherit (cfg.reboot) policy window kexec; };
       }
       cfg.settings);
 
@@ -171,13 +240,21 @@ in
       # The agent runs the activation that would restart it: it must live to see the end and report it.
       restartIfChanged = false;
       unitConfig.X-StopOnRemoval = false;
-      path = [ config.nix.package pkgs.git ];
+      path = [ config.nix.package pkgs.git ]
+        ++ lib.optional (cfg.reboot.kexec == true) pkgs.kexec-tools
+        ++ lib.optional (config.boot.loader.grub.enable or false) pkgs.grub2;
       serviceConfig = {
         Type = "oneshot";
         ExecStart = "${cfg.package}/bin/bento agent run --config /etc/bento/agent.toml";
         # what the agent has started, an activation above all, outlives it
         KillMode = "process";
         UMask = "0077";
+        # What systemd can take from it without taking it from Nix's builds: activations have a unit of their own.
+        ProtectClock = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        RestrictRealtime = true;
+        CapabilityBoundingSet = "~CAP_SYS_TIME CAP_SYSLOG CAP_WAKE_ALARM CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_AUDIT_WRITE CAP_SYS_MODULE CAP_SYS_PACCT CAP_LEASE";
       };
     };
 
@@ -189,6 +266,17 @@ in
         RandomizedDelaySec = cfg.randomizedDelay;
         FixedRandomDelay = true;
         Persistent = true;
+      };
+    };
+
+    # A restart may be part of taking up a release: what it left is gone on with soon, whatever the interval.
+    systemd.timers.bento-boot = {
+      description = "bento: go on after a boot";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnBootSec = cfg.bootDelay;
+        AccuracySec = "1s";
+        Unit = "bento-upgrade.service";
       };
     };
   };

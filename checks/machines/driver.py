@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ class Machine:
         self.binds = binds
         self.process = None
         self.leader = None
-        self.boots = 0
+        self.on = False
 
     # --- life
 
@@ -60,23 +61,40 @@ class Machine:
 
     def start(self, wait=True):
         """Switches it on."""
-        if self.process:
+        if self.on:
             return
         if not self.root.is_mount():
             self.reset()
-        self.boots += 1
+        self.on = True
+        self.boot()
+        threading.Thread(target=self.firmware, daemon=True).start()
+        if wait:
+            self.connect()
+
+    def firmware(self):
+        """Boots it again whenever it restarts or panics, as long as it is on."""
+        while self.on:
+            # what has switched itself off ends with 0
+            if self.process.wait() == 0:
+                self.on = False
+            if self.on:
+                self.leader = None
+                self.boot()
+
+    def boot(self):
         console = open(self.work / "console.log", "ab")
         command = ["systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}", "--register=no",
                    "--keep-unit", f"--network-bridge={BRIDGE}", "--kill-signal=SIGRTMIN+3", "--console=pipe",
                    "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
         command += [f"--bind-ro={bind}" for bind in self.binds]
         self.process = subprocess.Popen([*command, "/sbin/bootloader"], stdin=subprocess.DEVNULL, stdout=console, stderr=console)
-        if wait:
-            self.connect()
 
     def find_leader(self):
         """The container's first process, when it is a systemd."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except FileNotFoundError:
+            return None
         for child in children:
             try:
                 if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
@@ -89,7 +107,7 @@ class Machine:
         """Waits until it is up."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if self.process is None or self.process.poll() is not None:
+            if not self.on:
                 raise Failure(f"{self.name} does not come up:\n{self.console()}")
             self.leader = self.find_leader()
             if self.leader and self.execute("systemctl is-system-running", timeout=10)[1].strip() in ("running", "degraded"):
@@ -103,25 +121,37 @@ class Machine:
 
     def wait_for_shutdown(self, timeout=60):
         """Waits until it is off."""
-        self.process.wait(timeout)
+        deadline = time.monotonic() + timeout
+        while self.on:
+            if time.monotonic() > deadline:
+                raise Failure(f"{self.name} does not go down within {timeout} s")
+            time.sleep(0.1)
         self.process = self.leader = None
 
     def shutdown(self):
         """Has it go down."""
-        if self.process:
+        if self.on:
             self.execute("systemctl poweroff --no-block")
             self.wait_for_shutdown()
 
     def crash(self):
         """Cuts its power."""
+        self.on = False
         if self.process:
-            if self.leader or self.find_leader():
+            leader = self.find_leader()
+            if leader:
                 try:
-                    os.kill(self.leader or self.find_leader(), signal.SIGKILL)
+                    os.kill(leader, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-            self.process.kill()
-            self.process.wait()
+            else:
+                self.process.terminate()
+            try:
+                # it clears up what it made for the container
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
             self.process = self.leader = None
 
     def reboot(self):
@@ -137,10 +167,6 @@ class Machine:
         """Waits until it is up in another boot than the one of this id."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                # a kernel that panics: the firmware starts the machine again
-                self.process = self.leader = None
-                self.start(wait=False)
             self.leader = self.find_leader()
             if self.leader:
                 status, now = self.execute("cat /proc/sys/kernel/random/boot_id", timeout=10)
@@ -153,8 +179,10 @@ class Machine:
 
     def execute(self, command, timeout=900):
         """Runs a shell command; gives its status and its output."""
+        # it may have restarted since
+        self.leader = self.find_leader()
         if not self.leader:
-            raise Failure(f"{self.name} is off")
+            return 255, f"{self.name} is off"
         environment = {"PATH": "/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root",
                        "NIX_REMOTE": "local", "NIX_PATH": "nixpkgs=/fixture", "LC_ALL": "C.UTF-8"}
         try:

@@ -100,6 +100,8 @@ impl HubAddress {
         let timeout = Duration::from_secs(self.timeout.max(1));
         let mut session = Session::new().context("cannot start SSH")?;
         session.set_timeout(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
+        // a manifest shrinks to a third
+        session.set_compress(true);
         session.set_tcp_stream(self.open_stream(timeout)?);
         // the server shows one key only: it must be of a kind that is pinned
         let methods: Vec<&str> = self.host_keys.iter().map(HostKey::methods).collect();

@@ -45,6 +45,9 @@ pub struct AgentConfig {
     /// What is acted on.
     #[serde(default)]
     pub system: SystemConfig,
+    /// Where it was read from.
+    #[serde(skip)]
+    pub file: PathBuf,
     /// The file's text, for runs that must not depend on what the file says later.
     #[serde(skip)]
     pub text: String,
@@ -206,6 +209,8 @@ pub struct ConfirmConfig {
     pub failed_units: FailedUnits,
     /// Further checks.
     pub checks: Vec<CheckConfig>,
+    /// How many seconds longer the watchdog waits than all of it may take.
+    pub margin: u64,
     /// The unit that starts the agent: if it is active before, it must be so after.
     pub timer: String,
 }
@@ -218,6 +223,7 @@ impl Default for ConfirmConfig {
             settle: 10,
             failed_units: FailedUnits::default(),
             checks: Vec::new(),
+            margin: 60,
             timer: "bento-upgrade.timer".to_owned(),
         }
     }
@@ -318,6 +324,7 @@ impl AgentConfig {
             bail!("{}: the reboot policy is \"window\", but there is no window", file.display());
         }
         config.text = text;
+        config.file = file.to_owned();
         Ok(config)
     }
 }

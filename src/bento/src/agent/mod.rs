@@ -30,7 +30,7 @@ use crate::files;
 use crate::manifest::{self, Manifest};
 use crate::report::{self, Outcome, Presence, Report, Stage};
 use crate::sign::{self, SigningKey};
-use crate::ssh::Connection;
+use crate::ssh::{Connection, HubAddress};
 use crate::store_path::StorePath;
 
 use config::{AgentConfig, FailedUnits, RebootPolicy};
@@ -63,8 +63,6 @@ pub enum Polled {
 const FIRST_PAUSE: i64 = 60;
 /// The longest such pause, in seconds.
 const LONGEST_PAUSE: i64 = 6 * 3600;
-/// How much longer than everything it waits for the watchdog waits, in seconds.
-const MARGIN: u64 = 60;
 /// How long a machine may take to go down.
 const GOING_DOWN: Duration = Duration::from_secs(300);
 
@@ -155,7 +153,11 @@ fn resume_as_begun(config: &AgentConfig) -> Result<Resumed> {
     let recorded = config.state_dir.join(system::RECORDED_CONFIG);
     let on_trial = Journal::open(&config.state_dir)?.state.phase.trial().is_some();
     match AgentConfig::read(&recorded) {
-        Ok(recorded) if on_trial && recorded.state_dir == config.state_dir => Agent::new(&recorded)?.resume(),
+        Ok(recorded) if on_trial && recorded.state_dir == config.state_dir => {
+            // but the system on trial has to show that it works with its own
+            let recorded = AgentConfig { file: config.file.clone(), ..recorded };
+            Agent::new(&recorded)?.resume()
+        }
         _ => Agent::new(config)?.resume(),
     }
 }
@@ -468,7 +470,7 @@ impl<'a> Agent<'a> {
             return refused(Stage::Check, &error, false);
         }
         // a host whose hub is away can't tell whether it lost it: it waits until the hub is back
-        if let Err(error) = self.reach_hub() {
+        if let Err(error) = self.reach_hub(&self.config.hub) {
             return refused(
                 Stage::Check,
                 &error.context("a system is tried out only while the hub can be reached"),
@@ -476,7 +478,9 @@ impl<'a> Agent<'a> {
             );
         }
         let armed = self.system.failed_units().and_then(|failed| {
-            self.log.say(&format!("before: {} units have failed", failed.len()))?;
+            if !failed.is_empty() {
+                self.log.say(&format!("units that have failed before: {}", failed.join(", ")))?;
+            }
             trial.failed_units = failed;
             // what may be needed again must not be collected
             for (path, name) in [(&trial.previous, "previous"), (&trial.standby, "standby")] {
@@ -499,7 +503,7 @@ impl<'a> Agent<'a> {
             + confirm.settle
             + confirm.hub_seconds(self.config.hub.timeout)
             + confirm.check_seconds()
-            + MARGIN
+            + confirm.margin
     }
 
     /// Activates a system for a test, under the watchdog, and sees whether it works.
@@ -542,7 +546,10 @@ impl<'a> Agent<'a> {
         let confirm = &self.config.confirm;
         let settled =
             Instant::now() + Duration::from_secs(if self.config.system.has_systemd() { confirm.settle } else { 0 });
-        self.reach_hub()?;
+        // by the configuration that every later run will have
+        let config =
+            AgentConfig::read(&self.config.file).context("the new system has no sound configuration for the agent")?;
+        self.reach_hub(&config.hub)?;
         for check in &confirm.checks {
             health::check(check, &mut self.log)?;
         }
@@ -594,8 +601,8 @@ impl<'a> Agent<'a> {
         }
         // units that fail in the old system too are no reason to be stuck
         match self.system.activate(previous, system::Action::Test, &mut self.log) {
-            Ok(_) => Event::Restored { hub: self.reach_hub().is_ok() },
-            Err(error) => Event::Stuck { reason: format!("{error:#}"), safe: self.reach_hub().is_ok() },
+            Ok(_) => Event::Restored { hub: self.reach_hub(&self.config.hub).is_ok() },
+            Err(error) => Event::Stuck { reason: format!("{error:#}"), safe: self.reach_hub(&self.config.hub).is_ok() },
         }
     }
 
@@ -610,10 +617,10 @@ impl<'a> Agent<'a> {
     }
 
     /// Makes sure that the hub can be reached by a new connection: one lost probe is no lost network.
-    fn reach_hub(&mut self) -> Result<()> {
+    fn reach_hub(&mut self, hub: &HubAddress) -> Result<()> {
         let tries = self.config.confirm.tries.max(1);
         for number in 1..=tries {
-            let reached = self.config.hub.connect().and_then(|hub| hub.exists(manifest::FILE));
+            let reached = hub.connect().and_then(|hub| hub.exists(manifest::FILE));
             match reached {
                 Ok(_) => return self.log.say("the hub can be reached"),
                 Err(error) => self.log.say(&format!("try {number} of {tries} to reach the hub: {error:#}"))?,
