@@ -20,6 +20,7 @@ pub mod nix;
 pub mod package;
 pub mod publish;
 pub mod report;
+pub mod serve;
 pub mod sign;
 pub mod source;
 pub mod ssh;

@@ -8,6 +8,7 @@ mod diff;
 mod eval;
 mod fleet;
 mod hold;
+mod hub;
 mod init;
 mod keys;
 mod log;
@@ -48,6 +49,7 @@ enum Command {
     Prune(prune::Prune),
     Keys(keys::Keys),
     Config(config::Config),
+    Hub(hub::Hub),
     Agent(agent::Agent),
     Eval(Box<eval::Eval>),
     Completions(manual::Completions),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Prune(command) => command.run(),
         Command::Keys(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Hub(command) => command.run(),
         Command::Agent(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Completions(command) => command.run(),
