@@ -6,13 +6,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use bento_eval::store::Store;
 use bento_eval::value::{Pos, Value};
-use bento_eval::{Coerce, Settings};
+use bento_eval::{Coerce, ErrorKind, RenderOptions, Settings};
 
 use crate::evaluation::{Evaluation, Evaluator, SearchPath};
 use crate::host::{Host, HostKind};
 use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
 use crate::source::{Names, SourceTree};
+use crate::store::NixStore;
 use crate::store_path::StorePath;
 
 /// Where expressions that come from no file start from; they hold no relative path.
@@ -65,13 +67,15 @@ impl Evaluator for BuiltinEvaluator {
 
 /// The evaluator's settings. Pure, as Nix evaluates flakes: nothing of this machine goes in but what is locked.
 fn settings(pure: bool) -> Settings {
-    Settings { pure, home: std::env::var_os("HOME").map(OsString::into_vec), ..Settings::default() }
+    let home = std::env::var_os("HOME").map(OsString::into_vec);
+    Settings { pure, home, fetch: crate::nix_conf::fetch_settings(), ..Settings::default() }
 }
 
 /// A flake, with its inputs as its lock has them.
 fn flake<'a>(evaluator: &bento_eval::Evaluator<'a>, url: &str) -> bento_eval::Result<Value<'a>> {
     // the host would refuse to resolve an input by itself, so the hub must not do it either
-    let options = bento_eval::flake::LoadOptions { allow_unlocked: false, ..Default::default() };
+    let policy = bento_eval::flake::LockPolicy::Refuse;
+    let options = bento_eval::flake::LoadOptions { policy, allow_unlocked: false, ..Default::default() };
     Ok(evaluator.flake_outputs_with(url, Path::new("/"), &options)?.0)
 }
 
@@ -88,20 +92,32 @@ fn run<T: Send>(
     settings: Settings,
     body: impl for<'a> FnOnce(&bento_eval::Evaluator<'a>) -> bento_eval::Result<T> + Send,
 ) -> Result<T> {
-    let result = bento_eval::evaluate(settings, Messages { names: tree.names() }, |evaluator| {
-        body(evaluator).map_err(|error| evaluator.render_error(&error, &bento_eval::RenderOptions::default()))
+    let messages = Messages { names: tree.names(), store: NixStore::new(settings.store.clone()) };
+    let result = bento_eval::evaluate(settings, messages, |evaluator| {
+        body(evaluator).map_err(|error| evaluator.diagnose(&error))
     });
-    result?.map_err(|text| {
-        // it speaks of an option that the caller of bento can't give
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("(stack trace truncated;"));
-        let text = lines.collect::<Vec<_>>().join("\n");
+    result?.map_err(|mut diagnostic| {
+        diagnostic.hint = remedy(diagnostic.kind).map(str::to_owned).or(diagnostic.hint);
+        // the caller of bento can't ask for the whole trace
+        let options = RenderOptions { mention_show_trace: false, ..RenderOptions::default() };
+        let text = diagnostic.render(&options);
         anyhow!("{}", text.strip_prefix("error:").unwrap_or(&text).trim_start_matches(' ').trim_end().to_owned())
     })
+}
+
+/// What the caller of bento can do about an error of this kind.
+fn remedy(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Unavailable => Some("with `--evaluator nix` the C++ Nix of this machine fetches it"),
+        _ => None,
+    }
 }
 
 /// What the code says on its way goes to standard error, with the administrator's file names.
 struct Messages {
     names: Names,
+    /// For what has to be built before it can be read.
+    store: NixStore,
 }
 
 impl Messages {
@@ -122,5 +138,9 @@ impl bento_eval::Host for Messages {
 
     fn trace(&self, message: &str) {
         self.say("trace", message);
+    }
+
+    fn store(&self) -> Option<&dyn Store> {
+        Some(&self.store)
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::builtin::BuiltinEvaluator;
 use crate::host::Host;
 use crate::nix::NixEvaluator;
+use crate::nix_conf::split_nix_path;
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
@@ -124,29 +125,4 @@ pub(crate) fn channels() -> Vec<String> {
 /// A place that is fetched, not read from this machine.
 fn is_url(place: &str) -> bool {
     place.starts_with("channel:") || place.starts_with("flake:") || place.contains("://")
-}
-
-/// Splits `NIX_PATH` at its colons, but not at those of a URL.
-fn split_nix_path(nix_path: &str) -> Vec<String> {
-    let mut entries: Vec<String> = Vec::new();
-    let mut open = false;
-    for part in nix_path.split(':') {
-        let goes_on = entries.last().is_some_and(|last| {
-            let place = last.rsplit('=').next().unwrap_or(last);
-            open && (part.starts_with("//") || place == "channel" || place == "flake")
-        });
-        match entries.last_mut() {
-            Some(last) if goes_on => {
-                last.push(':');
-                last.push_str(part);
-                open = false;
-            }
-            _ => {
-                entries.push(part.to_owned());
-                open = true;
-            }
-        }
-    }
-    entries.retain(|entry| !entry.is_empty());
-    entries
 }

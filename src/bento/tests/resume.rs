@@ -30,6 +30,14 @@ fn set_phase(lab: &Lab, phase: &serde_json::Value) {
     lab.write("hosts/web/state/state.json", &state.to_string());
 }
 
+/// A system on trial, in this boot.
+fn trial(toplevel: &str, previous: &str) -> serde_json::Value {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    serde_json::json!({
+        "toplevel": toplevel, "previous": previous, "standby": previous, "boot": boot.trim(), "failed-units": [],
+    })
+}
+
 #[test]
 fn killed_while_testing_it_goes_back_to_the_recorded_system() {
     let Some(lab) = Lab::new() else { return };
@@ -71,7 +79,7 @@ fn killed_after_the_confirmation_it_makes_the_system_permanent() {
     // as it was after the confirmation: booted is still the old system, nothing is reported
     fs::remove_file(lab.path("chroot/web/logs/report-2-1.json")).unwrap();
     lab.write("hosts/web/boot", &good);
-    set_phase(&lab, &serde_json::json!({ "state": "confirmed", "toplevel": new, "previous": good }));
+    set_phase(&lab, &serde_json::json!({ "state": "confirmed", "trial": trial(&new, &good), "reboot": false }));
     lab.agent("web").succeeds();
     assert_eq!(lab.read("hosts/web/boot").trim(), new);
     assert_eq!(lab.state("web"), "up-to-date");
@@ -85,7 +93,7 @@ fn killed_before_the_report_it_reports() {
     lab.agent("web").succeeds();
     let new = lab.running("web").unwrap();
     fs::remove_file(lab.path("chroot/web/logs/report-2-1.json")).unwrap();
-    set_phase(&lab, &serde_json::json!({ "state": "booted", "toplevel": new, "previous": good }));
+    set_phase(&lab, &serde_json::json!({ "state": "booted", "trial": trial(&new, &good) }));
     let before = lab.activations("web");
     lab.agent("web").succeeds();
     assert_eq!(lab.activations("web"), before);

@@ -49,7 +49,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         let start = now();
         for (path, source) in &sources {
             arena.reset();
-            let options = ParseOptions { base_path: b"/", home: Some(b"/home"), pure: false, pipe_operators: false };
+            let options = ParseOptions { base_path: b"/", home: Some(b"/home"), ..ParseOptions::default() };
             if let Err(error) = parse(&arena, &symbols, source, &options)
                 && round == 0
             {

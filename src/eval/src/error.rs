@@ -1,12 +1,15 @@
 //! What goes wrong while evaluating.
 
 use crate::value::Pos;
+use serde::{Deserialize, Serialize};
 
 /// The result of an evaluation step.
 pub type Result<T> = std::result::Result<T, Box<Error>>;
 
 /// What kind of error it is. `tryEval` catches [`ErrorKind::Throw`] and [`ErrorKind::Assert`] only.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// `throw`
     Throw,
@@ -24,9 +27,14 @@ pub enum ErrorKind {
     Overflow,
     /// A file can't be read, or a path is not allowed.
     File,
+    /// What the program reads has to be built first (import from derivation), and can't be here.
+    Unbuilt,
+    /// A source is not on this machine, and can't be fetched.
+    Unavailable,
 }
 
-/// An evaluation's error: message, place, and how the evaluation got there.
+/// An evaluation's error: message, place, and how the evaluation got there. Its places mean something to the evaluator that
+/// it comes from only; [`Evaluator::diagnose`](crate::Evaluator::diagnose) makes something of it that lasts.
 #[derive(Clone, Debug)]
 pub struct Error {
     /// What kind of error it is.
@@ -39,6 +47,8 @@ pub struct Error {
     pub trace: Vec<Frame>,
     /// Names that are similar to one that was not found.
     pub suggestions: Vec<String>,
+    /// How long the trace was when the error left a deferred call whose place is not known yet.
+    pub(crate) unplaced_call: Option<usize>,
 }
 
 /// One step of an evaluation that failed.
@@ -53,7 +63,8 @@ pub struct Frame {
 }
 
 /// Which traces show a step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FrameKind {
     /// All, up to the length at which short ones are cut.
     Step,
@@ -67,13 +78,22 @@ impl Error {
     /// An error of this kind.
     #[cold]
     pub fn new(kind: ErrorKind, pos: Pos, message: impl Into<String>) -> Box<Self> {
-        Box::new(Error { kind, message: message.into(), pos, trace: Vec::new(), suggestions: Vec::new() })
+        let (trace, suggestions) = (Vec::new(), Vec::new());
+        Box::new(Error { kind, message: message.into(), pos, trace, suggestions, unplaced_call: None })
     }
 
     /// An error in the program.
     #[cold]
     pub fn eval(pos: Pos, message: impl Into<String>) -> Box<Self> {
         Error::new(ErrorKind::Eval, pos, message)
+    }
+
+    /// The same error without a place of its own: the steps of its trace have theirs.
+    #[cold]
+    #[must_use]
+    pub fn unplaced(mut self: Box<Self>) -> Box<Self> {
+        self.pos = Pos::NONE;
+        self
     }
 
     /// The same error with one more step of the trace.

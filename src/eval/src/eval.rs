@@ -8,8 +8,9 @@ use crate::expr::{
     AttrsExpr, CallExpr, ConcatStringsExpr, Expr, LambdaExpr, LetExpr, Name, Scope, SelectExpr, SelectPathExpr,
     WithVarExpr,
 };
+use crate::files::INTERNAL;
 use crate::fs::{OverlayFs, SymlinkResolver};
-use crate::position::{Location, Positions};
+use crate::position::{Location, Origin, Positions};
 use crate::symbol::{Symbol, SymbolTable, sym};
 use crate::value::{Attrs, Closure, Env, Heap, Kind, List, Pos, Slot, Suspension, Thunk, ThunkState, Value};
 use crate::{Host, Settings};
@@ -47,6 +48,8 @@ pub struct Evaluator<'a> {
     parse_arena: RefCell<Option<Bump>>,
     symbol_strings: RefCell<Vec<Option<Value<'a>>>>,
     text_buffer: RefCell<Vec<u8>>,
+    /// Why an argument could not be evaluated, on its way to the builtin that it is for.
+    failed_argument: RefCell<Option<Box<Error>>>,
     stack_limit: usize,
     depth: Cell<u32>,
 }
@@ -83,6 +86,7 @@ impl<'a> Evaluator<'a> {
             parse_arena: RefCell::default(),
             symbol_strings: RefCell::default(),
             text_buffer: RefCell::default(),
+            failed_argument: RefCell::default(),
             // A reserve for what does not check: builtins' own loops, the parser, dropping.
             stack_limit: stack_pointer().saturating_sub(stack_size).saturating_add(4 << 20),
             depth: Cell::new(0),
@@ -151,10 +155,11 @@ impl<'a> Evaluator<'a> {
                 return Err(Error::new(ErrorKind::InfiniteRecursion, Pos::NONE, "infinite recursion encountered"));
             }
             ThunkState::Expr(expr, env) => self.eval(expr, env),
-            ThunkState::App(closure, argument) => self.call_lambda(closure, argument, Pos::NONE),
+            ThunkState::App(closure, argument) => self.call_lambda(closure, argument, Pos::NONE).map_err(unplaced_call),
             ThunkState::Map(mapping, index) => {
                 let name = self.symbol_string(mapping.source.symbols[index]);
-                self.call(mapping.function, &[name, mapping.source.values[index].get()], Pos::NONE)
+                let call = self.call(mapping.function, &[name, mapping.source.values[index].get()], Pos::NONE);
+                call.map_err(unplaced_call)
             }
             ThunkState::Native(suspension) => self.resume(suspension),
         };
@@ -174,8 +179,11 @@ impl<'a> Evaluator<'a> {
     #[inline(never)]
     fn resume(&self, suspension: &'a Suspension<'a>) -> Evaluated<'a> {
         match *suspension {
-            Suspension::Call1(function, x) => self.call(function, &[x], Pos::NONE),
-            Suspension::Call2(function, x, y) => self.call(function, &[x, y], Pos::NONE),
+            Suspension::Call1(function, x) => self.call(function, &[x], Pos::NONE).map_err(unplaced_call),
+            Suspension::Call2(function, x, y) => self.call(function, &[x, y], Pos::NONE).map_err(unplaced_call),
+            Suspension::Failed => Err(self.failed_argument.take().unwrap_or_else(|| {
+                Error::eval(Pos::NONE, "an argument was asked for again whose evaluation had failed before")
+            })),
             Suspension::Deferred(number) => builtins::resume_deferred(self, number),
         }
     }
@@ -195,7 +203,7 @@ impl<'a> Evaluator<'a> {
     #[inline]
     pub fn nested<T>(&self, pos: Pos, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let depth = self.depth.get();
-        if depth >= self.settings.max_call_depth {
+        if depth > self.settings.max_call_depth {
             return Err(Error::new(ErrorKind::Overflow, pos, "stack overflow; max-call-depth exceeded"));
         }
         self.check_stack(pos)?;
@@ -268,12 +276,16 @@ impl<'a> Evaluator<'a> {
                 Expr::Select(select) => {
                     let subject = self.eval(&select.subject, env)?;
                     let Some(attrs) = subject.as_attrs() else {
-                        return Err(self.not_a(subject, "a set", select.pos, "while selecting an attribute"));
+                        let context = "while selecting an attribute";
+                        return Err(self.not_a(subject, "a set", select.pos, context).unplaced());
                     };
                     let Some((cell, pos)) = attrs.find(select.name) else {
                         return Err(self.missing(attrs, select.name, select.pos));
                     };
-                    return self.force_slot(cell).map_err(|error| self.trace_attr(error, pos, select.name));
+                    return self.force_slot(cell).map_err(|error| {
+                        let error = placed(error, pos);
+                        if self.is_shown(pos) { self.trace_attr(error, pos, select.name) } else { error }
+                    });
                 }
                 Expr::SelectPath(select) => return self.eval_select_path(select, env),
                 Expr::HasAttr(has) => {
@@ -328,9 +340,8 @@ impl<'a> Evaluator<'a> {
                     expr = &assert.body;
                 }
                 Expr::Not(operand) => {
-                    return self
-                        .eval_bool(operand, env, Pos::NONE, "in the argument of the not operator")
-                        .map(|operand| Value::bool(!operand));
+                    let operand = self.eval_bool(operand, env, operand.pos(), "in the argument of the not operator")?;
+                    return Ok(Value::bool(!operand));
                 }
                 Expr::Eq(pos, operands) => return self.eval_eq(operands, env, pos).map(Value::bool),
                 Expr::NotEq(pos, operands) => return self.eval_eq(operands, env, pos).map(|equal| Value::bool(!equal)),
@@ -394,13 +405,17 @@ impl<'a> Evaluator<'a> {
     }
 
     fn eval_operand(&self, expr: &'a Expr<'a>, env: Env<'a>, context: &str) -> Result<Attrs<'a>> {
-        let value = self.eval(expr, env)?;
-        value.as_attrs().ok_or_else(|| self.not_a(value, "a set", Pos::NONE, context))
+        match self.eval(expr, env) {
+            Ok(value) => value.as_attrs().ok_or_else(|| self.not_a(value, "a set", expr.pos(), context).unplaced()),
+            // In a chain of operators each operand is named once.
+            Err(error) if matches!(expr, Expr::Update(..)) => Err(error),
+            Err(error) => Err(error.traced(expr.pos(), context)),
+        }
     }
 
     #[inline]
     fn eval_bool(&self, expr: &'a Expr<'a>, env: Env<'a>, pos: Pos, context: &str) -> Result<bool> {
-        let value = self.eval(expr, env)?;
+        let value = self.eval(expr, env).map_err(|error| error.traced(pos, context))?;
         if value.same(Value::TRUE) {
             Ok(true)
         } else if value.same(Value::FALSE) {
@@ -424,7 +439,7 @@ impl<'a> Evaluator<'a> {
             let scope = self.force_variable(env, 0)?;
             let Some(attrs) = scope.as_attrs() else {
                 let context = "while evaluating the first subexpression of a with expression";
-                return Err(self.not_a(scope, "a set", variable.pos, context));
+                return Err(self.not_a(scope, "a set", with.pos, context).unplaced());
             };
             if let Some(cell) = attrs.get(variable.name) {
                 return self.force_slot(cell).map_err(|error| placed(error, variable.pos));
@@ -447,7 +462,7 @@ impl<'a> Evaluator<'a> {
             Name::Static(symbol) => Ok(*symbol),
             Name::Dynamic(expr) => {
                 let value = self.eval(expr, env)?;
-                let text = self.expect_string_no_context(value, Pos::NONE, "while evaluating an attribute name")?;
+                let text = self.expect_string_no_context(value, expr.pos(), "while evaluating an attribute name")?;
                 Ok(self.symbols.intern(text))
             }
         }
@@ -455,27 +470,68 @@ impl<'a> Evaluator<'a> {
 
     #[inline(never)]
     fn eval_select_path(&self, select: &'a SelectPathExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
-        let mut subject = self.eval(&select.subject, env)?;
+        let subject = self.eval(&select.subject, env)?;
+        // Where the attribute is defined that was found last.
+        let mut found = Pos::NONE;
+        self.follow_path(select, subject, env, &mut found).map_err(|error| {
+            if !self.is_shown(found) {
+                return error;
+            }
+            let what = format!("while evaluating the attribute '{}'", self.show_path(select.path, env));
+            error.traced(found, what)
+        })
+    }
+
+    /// Whether a selection is worth a step of a trace if the attribute is defined here: not where nobody can look.
+    fn is_shown(&self, pos: Pos) -> bool {
+        match self.positions.origin(pos) {
+            Some((Origin::File(path), _)) => !path.starts_with(INTERNAL.as_bytes()),
+            origin => origin.is_some(),
+        }
+    }
+
+    fn follow_path(
+        &self,
+        select: &'a SelectPathExpr<'a>,
+        subject: Value<'a>,
+        env: Env<'a>,
+        found: &mut Pos,
+    ) -> Evaluated<'a> {
+        let mut subject = subject;
         for name in select.path {
             let name = self.eval_name(name, env)?;
-            let found = match subject.as_attrs() {
+            let next = match subject.as_attrs() {
                 Some(attrs) => match attrs.find(name) {
-                    Some(found) => Some(found),
+                    Some(next) => Some(next),
                     None if select.default.is_some() => None,
                     None => return Err(self.missing(attrs, name, select.pos)),
                 },
                 None if select.default.is_some() => None,
-                None => return Err(self.not_a(subject, "a set", select.pos, "while selecting an attribute")),
+                None => {
+                    let context = "while selecting an attribute";
+                    return Err(self.not_a(subject, "a set", select.pos, context).unplaced());
+                }
             };
-            match (found, &select.default) {
+            match (next, &select.default) {
                 (Some((cell, pos)), _) => {
-                    subject = self.force_slot(cell).map_err(|error| self.trace_attr(error, pos, name))?;
+                    *found = pos;
+                    subject = self.force_slot(cell).map_err(|error| placed(error, pos))?;
                 }
                 (None, Some(default)) => return self.eval(default, env),
                 (None, None) => unreachable!("handled above"),
             }
         }
         Ok(subject)
+    }
+
+    /// A selection path for messages. A name that can't be evaluated shows as its expression would, without its text.
+    #[cold]
+    fn show_path(&self, path: &'a [Name<'a>], env: Env<'a>) -> String {
+        let names = path.iter().map(|name| match self.eval_name(name, env) {
+            Ok(symbol) => self.name(symbol),
+            Err(_) => "\"${…}\"".to_owned(),
+        });
+        names.collect::<Vec<_>>().join(".")
     }
 
     /// The environment of the sources of `inherit (e) …`, whose expressions are evaluated in `env`.
@@ -520,7 +576,8 @@ impl<'a> Evaluator<'a> {
         if let Some(index) = set.overrides {
             let value = self.force(inner.get(index))?;
             let Some(overrides) = value.as_attrs() else {
-                return Err(self.not_a(value, "a set", set.pos, "while evaluating the `__overrides` attribute"));
+                let context = "while evaluating the `__overrides` attribute";
+                return Err(self.not_a(value, "a set", Pos::NONE, context));
             };
             for (symbol, _, cell) in self.heap.flat(overrides).iter() {
                 if let Ok(slot) = set.keys.symbols().binary_search(&symbol) {
@@ -677,7 +734,10 @@ impl<'a> Evaluator<'a> {
             } else {
                 match self.eval(argument, env) {
                     Ok(value) => value,
-                    Err(error) => return Err(self.trace_prim_op(error, prim_op, call.pos)),
+                    Err(error) => {
+                        args[index] = self.failed(error);
+                        break;
+                    }
                 }
             };
         }
@@ -685,11 +745,20 @@ impl<'a> Evaluator<'a> {
     }
 
     fn call_prim_op(&self, prim_op: &'static builtins::PrimOp, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
-        let result = self.nested(pos, || (prim_op.function)(self, args, pos));
+        // As in Nix, a builtin does not know where it was called: the frame that is added here says it.
+        let result = self.nested(pos, || (prim_op.function)(self, args, Pos::NONE));
         match result {
             Ok(value) => self.force(value),
             Err(error) => Err(self.trace_prim_op(error, prim_op, pos)),
         }
+    }
+
+    /// An argument that gives this error to the builtin that asks for it first of all, so that the builtin can say which of
+    /// its arguments it was.
+    #[cold]
+    fn failed(&self, error: Box<Error>) -> Value<'a> {
+        self.failed_argument.replace(Some(error));
+        self.heap.thunk_of_suspension(Suspension::Failed)
     }
 
     #[cold]
@@ -737,12 +806,12 @@ impl<'a> Evaluator<'a> {
                     all[app.args.len()..prim_op.arity as usize].copy_from_slice(now);
                     self.call_prim_op(prim_op, &all[..prim_op.arity as usize], pos)?
                 }
-                Kind::Attrs(attrs) => match attrs.get(sym::FUNCTOR) {
-                    Some(functor) => {
+                Kind::Attrs(attrs) => match attrs.find(sym::FUNCTOR) {
+                    Some((functor, functor_pos)) => {
                         let (argument, rest) = (args[0], &args[1..]);
                         args = rest;
-                        let functor = self.force_slot(functor)?;
-                        self.nested(pos, || self.call(functor, &[current, argument], pos)).map_err(|error| {
+                        let call = || self.call(self.force_slot(functor)?, &[current, argument], functor_pos);
+                        self.nested(pos, call).map_err(|error| {
                             error.traced(pos, "while calling a functor (an attribute set with a '__functor' attribute)")
                         })?
                     }
@@ -766,7 +835,7 @@ impl<'a> Evaluator<'a> {
 
     fn call_lambda(&self, closure: &'a Closure<'a>, argument: Value<'a>, pos: Pos) -> Evaluated<'a> {
         let depth = self.depth.get();
-        if depth >= self.settings.max_call_depth {
+        if depth > self.settings.max_call_depth {
             return Err(Error::new(ErrorKind::Overflow, pos, "stack overflow; max-call-depth exceeded"));
         }
         self.check_stack(pos)?;
@@ -796,13 +865,13 @@ impl<'a> Evaluator<'a> {
         let forced = match self.force(argument) {
             Ok(forced) => forced,
             Err(error) => {
-                let error = error.traced(lambda.pos, "while evaluating the value passed for the lambda argument");
-                return Err(error.traced(pos, "from call site"));
+                let error = placed(error, lambda.pos);
+                return Err(if pos == Pos::NONE { error } else { error.traced(pos, CALL_SITE) });
             }
         };
         let Some(attrs) = forced.as_attrs() else {
             let context = "while evaluating the value passed for the lambda argument";
-            return Err(self.not_a(forced, "a set", lambda.pos, context).traced(pos, "from call site"));
+            return Err(self.not_a(forced, "a set", lambda.pos, context).unplaced().traced(pos, CALL_SITE));
         };
         let first = u32::from(lambda.arg.is_some());
         let env = self.heap.env(Some(closure.env()), formals.formals.len() + first as usize);
@@ -849,7 +918,7 @@ impl<'a> Evaluator<'a> {
     fn missing_argument(&self, lambda: &LambdaExpr<'a>, name: Symbol, pos: Pos) -> Box<Error> {
         let message =
             format!("function '{}' called without required argument '{}'", self.function_name(lambda), self.name(name));
-        Error::eval(lambda.pos, message).traced(pos, "from call site")
+        Error::eval(lambda.pos, message).traced(pos, CALL_SITE)
     }
 
     #[cold]
@@ -863,7 +932,7 @@ impl<'a> Evaluator<'a> {
         unexpected.sort();
         let name = unexpected.swap_remove(0);
         let message = format!("function '{}' called with unexpected argument '{name}'", self.function_name(lambda));
-        let mut error = Error::eval(lambda.pos, message).traced(pos, "from call site");
+        let mut error = Error::eval(lambda.pos, message).traced(pos, CALL_SITE);
         error.suggestions = crate::suggest::best_matches(&name, formals.iter().map(|formal| self.name(formal.name)));
         error
     }
@@ -875,7 +944,7 @@ impl<'a> Evaluator<'a> {
             None => "while calling anonymous lambda".to_owned(),
         };
         let error = error.traced_as(FrameKind::Call, lambda.pos, what);
-        if pos == Pos::NONE { error } else { error.traced_as(FrameKind::Call, pos, "from call site") }
+        if pos == Pos::NONE { error } else { error.traced_as(FrameKind::Call, pos, CALL_SITE) }
     }
 
     #[cold]
@@ -1004,7 +1073,6 @@ impl<'a> Evaluator<'a> {
 
     /// A position as `FILE:LINE:COLUMN`.
     pub fn show_pos(&self, pos: Pos) -> String {
-        use crate::position::Origin;
         match self.locate(pos) {
             None => "«none»".to_owned(),
             Some(Location { origin, line, column }) => match origin {
@@ -1023,7 +1091,6 @@ impl<'a> Evaluator<'a> {
 
     /// A position as `__curPos` and `unsafeGetAttrPos` give it.
     pub(crate) fn position_value(&self, pos: Pos) -> Value<'a> {
-        use crate::position::Origin;
         let Some(Location { origin: Origin::File(path), line, column }) = self.locate(pos) else {
             return Value::NULL;
         };
@@ -1074,7 +1141,7 @@ impl<'a> Evaluator<'a> {
     pub fn expect_list(&self, value: Value<'a>, pos: Pos, context: &str) -> Result<List<'a>> {
         match value.kind() {
             Kind::List(list) => Ok(list),
-            _ => Err(self.not_a(value, "a list", pos, context)),
+            _ => Err(self.not_a(value, "a list", pos, context).unplaced()),
         }
     }
 
@@ -1103,19 +1170,19 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// What evaluating it gives, or when it is something else. The same holds for the other `force_…`.
     pub fn force_list(&self, value: Value<'a>, pos: Pos, context: &str) -> Result<List<'a>> {
-        let value = self.force(value).map_err(|error| error.traced(pos, context))?;
+        let value = self.force(value).map_err(|error| placed(error, pos))?;
         self.expect_list(value, pos, context)
     }
 
     /// Forces a value that must be an attribute set.
     pub fn force_attrs(&self, value: Value<'a>, pos: Pos, context: &str) -> Result<Attrs<'a>> {
-        let value = self.force(value).map_err(|error| error.traced(pos, context))?;
-        value.as_attrs().ok_or_else(|| self.not_a(value, "a set", pos, context))
+        let value = self.force(value).map_err(|error| placed(error, pos))?;
+        value.as_attrs().ok_or_else(|| self.not_a(value, "a set", pos, context).unplaced())
     }
 
     /// Forces a value that must be a Boolean.
     pub fn force_bool(&self, value: Value<'a>, pos: Pos, context: &str) -> Result<bool> {
-        let value = self.force(value).map_err(|error| error.traced(pos, context))?;
+        let value = self.force(value).map_err(|error| placed(error, pos).traced(pos, context))?;
         match value.kind() {
             Kind::Bool(truth) => Ok(truth),
             _ => Err(self.not_a(value, "a Boolean", pos, context)),
@@ -1124,7 +1191,7 @@ impl<'a> Evaluator<'a> {
 
     /// Forces a value that must be an integer.
     pub fn force_int(&self, value: Value<'a>, pos: Pos, context: &str) -> Result<i64> {
-        let value = self.force(value).map_err(|error| error.traced(pos, context))?;
+        let value = self.force(value).map_err(|error| placed(error, pos).traced(pos, context))?;
         match value.kind() {
             Kind::Int(number) => Ok(number),
             _ => Err(self.not_a(value, "an integer", pos, context)),
@@ -1133,7 +1200,7 @@ impl<'a> Evaluator<'a> {
 
     /// Forces a value that must be a number.
     pub fn force_float(&self, value: Value<'a>, pos: Pos, context: &str) -> Result<f64> {
-        let value = self.force(value).map_err(|error| error.traced(pos, context))?;
+        let value = self.force(value).map_err(|error| placed(error, pos).traced(pos, context))?;
         match value.kind() {
             Kind::Int(number) => Ok(number as f64),
             Kind::Float(number) => Ok(number),
@@ -1143,7 +1210,7 @@ impl<'a> Evaluator<'a> {
 
     /// Forces a value that must be a function, or a set that can be called.
     pub fn force_function(&self, value: Value<'a>, pos: Pos, context: &str) -> Evaluated<'a> {
-        let value = self.force(value).map_err(|error| error.traced(pos, context))?;
+        let value = self.force(value).map_err(|error| placed(error, pos).traced(pos, context))?;
         match value.kind() {
             Kind::Lambda(_) | Kind::PrimOp(_) | Kind::PrimOpApp(_) => Ok(value),
             Kind::Attrs(attrs) if attrs.get(sym::FUNCTOR).is_some() => Ok(value),
@@ -1153,7 +1220,7 @@ impl<'a> Evaluator<'a> {
 
     /// Forces a value that must be a string: its bytes and its context.
     pub fn force_string(&self, value: Value<'a>, pos: Pos, context: &str) -> Result<(&'a [u8], Context)> {
-        let value = self.force(value).map_err(|error| error.traced(pos, context))?;
+        let value = self.force(value).map_err(|error| placed(error, pos).traced(pos, context))?;
         match value.kind() {
             Kind::Str(text) => Ok((text.bytes(), text.context())),
             _ => Err(self.not_a(value, "a string", pos, context)),
@@ -1162,7 +1229,7 @@ impl<'a> Evaluator<'a> {
 
     /// Forces a value that must be a string without context.
     pub fn force_string_no_context(&self, value: Value<'a>, pos: Pos, context: &str) -> Result<&'a [u8]> {
-        let value = self.force(value).map_err(|error| error.traced(pos, context))?;
+        let value = self.force(value).map_err(|error| placed(error, pos).traced(pos, context))?;
         self.expect_string_no_context(value, pos, context)
     }
 
@@ -1176,8 +1243,9 @@ impl<'a> Evaluator<'a> {
     }
 
     fn force_deep_unseen(&self, value: Value<'a>, seen: &mut rustc_hash::FxHashSet<usize>) -> Evaluated<'a> {
-        self.nested(Pos::NONE, || {
-            let value = self.force(value)?;
+        let pos = call_pos(value);
+        self.nested(pos, || {
+            let value = self.force(value).map_err(|error| placed(error, pos))?;
             match value.kind() {
                 Kind::Attrs(attrs) if seen.insert(value.address()) => {
                     for (name, pos, cell) in self.heap.flat(attrs).iter() {
@@ -1210,7 +1278,7 @@ impl<'a> Evaluator<'a> {
         pos: Pos,
         what: &str,
     ) -> Result<()> {
-        let value = self.force(value)?;
+        let value = self.force(value).map_err(|error| placed(error, pos))?;
         match value.kind() {
             Kind::Str(string) => {
                 text.extend_from_slice(string.bytes());
@@ -1219,7 +1287,7 @@ impl<'a> Evaluator<'a> {
             }
             Kind::Path(path) => {
                 if mode.copy {
-                    let (copied, element) = self.copy_to_store(path.bytes(), pos)?;
+                    let (copied, element) = self.copy_to_store(path.bytes(), Pos::NONE)?;
                     text.extend_from_slice(copied.as_bytes());
                     *context = self.contexts.union(*context, element);
                 } else {
@@ -1291,13 +1359,41 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// An infinite recursion is reported where the variable stands that led into it.
+/// What a trace says about the place of a call.
+const CALL_SITE: &str = "from call site";
+
+/// The same error, of a value that was asked for at `pos`: an infinite recursion is reported where the variable stands that
+/// led into it, and a deferred call gets a site.
 #[cold]
-fn placed(mut error: Box<Error>, pos: Pos) -> Box<Error> {
+pub(crate) fn placed(mut error: Box<Error>, pos: Pos) -> Box<Error> {
     if error.kind == ErrorKind::InfiniteRecursion && error.pos == Pos::NONE {
         error.pos = pos;
     }
+    if pos != Pos::NONE && error.unplaced_call.take() == Some(error.trace.len()) {
+        match error.trace.last_mut() {
+            // The call was one too many, so it has not begun.
+            None => error.pos = pos,
+            Some(frame) if frame.pos == Pos::NONE && frame.message == CALL_SITE => frame.pos = pos,
+            Some(_) => error = error.traced_as(FrameKind::Call, pos, CALL_SITE),
+        }
+    }
     error
+}
+
+/// The same error, of a deferred call: whoever asked for its value knows a place for it.
+#[cold]
+fn unplaced_call(mut error: Box<Error>) -> Box<Error> {
+    error.unplaced_call = Some(error.trace.len());
+    error
+}
+
+/// Where the function starts whose deferred call this is, or that this is.
+#[inline]
+fn call_pos(value: Value<'_>) -> Pos {
+    match value.as_thunk() {
+        Some(thunk) => thunk.function().map_or(Pos::NONE, |closure| closure.lambda().pos),
+        None => value.as_lambda().map_or(Pos::NONE, |closure| closure.lambda().pos),
+    }
 }
 
 #[inline]

@@ -60,6 +60,32 @@ pub enum Expr<'a> {
     CurPos(Pos),
 }
 
+impl Expr<'_> {
+    /// Where it stands, as far as it is known (C++ Nix's `getPos`).
+    pub fn pos(&self) -> Pos {
+        match *self {
+            Expr::Const(_) | Expr::Let(_) => Pos::NONE,
+            Expr::Local(pos, _) | Expr::CurPos(pos) | Expr::If(pos, _) => pos,
+            Expr::Var(variable) => variable.pos,
+            Expr::WithVar(variable) => variable.pos,
+            Expr::Select(select) => select.pos,
+            Expr::SelectPath(select) => select.pos,
+            Expr::HasAttr(has) => has.subject.pos(),
+            Expr::PlainAttrs(set) => set.pos,
+            Expr::Attrs(set) => set.pos,
+            Expr::List(list) => list.items.first().map_or(Pos::NONE, Expr::pos),
+            Expr::Lambda(lambda) => lambda.pos,
+            Expr::Call(call) => call.pos,
+            Expr::With(with) => with.pos,
+            Expr::Assert(assert) => assert.pos,
+            Expr::Not(operand) => operand.pos(),
+            Expr::Eq(pos, _) | Expr::NotEq(pos, _) | Expr::And(pos, _) | Expr::Or(pos, _) | Expr::Impl(pos, _) => pos,
+            Expr::Update(pos, _) | Expr::ConcatLists(pos, _) => pos,
+            Expr::ConcatStrings(concat) => concat.pos,
+        }
+    }
+}
+
 /// A variable further out.
 pub struct VarExpr {
     /// Where it stands.
@@ -84,6 +110,8 @@ pub struct WithVarExpr<'a> {
 
 /// What a `with` knows of the one around it.
 pub struct WithScope<'a> {
+    /// Where it starts.
+    pub pos: Pos,
     /// How many environments further out the next `with` is, and that one.
     pub outer: Option<(u32, &'a WithScope<'a>)>,
 }

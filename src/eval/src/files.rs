@@ -26,7 +26,7 @@ pub(crate) struct FileState<'a> {
 }
 
 /// Where Nix's own files are: no directory of that name is ever read.
-const INTERNAL: &str = "/nix-internal";
+pub(crate) const INTERNAL: &str = "/nix-internal";
 
 /// What `<nix/fetchurl.nix>` is: a derivation that the builder inside of Nix downloads.
 const FETCHURL: &str = include_str!("internal/fetchurl.nix");
@@ -78,21 +78,33 @@ impl<'a> Evaluator<'a> {
         self.fs.read_file(&resolved).map_err(|error| self.file_error(&error, Pos::NONE))
     }
 
+    /// What a text of this evaluation is parsed against. Lints are not looked at.
+    pub(crate) fn parse_options<'o>(&'o self, base_path: &'o [u8]) -> ParseOptions<'o> {
+        ParseOptions {
+            base_path,
+            home: self.settings.home.as_deref(),
+            pure: self.settings.pure,
+            pipe_operators: self.settings.pipe_operators,
+            ..ParseOptions::default()
+        }
+    }
+
     /// Parses a text and finds its variables' slots; `names`, sorted, are those of the environment that it will see.
     fn parse(&self, text: &[u8], origin: Origin, base_path: &[u8], names: &[Symbol]) -> Result<&'a Expr<'a>> {
         let base = self
             .positions
             .add(origin, text.len())
             .ok_or_else(|| Error::eval(Pos::NONE, "more than 4 GiB of Nix code were read"))?;
-        let options = ParseOptions {
-            base_path,
-            home: self.settings.home.as_deref(),
-            pure: self.settings.pure,
-            pipe_operators: self.settings.pipe_operators,
-        };
+        let warnings = RefCell::default();
+        let options =
+            ParseOptions { lints: self.settings.lints, warnings: Some(&warnings), ..self.parse_options(base_path) };
         let place = |pos: syntax::ast::Pos| if pos == syntax::ast::NO_POS { Pos::NONE } else { Pos(base + pos) };
         self.with_parse_arena(|arena| {
-            let node = syntax::parse(arena, &self.symbols, text, &options).map_err(|error| {
+            let parsed = syntax::parse(arena, &self.symbols, text, &options);
+            for warning in warnings.take() {
+                self.host.warn(&self.render_warning(&warning.message, place(warning.pos)));
+            }
+            let node = parsed.map_err(|error| {
                 let mut message = error.message;
                 if let Some(previous) = error.previous {
                     message = format!("{message} at {}", self.show_pos(place(previous)));
@@ -213,12 +225,7 @@ impl<'a> Evaluator<'a> {
     /// When it is not Nix, or has undefined variables.
     pub fn show_syntax(&self, text: &[u8], origin: Origin, base_path: &[u8]) -> Result<Vec<u8>> {
         self.parse(text, origin, base_path, &[])?;
-        let options = ParseOptions {
-            base_path,
-            home: self.settings.home.as_deref(),
-            pure: self.settings.pure,
-            pipe_operators: self.settings.pipe_operators,
-        };
+        let options = self.parse_options(base_path);
         let mut shown = Vec::new();
         self.with_parse_arena(|arena| {
             if let Ok(node) = syntax::parse(arena, &self.symbols, text, &options) {

@@ -8,6 +8,7 @@
 pub mod arena;
 mod builtins;
 pub mod context;
+mod diagnostic;
 pub mod error;
 mod eval;
 #[allow(missing_docs, reason = "each field's type and comment say it")]
@@ -20,15 +21,16 @@ mod print;
 mod resolve;
 mod select;
 mod settings;
+pub mod store;
 mod suggest;
 pub mod symbol;
 pub mod syntax;
 pub mod text;
 pub mod value;
 
+pub use diagnostic::{Diagnostic, NixosOption, Place, RenderOptions, Source, Step};
 pub use error::{Error, ErrorKind, Frame, FrameKind, Result};
 pub use eval::{Coerce, Evaluated, Evaluator};
 pub use position::{Location, Origin};
-pub use print::RenderOptions;
 pub use select::Instantiable;
-pub use settings::{Aborted, Host, SearchPath, Settings, evaluate};
+pub use settings::{Aborted, Host, NoHost, SearchPath, Settings, evaluate};

@@ -1,19 +1,14 @@
-//! Values and errors as text: what `nix-instantiate --eval` prints, what messages show of a value, and a whole error with
-//! its trace and the lines of source that it points to.
+//! Values as text: what `nix-instantiate --eval` prints, and what messages show of a value.
 
 use crate::builtins::structured::{write_json, write_xml};
 use crate::context::{Derived, Element};
-use crate::error::{Error, ErrorKind, Frame, FrameKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::eval::Evaluator;
-use crate::fs::{FileSystem, path_of};
-use crate::position::{Location, Origin};
 use crate::symbol::{Symbol, sym};
 use crate::text::escape::{write_name, write_string, write_string_limited};
 use crate::text::number::write_float;
 use crate::value::{Attrs, Kind, List, Pos, Slot, ThunkState, Value};
-use rustc_hash::{FxHashMap, FxHashSet};
-use std::fmt::Write;
-use std::rc::Rc;
+use rustc_hash::FxHashSet;
 
 /// How much is shown of a value.
 #[derive(Clone, Copy)]
@@ -31,15 +26,6 @@ struct Limits {
 impl Limits {
     /// What errors show (C++ Nix's `errorPrintOptions`).
     const ERROR: Limits = Limits { depth: 10, attrs: 10, items: 10, bytes: 1024 };
-}
-
-/// How an error is rendered.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RenderOptions {
-    /// Whether the text has escape sequences for colours.
-    pub color: bool,
-    /// Whether the whole trace is shown, calls of functions included (`--show-trace`).
-    pub show_trace: bool,
 }
 
 /// What a place in a list or a set shows, seen without evaluating anything.
@@ -333,24 +319,16 @@ impl<'a> Evaluator<'a> {
         match element {
             Element::Opaque(path) => format!("{store}/{path}"),
             Element::DrvDeep(path) => format!("{store}/{path} (deep)"),
-            Element::Built { drv, output } => format!("{}^{output}", show_derived(store, drv)),
+            Element::Built { drv, output } => format!("{}^{output}", self.show_derived(drv)),
         }
     }
 
-    /// An error as Nix prints it: the trace with the outermost step first, the message, the lines around the place, and names
-    /// that may have been meant. Without a newline at the end.
-    ///
-    /// Without [`RenderOptions::show_trace`] calls of functions are left out, and the trace ends after a few steps, except
-    /// for those that the program itself has added (`builtins.addErrorContext`).
-    pub fn render_error(&self, error: &Error, options: &RenderOptions) -> String {
-        ErrorPrinter { evaluator: self, options, out: String::new(), sources: FxHashMap::default() }.error(error)
-    }
-}
-
-fn show_derived(store: &str, derived: &Derived) -> String {
-    match derived {
-        Derived::Path(path) => format!("{store}/{path}"),
-        Derived::Output(drv, output) => format!("{}^{output}", show_derived(store, drv)),
+    /// A derivation as error messages show it.
+    pub(crate) fn show_derived(&self, derived: &Derived) -> String {
+        match derived {
+            Derived::Path(path) => format!("{}/{path}", self.store.as_str()),
+            Derived::Output(drv, output) => format!("{}^{output}", self.show_derived(drv)),
+        }
     }
 }
 
@@ -468,150 +446,4 @@ impl<'a> MessagePrinter<'_, 'a> {
         }
         self.text(" ]");
     }
-}
-
-const RED: &str = "\x1b[31;1m";
-const YELLOW: &str = "\x1b[35;1m";
-const BLUE: &str = "\x1b[34;1m";
-const NORMAL: &str = "\x1b[0m";
-
-/// What is indented by the width of `error: `.
-const INDENT: &str = "       ";
-
-/// A step of a trace, as far as telling equal ones goes.
-type Step<'t> = (Pos, &'t str);
-
-/// Prints an error.
-struct ErrorPrinter<'e, 'a> {
-    evaluator: &'e Evaluator<'a>,
-    options: &'e RenderOptions,
-    out: String,
-    /// The lines of each file, read once; `None` if it can't be.
-    sources: FxHashMap<Rc<[u8]>, Option<Rc<[String]>>>,
-}
-
-impl ErrorPrinter<'_, '_> {
-    fn color(&self, code: &'static str) -> &'static str {
-        if self.options.color { code } else { "" }
-    }
-
-    fn error(mut self, error: &Error) -> String {
-        let prefix = format!("{}error:{} ", self.color(RED), self.color(NORMAL));
-        // Calls count as steps only where they are shown.
-        let frames: Vec<&Frame> =
-            error.trace.iter().rev().filter(|frame| self.options.show_trace || frame.kind != FrameKind::Call).collect();
-        if !frames.is_empty() {
-            self.trace(&frames);
-            let _ = write!(self.out, "\n{prefix}");
-        }
-        let _ = writeln!(self.out, "{}", error.message);
-        self.place("", error.pos);
-        if let Some((last, others)) = error.suggestions.split_last() {
-            let shown =
-                if others.is_empty() { last.clone() } else { format!("one of {} or {last}", others.join(", ")) };
-            let _ = writeln!(self.out, "Did you mean {shown}?");
-        }
-        let mut result = String::with_capacity(self.out.len() * 2);
-        for (index, line) in self.out.trim_end().split('\n').enumerate() {
-            if index > 0 {
-                result.push('\n');
-            }
-            let line = format!("{}{line}", if index == 0 { &prefix } else { INDENT });
-            result.push_str(line.trim_end());
-        }
-        result
-    }
-
-    /// The steps from the outermost one inwards. A step counts one, one with a place two; more than three are not shown.
-    fn trace(&mut self, frames: &[&Frame]) {
-        let mut seen: FxHashSet<Step<'_>> = FxHashSet::default();
-        let mut skipped: Vec<Step<'_>> = Vec::new();
-        let mut count = 0;
-        let mut truncated = false;
-        for frame in frames {
-            if frame.message.is_empty() {
-                continue;
-            }
-            truncated |= !self.options.show_trace && count > 3;
-            if truncated && frame.kind != FrameKind::Context {
-                continue;
-            }
-            let step = (frame.pos, frame.message.as_str());
-            if !seen.insert(step) {
-                skipped.push(step);
-                continue;
-            }
-            self.skipped(&mut skipped, &mut count);
-            count += 1;
-            self.step(step, &mut count);
-        }
-        self.skipped(&mut skipped, &mut count);
-        if truncated {
-            let (start, end) = (self.color(YELLOW), self.color(NORMAL));
-            let _ = writeln!(
-                self.out,
-                "\n{start}(stack trace truncated; use '--show-trace' to show the full, detailed trace){end}"
-            );
-        }
-    }
-
-    fn skipped(&mut self, skipped: &mut Vec<Step<'_>>, count: &mut usize) {
-        if skipped.len() > 5 {
-            let (start, end) = (self.color(YELLOW), self.color(NORMAL));
-            let _ = writeln!(self.out, "\n{start}({} duplicate frames omitted){end}", skipped.len());
-        } else {
-            for step in skipped.iter() {
-                self.step(*step, count);
-            }
-        }
-        skipped.clear();
-    }
-
-    fn step(&mut self, (pos, message): Step<'_>, count: &mut usize) {
-        let _ = writeln!(self.out, "\n… {message}");
-        if self.place("  ", pos) {
-            *count += 1;
-        }
-    }
-
-    /// The place and the lines around it; whether there is one.
-    fn place(&mut self, indent: &str, pos: Pos) -> bool {
-        let Some(location) = self.evaluator.locate(pos) else {
-            return false;
-        };
-        let (blue, yellow, red, normal) = (self.color(BLUE), self.color(YELLOW), self.color(RED), self.color(NORMAL));
-        let shown = self.evaluator.show_pos(pos);
-        let _ = write!(self.out, "{indent}{blue}at {yellow}{shown}{normal}:");
-        if let Some(lines) = self.lines(&location) {
-            let number = location.line as usize;
-            let line = |number: usize| number.checked_sub(1).and_then(|index| lines.get(index));
-            for shown in number.saturating_sub(1)..=number + 1 {
-                let Some(text) = line(shown) else { continue };
-                let _ = write!(self.out, "\n {shown:>5}| {text}");
-                if shown == number && location.column > 0 {
-                    let spaces = " ".repeat(location.column as usize);
-                    let _ = write!(self.out, "\n      |{spaces}{red}^{normal}");
-                }
-            }
-            self.out.push('\n');
-        }
-        true
-    }
-
-    fn lines(&mut self, location: &Location) -> Option<Rc<[String]>> {
-        match &location.origin {
-            Origin::String(text) | Origin::Stdin(text) => Some(split_lines(text)),
-            Origin::File(path) => {
-                let evaluator = self.evaluator;
-                let read = || evaluator.fs.read_file(path_of(path)).ok().map(|text| split_lines(&text));
-                self.sources.entry(path.clone()).or_insert_with(read).clone()
-            }
-        }
-    }
-}
-
-/// The lines of a text; `\n`, `\r\n` and a lone `\r` end one.
-fn split_lines(text: &[u8]) -> Rc<[String]> {
-    let text = String::from_utf8_lossy(text);
-    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r')).map(str::to_owned).collect()
 }

@@ -143,9 +143,10 @@ impl<'a> Resolver<'_, 'a> {
                     level += 1;
                     current = environment.up;
                 }
-                let with = self.alloc(WithScope { outer });
+                let pos = self.pos(pos);
+                let with = self.alloc(WithScope { pos, outer });
                 let body = self.expr(body, Some(&Static { up: scope, kind: Kind::With(with) }))?;
-                Expr::With(self.alloc(WithExpr { pos: self.pos(pos), scope: attrs, body }))
+                Expr::With(self.alloc(WithExpr { pos, scope: attrs, body }))
             }
             ast::Expr::If { pos, condition, then, otherwise } => {
                 let parts = [self.expr(condition, scope)?, self.expr(then, scope)?, self.expr(otherwise, scope)?];

@@ -2,7 +2,10 @@
 
 use crate::arena::{Arena, Full, REGION};
 use crate::eval::Evaluator;
+use crate::flake::FetchSettings;
 use crate::fs::{OverlayFs, RealFs};
+use crate::store::Store;
+use crate::syntax::Lints;
 use bento_store::store_path::StoreDir;
 use bumpalo::Bump;
 use std::path::PathBuf;
@@ -38,10 +41,22 @@ pub struct Settings {
     pub dynamic_derivations: bool,
     /// Whether impure derivations are allowed.
     pub impure_derivations: bool,
+    /// Whether what has to be built first may be read.
+    pub allow_import_from_derivation: bool,
+    /// Whether a warning tells what was built for that.
+    pub trace_import_from_derivation: bool,
+    /// Whether contents can be hashed as Git hashes them.
+    pub git_hashing: bool,
+    /// Whether there are BLAKE3 hashes.
+    pub blake3_hashes: bool,
     /// Whether there is `fetchClosure`.
     pub fetch_closure: bool,
     /// Whether `fromTOML` reads times.
     pub parse_toml_timestamps: bool,
+    /// How sources are fetched.
+    pub fetch: FetchSettings,
+    /// What is to be said about discouraged literals.
+    pub lints: Lints,
     /// Whether `traceVerbose` speaks.
     pub trace_verbose: bool,
     /// Whether `abort` is called on a warning.
@@ -69,8 +84,14 @@ impl Default for Settings {
             ca_derivations: false,
             dynamic_derivations: false,
             impure_derivations: false,
+            allow_import_from_derivation: true,
+            trace_import_from_derivation: false,
+            git_hashing: false,
+            blake3_hashes: false,
             fetch_closure: false,
             parse_toml_timestamps: false,
+            fetch: FetchSettings::default(),
+            lints: Lints::default(),
             trace_verbose: false,
             abort_on_warn: false,
             keep_derivations: false,
@@ -92,6 +113,22 @@ pub trait Host {
     }
     /// What `builtins.trace` says, without `trace:`.
     fn trace(&self, message: &str);
+    /// The store that what has to be built before it can be read is built in, if there is one.
+    fn store(&self) -> Option<&dyn Store> {
+        None
+    }
+}
+
+/// A caller with an empty environment that hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHost;
+
+impl Host for NoHost {
+    fn env(&self, _: &str) -> Option<Vec<u8>> {
+        None
+    }
+    fn warn(&self, _: &str) {}
+    fn trace(&self, _: &str) {}
 }
 
 /// The stack of an evaluation in bytes. Only what is used of it takes memory.

@@ -643,6 +643,8 @@ pub enum Suspension<'a> {
     Call2(Value<'a>, Value<'a>, Value<'a>),
     /// Whatever the evaluator registered under this number.
     Deferred(u32),
+    /// What has failed already.
+    Failed,
 }
 
 /// A function that is to be applied to each attribute of a set. The thunks of the resulting attributes share it.
@@ -662,6 +664,17 @@ impl<'a> Thunk<'a> {
     #[inline]
     pub fn value(&self) -> Option<Value<'a>> {
         if self.state.get() == 0 { Some(self.payload.get()) } else { None }
+    }
+
+    /// The function, if the computation is a call of one.
+    #[inline]
+    pub fn function(&self) -> Option<&'a Closure<'a>> {
+        let state = self.state.get();
+        if state & STATE_TAG != STATE_APP {
+            return None;
+        }
+        // SAFETY: as in `enter`.
+        Some(unsafe { &*near::<_, Closure<'a>>(self, state & !STATE_TAG) })
     }
 
     /// Takes the computation out and leaves a black hole, unless the value is known or the thunk is a black hole already.

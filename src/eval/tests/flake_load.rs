@@ -6,7 +6,9 @@ mod flake_oracle;
 
 use bento_eval::flake::fetch::{Fetcher, SourceInfo};
 use bento_eval::flake::reference::{FlakeRef, ParseOptions, attrs_from_json};
-use bento_eval::flake::{FlakeDeclaration, FlakeError, FlakeHost, InputDeclaration, LoadOptions, LockedFlake, load};
+use bento_eval::flake::{
+    FetchSettings, FlakeDeclaration, FlakeError, FlakeHost, InputDeclaration, LoadOptions, LockedFlake, load,
+};
 use bento_eval::fs::{FileSystem, OverlayFs, RealFs};
 use bento_store::store_path::StoreDir;
 use flake_oracle::{Oracle, quote};
@@ -199,7 +201,7 @@ fn load_with(oracle: &Oracle, url: &str, options: &LoadOptions) -> Loaded {
     let warnings = Rc::new(RefCell::new(Vec::new()));
     let sink = warnings.clone();
     let warn = Rc::new(move |text: &str| sink.borrow_mut().push(text.to_owned()));
-    let fetcher = Fetcher::new(overlay.clone(), Rc::new(RealFs), StoreDir::default(), warn);
+    let fetcher = Fetcher::new(overlay.clone(), Rc::new(RealFs), StoreDir::default(), FetchSettings::default(), warn);
     let flake = FlakeRef::parse(url, ParseOptions::default())
         .and_then(|flake_ref| load(&fetcher, &NixHost(oracle, overlay), &flake_ref, options));
     Loaded { fetcher, warnings, flake }
@@ -591,10 +593,13 @@ fn remote_inputs_are_named_when_they_cannot_be_had() {
     let Some(oracle) = Oracle::find() else { return };
     let sandbox = Sandbox::new();
     for (url, reason) in [
-        ("github:NixOS/nixpkgs", "input 'github:NixOS/nixpkgs' cannot be had offline"),
-        ("git+ssh://git@example.org/x", "input 'git+ssh://git@example.org/x' cannot be had offline"),
-        ("https://example.org/x.tar.gz", "input 'https://example.org/x.tar.gz' cannot be had offline"),
-        ("nixpkgs", "input 'flake:nixpkgs' cannot be had offline: it is an indirect reference"),
+        (
+            "github:NixOS/nixpkgs",
+            "input 'github:NixOS/nixpkgs' cannot be had: unable to download 'https://api.github.com/",
+        ),
+        ("git+ssh://git@example.org/x", "input 'git+ssh://git@example.org/x' cannot be had: unable to download 'ssh:"),
+        ("https://example.org/x.tar.gz", "input 'https://example.org/x.tar.gz' cannot be had: unable to download"),
+        ("nixpkgs", "cannot find flake 'flake:nixpkgs' in the flake registries"),
     ] {
         sandbox.flake("f", &format!("x.url = \"{url}\";"));
         let error = load_flake(&oracle, &sandbox.url("path", "f")).flake.unwrap_err().to_string();
@@ -616,7 +621,7 @@ fn remote_inputs_are_named_when_they_cannot_be_had() {
     assert_eq!(source.info.short_rev(), Some("aaaaaaa"));
     let file = PathBuf::from(&source.out_path).join("flake.nix");
     let error = loaded.fetcher.overlay().read_file(&file).unwrap_err().to_string();
-    assert!(error.contains("cannot be had offline") && error.contains(&source.source_path), "{error}");
+    assert!(error.contains("cannot be had") && error.contains(&source.source_path), "{error}");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use bento_eval::flake::FlakeError;
 use bento_eval::flake::fetch::{Fetcher, SourceInfo, SourceTree};
 use bento_eval::flake::reference::{FlakeRef, ParseOptions};
+use bento_eval::flake::{FetchSettings, FlakeError};
 use bento_eval::fs::{FileSystem, OverlayFs, RealFs};
 use bento_store::store_path::StoreDir;
 use std::fs;
@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 fn fetcher() -> Fetcher {
     let overlay = Rc::new(OverlayFs::new(Rc::new(RealFs), Path::new("/nix/store")));
-    Fetcher::new(overlay, Rc::new(RealFs), StoreDir::default(), Rc::new(|_: &str| {}))
+    Fetcher::new(overlay, Rc::new(RealFs), StoreDir::default(), FetchSettings::default(), Rc::new(|_: &str| {}))
 }
 
 fn fetch(fetcher: &Fetcher, url: &str) -> Result<Rc<SourceTree>, FlakeError> {
@@ -137,7 +137,7 @@ fn what_cannot_be_had_is_an_error() {
         (format!("git+file://{path}/nothing"), format!("Git repository \"{path}/nothing\" does not exist")),
         (format!("git+file://{path}/plain"), format!("opening the repository in Git repository \"{path}/plain\"")),
         ("git+file:relative".to_owned(), "uses a path relative to the current directory".to_owned()),
-        ("github:a/b".to_owned(), "input 'github:a/b' cannot be had offline".to_owned()),
+        ("github:a/b".to_owned(), "input 'github:a/b' cannot be had: ".to_owned()),
     ] {
         let options = ParseOptions { preserve_relative_paths: true, ..ParseOptions::default() };
         let input = FlakeRef::parse(&url, options).unwrap().input;

@@ -32,7 +32,8 @@ fn cases(kind: &str) -> Vec<PathBuf> {
 fn parse_and_show(source: &[u8], base: &str, pipe_operators: bool) -> Result<Vec<u8>, ParseError> {
     let arena = Bump::new();
     let symbols = SymbolTable::new(&arena);
-    let options = ParseOptions { base_path: base.as_bytes(), home: Some(HOME.as_bytes()), pure: false, pipe_operators };
+    let home = Some(HOME.as_bytes());
+    let options = ParseOptions { base_path: base.as_bytes(), home, pipe_operators, ..ParseOptions::default() };
     let node = parse(&arena, &symbols, source, &options)?;
     let mut out = Vec::new();
     show(node, &symbols, &mut out);

@@ -13,8 +13,8 @@ fn run_with(source: Vec<u8>, pure: bool, pipe_operators: bool) -> Result<String,
     let run = move || {
         let arena = Bump::new();
         let symbols = SymbolTable::new(&arena);
-        let node =
-            parse(&arena, &symbols, &source, &ParseOptions { base_path: b"/", home: None, pure, pipe_operators })?;
+        let options = ParseOptions { base_path: b"/", pure, pipe_operators, ..ParseOptions::default() };
+        let node = parse(&arena, &symbols, &source, &options)?;
         let mut out = Vec::new();
         show(node, &symbols, &mut out);
         Ok(String::from_utf8_lossy(&out).into_owned())

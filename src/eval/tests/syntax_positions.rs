@@ -10,7 +10,7 @@ use bumpalo::Bump;
 fn with_tree<T>(source: &str, look: impl FnOnce(Node<'_>, &SymbolTable<'_>) -> T) -> T {
     let arena = Bump::new();
     let symbols = SymbolTable::new(&arena);
-    let options = ParseOptions { base_path: b"/", home: None, pure: true, pipe_operators: true };
+    let options = ParseOptions { base_path: b"/", pure: true, pipe_operators: true, ..ParseOptions::default() };
     let node = parse(&arena, &symbols, source.as_bytes(), &options)
         .unwrap_or_else(|error| panic!("{source}: {error} at {}", error.pos));
     look(node, &symbols)

@@ -1,7 +1,7 @@
 //! The Nix store as data: hashes, store paths, NAR archives and derivations.
 //!
 //! Knows nothing of the Nix language and touches no store directory by itself. All of it is a function of its arguments,
-//! and gives to the byte what C++ Nix 2.34 gives.
+//! and gives to the byte what C++ Nix 2.34 gives; only [`worker`] does something: it asks a daemon.
 //!
 //! ```
 //! use bento_store::{
@@ -37,7 +37,9 @@ pub mod aterm;
 pub mod base32;
 pub mod content_address;
 pub mod derivation;
+pub mod derived_path;
 pub mod hash;
 pub mod nar;
 pub mod placeholder;
 pub mod store_path;
+pub mod worker;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use jiff::civil::Time;
 use serde::Deserialize;
 
 use crate::host::HostName;
@@ -32,12 +33,21 @@ pub struct AgentConfig {
     /// How to build.
     #[serde(default)]
     pub nix: NixConfig,
-    /// How to make sure that the hub can still be reached.
+    /// What a machine must have before a system is tried out on it.
+    #[serde(default)]
+    pub before: BeforeConfig,
+    /// What a system on trial has to show.
     #[serde(default)]
     pub confirm: ConfirmConfig,
+    /// When to restart the machine for a system with another kernel.
+    #[serde(default)]
+    pub reboot: RebootConfig,
     /// What is acted on.
     #[serde(default)]
     pub system: SystemConfig,
+    /// The file's text, for runs that must not depend on what the file says later.
+    #[serde(skip)]
+    pub text: String,
 }
 
 fn default_state_dir() -> PathBuf {
@@ -56,6 +66,132 @@ pub struct NixConfig {
     pub bin_dir: Option<PathBuf>,
 }
 
+/// The table `[before]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BeforeConfig {
+    /// MiB that must be free where the state, the store and the boot entries are.
+    pub free: u64,
+    /// A program in the new system, by its path there, that must end with status 0 before it is tried out. Where the system
+    /// doesn't have it, nothing is asked.
+    pub program: PathBuf,
+    /// Seconds that it may take.
+    pub timeout: u64,
+}
+
+impl Default for BeforeConfig {
+    fn default() -> Self {
+        Self { free: 16, program: PathBuf::from("pre-activate-safety-checks"), timeout: 300 }
+    }
+}
+
+/// What to do with a system on trial of which units fail that did not fail before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailedUnits {
+    /// Go back.
+    #[default]
+    Refuse,
+    /// Keep it, and say so.
+    Accept,
+}
+
+/// Something that a system on trial has to show.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CheckConfig {
+    /// What it is called in messages.
+    pub name: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub probe: Probe,
+    /// How many times it is tried.
+    #[serde(default = "default_check_tries")]
+    pub tries: u32,
+    /// Seconds between two tries.
+    #[serde(default = "default_check_pause")]
+    pub pause: u64,
+    /// Seconds that one try may take.
+    #[serde(default = "default_check_timeout")]
+    pub timeout: u64,
+}
+
+fn default_check_tries() -> u32 {
+    3
+}
+
+fn default_check_pause() -> u64 {
+    5
+}
+
+fn default_check_timeout() -> u64 {
+    10
+}
+
+/// How a check is done.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probe {
+    /// A program, with its arguments, ends with status 0.
+    Command(Vec<String>),
+    /// A server answers an HTTP request for this URL (`http://HOST[:PORT]/PATH`) with a status from 200 to 399.
+    Http(String),
+    /// A server takes connections at `HOST:PORT`.
+    Tcp(String),
+}
+
+/// The table `[reboot]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RebootConfig {
+    /// When; what the release asks for, if not said.
+    pub policy: Option<RebootPolicy>,
+    /// For the policy `window`: from when to when, as `HH:MM-HH:MM` by the machine's clock; it may go past midnight.
+    pub window: Option<Window>,
+    /// Start the new kernel from the running one where that is possible.
+    pub kexec: bool,
+}
+
+/// When a machine restarts for a system with another kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RebootPolicy {
+    /// When somebody restarts it.
+    Never,
+    /// At once.
+    WhenNeeded,
+    /// In the window.
+    Window,
+}
+
+/// A part of each day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Window {
+    from: Time,
+    to: Time,
+}
+
+impl TryFrom<String> for Window {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        let time = |text: &str| Time::strptime("%H:%M", text).ok();
+        let (from, to) = text
+            .split_once('-')
+            .and_then(|(from, to)| Some((time(from)?, time(to)?)))
+            .with_context(|| format!("the window {text:?} is not of the form \"22:00-06:00\""))?;
+        Ok(Self { from, to })
+    }
+}
+
+impl Window {
+    /// Whether it is open at a time of the day.
+    pub fn is_open(self, now: Time) -> bool {
+        if self.from <= self.to { (self.from..self.to).contains(&now) } else { now >= self.from || now < self.to }
+    }
+}
+
 /// The table `[confirm]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -64,11 +200,39 @@ pub struct ConfirmConfig {
     pub tries: u32,
     /// Seconds between two tries.
     pub pause: u64,
+    /// Seconds in which no unit may fail after the activation.
+    pub settle: u64,
+    /// What to make of units that fail.
+    pub failed_units: FailedUnits,
+    /// Further checks.
+    pub checks: Vec<CheckConfig>,
+    /// The unit that starts the agent: if it is active before, it must be so after.
+    pub timer: String,
 }
 
 impl Default for ConfirmConfig {
     fn default() -> Self {
-        Self { tries: 6, pause: 5 }
+        Self {
+            tries: 6,
+            pause: 5,
+            settle: 10,
+            failed_units: FailedUnits::default(),
+            checks: Vec::new(),
+            timer: "bento-upgrade.timer".to_owned(),
+        }
+    }
+}
+
+impl ConfirmConfig {
+    /// The longest that it takes to try the hub out, if each connection may take `timeout` seconds.
+    pub fn hub_seconds(&self, timeout: u64) -> u64 {
+        // connecting, then asking for a file
+        u64::from(self.tries.max(1)) * (self.pause + 4 * timeout)
+    }
+
+    /// The longest that the further checks take, in seconds.
+    pub fn check_seconds(&self) -> u64 {
+        self.checks.iter().map(|check| u64::from(check.tries.max(1)) * (check.pause + check.timeout)).sum()
     }
 }
 
@@ -84,6 +248,8 @@ pub struct SystemConfig {
     current_system: Option<PathBuf>,
     /// The link to the system that was booted.
     booted_system: Option<PathBuf>,
+    /// Whether systemd runs activations and the watchdog. If not said, it does where it is the machine's and `root` is `/`.
+    systemd: Option<bool>,
     /// Seconds that one activation may take.
     pub activation_timeout: u64,
     /// Environment variables for `switch-to-configuration`.
@@ -97,6 +263,7 @@ impl Default for SystemConfig {
             profile: None,
             current_system: None,
             booted_system: None,
+            systemd: None,
             activation_timeout: 900,
             environment: BTreeMap::new(),
         }
@@ -118,6 +285,12 @@ impl SystemConfig {
     pub fn booted_system(&self) -> PathBuf {
         self.booted_system.clone().unwrap_or_else(|| self.root.join("run/booted-system"))
     }
+
+    /// Whether systemd runs activations and the watchdog.
+    pub fn has_systemd(&self) -> bool {
+        // where sd_booted(3) looks
+        self.systemd.unwrap_or_else(|| self.root == Path::new("/") && Path::new("/run/systemd/system").is_dir())
+    }
 }
 
 impl AgentConfig {
@@ -125,7 +298,7 @@ impl AgentConfig {
     pub fn read(file: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read the agent's configuration {}", file.display()))?;
-        let config: Self = toml::from_str(&text).with_context(|| file.display().to_string())?;
+        let mut config: Self = toml::from_str(&text).with_context(|| file.display().to_string())?;
         if config.hub.host_keys.is_empty() {
             bail!("{}: host-keys is empty: pin at least one key of the hub", file.display());
         }
@@ -141,6 +314,10 @@ impl AgentConfig {
         if !config.state_dir.is_absolute() || !config.system.root.is_absolute() {
             bail!("{}: state-dir and root must be absolute paths", file.display());
         }
+        if config.reboot.policy == Some(RebootPolicy::Window) && config.reboot.window.is_none() {
+            bail!("{}: the reboot policy is \"window\", but there is no window", file.display());
+        }
+        config.text = text;
         Ok(config)
     }
 }

@@ -71,26 +71,36 @@ impl Log {
 
     /// Runs a program as [`Log::run`] does, with its standard input from elsewhere.
     pub fn run_with_input(&mut self, command: &mut Command, input: Stdio, limit: Option<Duration>) -> Result<()> {
+        let status = self.status(command, input, limit)?;
+        if !status.success() {
+            bail!("{} ended with {status}", PathBuf::from(command.get_program()).display());
+        }
+        Ok(())
+    }
+
+    /// As [`Log::run_with_input`], but gives the status that the program ended with.
+    pub fn status(&mut self, command: &mut Command, input: Stdio, limit: Option<Duration>) -> Result<ExitStatus> {
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
         let program = PathBuf::from(command.get_program());
         self.say(&format!("running {} {}", program.display(), words.join(" ")))?;
         let output = || self.file.try_clone().with_context(|| format!("cannot write {}", self.path.display()));
         command.stdin(input).stdout(output()?).stderr(output()?).process_group(0);
         let mut child = command.spawn().with_context(|| not_started(program.as_os_str()))?;
-        let status = match limit {
-            None => child.wait().with_context(|| format!("cannot wait for {}", program.display()))?,
+        match limit {
+            None => child.wait().with_context(|| format!("cannot wait for {}", program.display())),
             Some(limit) => match wait_until(&mut child, Instant::now() + limit)? {
-                Some(status) => status,
+                Some(status) => Ok(status),
                 None => {
                     end(&mut child)?;
                     bail!("{} did not end within {} s and was killed", program.display(), limit.as_secs());
                 }
             },
-        };
-        if !status.success() {
-            bail!("{} ended with {status}", program.display());
         }
-        Ok(())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

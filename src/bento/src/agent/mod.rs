@@ -1,21 +1,30 @@
 //! The agent: runs on a host, takes up what the hub publishes, and says how it went.
 //!
-//! One run is one poll. What it does is a walk through the states of [`state::Phase`], each on disk before the step
-//! that it allows; a run that finds a state from a run that was cut short first brings that to an end.
+//! One run is one poll. What it does is a walk through the states of [`machine::Phase`], each on disk before the step
+//! that it allows; a run that finds a state from a run that was cut short first brings that to an end. The watchdog, which
+//! systemd runs when a system on trial is not confirmed in time, ends a run that is stuck, and does the same.
 
+pub mod boot;
 pub mod config;
 pub mod fetch;
+pub mod health;
 pub mod log;
+pub mod machine;
 pub mod outbox;
 pub mod state;
 pub mod system;
+pub mod units;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp, Zoned};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::files;
 use crate::manifest::{self, Manifest};
@@ -24,11 +33,12 @@ use crate::sign::{self, SigningKey};
 use crate::ssh::Connection;
 use crate::store_path::StorePath;
 
-use config::AgentConfig;
+use config::{AgentConfig, FailedUnits, RebootPolicy};
 use log::Log;
+use machine::{Action, Event, Phase, Trial};
 use outbox::Outbox;
-use state::{Journal, Phase};
-use system::{Action, System};
+use state::{Journal, PutOff};
+use system::{Activated, System};
 
 /// What a poll came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,39 +55,108 @@ pub enum Polled {
         /// What it runs now.
         toplevel: StorePath,
     },
+    /// The machine is going down.
+    Restarting,
 }
+
+/// The first pause after a release was put off, in seconds; it doubles each time.
+const FIRST_PAUSE: i64 = 60;
+/// The longest such pause, in seconds.
+const LONGEST_PAUSE: i64 = 6 * 3600;
+/// How much longer than everything it waits for the watchdog waits, in seconds.
+const MARGIN: u64 = 60;
+/// How long a machine may take to go down.
+const GOING_DOWN: Duration = Duration::from_secs(300);
 
 /// One poll: delivers what is queued, takes up a new release, reports.
 ///
 /// An error is everything that leaves the host with another system than the hub's release asks for, or the hub without
-/// the report of it.
-pub fn run(config: &AgentConfig) -> Result<Polled> {
+/// the report of it. `asked` says that somebody wants it now: pauses after failures don't count.
+pub fn run(config: &AgentConfig, asked: bool) -> Result<Polled> {
+    prepare(config)?;
+    let lock = lock_file(config);
+    let held = files::try_lock(&lock)?
+        .with_context(|| format!("another run of the agent is at work: it holds {}", lock.display()))?;
+    write_pid(&held)?;
+    if resume_as_begun(config)? == Resumed::GoingDown {
+        return Ok(Polled::Restarting);
+    }
+    let mut agent = Agent::new(config)?;
+    let polled = agent.poll(asked);
+    // also after a failure: the report of it is what the hub waits for
+    let delivered = agent.deliver();
+    let polled = match (polled, delivered) {
+        (Ok(polled), Ok(())) => Ok(polled),
+        (Ok(_), Err(error)) => Err(error.context("the report is not delivered yet; the next run tries again")),
+        (Err(error), _) => Err(error),
+    };
+    // whether the report got through or not: this is what it spoke of
+    if agent.restart_if_due()? == Resumed::GoingDown { Ok(Polled::Restarting) } else { polled }
+}
+
+/// What the watchdog does: ends a run that has taken too long, together with its activation, and brings what it left to an
+/// end.
+pub fn watchdog(config: &AgentConfig) -> Result<()> {
+    prepare(config)?;
+    let lock = lock_file(config);
+    let deadline = Instant::now() + GOING_DOWN;
+    let held = loop {
+        if let Some(held) = files::try_lock(&lock)? {
+            break held;
+        }
+        if let Some(pid) = fs::read_to_string(&lock).ok().and_then(|text| text.trim().parse().ok()) {
+            eprintln!("the agent (process {pid}) did not confirm the system in time: ending it");
+            // it may have ended by itself by now
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if Instant::now() >= deadline {
+            bail!("the agent's run can't be ended: it holds {}", lock.display());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    write_pid(&held)?;
+    if config.system.has_systemd() {
+        units::stop_activation();
+    }
+    let mut agent = Agent::new(config)?;
+    if agent.resume()? == Resumed::Over {
+        agent.deliver()?;
+    }
+    Ok(())
+}
+
+/// Makes what every run needs.
+fn prepare(config: &AgentConfig) -> Result<()> {
     let state_dir = &config.state_dir;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(state_dir)
-        .with_context(|| format!("cannot create {}", state_dir.display()))?;
-    let lock = state_dir.join("lock");
-    let _lock = files::try_lock(&lock)?
-        .with_context(|| format!("another run of the agent is at work: it holds {}", lock.display()))?;
-    files::clear_temporaries(state_dir)?;
-    let journal = Journal::open(state_dir)?;
-    let mut agent = Agent {
-        config,
-        system: System::new(config),
-        outbox: Outbox::open(state_dir)?,
-        log: Log::open(&state_dir.join("attempt.log"))?,
-        journal,
-    };
-    agent.resume()?;
-    let polled = agent.poll();
-    // also after a failure: the report of it is what the hub waits for
-    let delivered = agent.deliver();
-    match (polled, delivered) {
-        (Ok(polled), Ok(())) => Ok(polled),
-        (Ok(_), Err(error)) => Err(error.context("the report is not delivered yet; the next run tries again")),
-        (Err(error), _) => Err(error),
+        .with_context(|| format!("cannot create {}", state_dir.display()))
+}
+
+/// The lock that keeps two runs apart; it holds the process id of the one that has it.
+fn lock_file(config: &AgentConfig) -> PathBuf {
+    config.state_dir.join("lock")
+}
+
+/// Says who holds the lock.
+fn write_pid(mut lock: &fs::File) -> Result<()> {
+    let context = "cannot write to the agent's lock";
+    lock.set_len(0).context(context)?;
+    // without a process id the watchdog can't end a run that is stuck; on a full disk that has to do
+    let written = lock.write_all(format!("{}\n", std::process::id()).as_bytes());
+    written.or_else(|e| if e.kind() == std::io::ErrorKind::StorageFull { Ok(()) } else { Err(e) }).context(context)
+}
+
+/// Brings to an end what an earlier run left, by the configuration that it began with: the one that is there now may be part
+/// of what has to be undone.
+fn resume_as_begun(config: &AgentConfig) -> Result<Resumed> {
+    let recorded = config.state_dir.join(system::RECORDED_CONFIG);
+    let on_trial = Journal::open(&config.state_dir)?.state.phase.trial().is_some();
+    match AgentConfig::read(&recorded) {
+        Ok(recorded) if on_trial && recorded.state_dir == config.state_dir => Agent::new(&recorded)?.resume(),
+        _ => Agent::new(config)?.resume(),
     }
 }
 
@@ -93,6 +172,38 @@ fn read_manifest(hub: &Connection, signers: &[SigningKey]) -> Result<Manifest> {
     Manifest::parse(&text)
 }
 
+/// Whether a failed build may work another time: what it lacked was outside of the release.
+fn is_transient(log: &str) -> bool {
+    // in the words of Nix 2.3 to 2.34, curl and the kernel
+    const SIGNS: [&str; 9] = [
+        "unable to download",
+        "Could not resolve host",
+        "Couldn't resolve host",
+        "cannot connect to",
+        "Connection refused",
+        "Connection timed out",
+        "Network is unreachable",
+        "No space left on device",
+        "error: interrupted by the user",
+    ];
+    SIGNS.iter().any(|sign| log.contains(sign))
+}
+
+/// Whether anything is left to be done in this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resumed {
+    /// No.
+    Over,
+    /// The machine is going down.
+    GoingDown,
+}
+
+/// A release as it is taken up.
+struct Release<'a> {
+    manifest: &'a Manifest,
+    tree: PathBuf,
+}
+
 /// The parts of a run.
 struct Agent<'a> {
     config: &'a AgentConfig,
@@ -100,6 +211,8 @@ struct Agent<'a> {
     outbox: Outbox,
     log: Log,
     journal: Journal,
+    /// Why the last attempt of this run ended short of the new system.
+    trouble: Option<Error>,
 }
 
 /// What a report says beyond who says it and when.
@@ -113,42 +226,43 @@ struct Said {
     previous: Option<StorePath>,
 }
 
-/// How an attempt ended short of the new system.
-struct Ending {
-    outcome: Outcome,
-    stage: Stage,
-    error: Error,
-    built: Option<StorePath>,
-    previous: Option<StorePath>,
-    retry: bool,
-}
+impl<'a> Agent<'a> {
+    fn new(config: &'a AgentConfig) -> Result<Self> {
+        let state_dir = &config.state_dir;
+        files::clear_temporaries(state_dir)?;
+        state::keep_ballast(state_dir);
+        Ok(Self {
+            config,
+            system: System::new(config),
+            outbox: Outbox::open(state_dir)?,
+            log: Log::open(&state_dir.join("attempt.log"))?,
+            journal: Journal::open(state_dir)?,
+            trouble: None,
+        })
+    }
 
-impl Agent<'_> {
     /// Brings to an end what an earlier run left.
-    fn resume(&mut self) -> Result<()> {
-        match self.journal.state.phase.clone() {
-            Phase::Idle | Phase::Reported { .. } => self.log.clear(),
-            // nothing was changed yet: the poll begins anew
-            Phase::Fetched | Phase::Realised { .. } => self.journal.enter(Phase::Idle),
-            Phase::Testing { toplevel, previous } => {
-                self.log.say("the agent was interrupted while it tried out a system: going back")?;
-                let error = anyhow!("the agent was interrupted while it tried out {toplevel}");
-                let ending = self.go_back(Some(toplevel), previous, Stage::Activate, error);
-                self.close(ending).map(|_| ())
-            }
-            Phase::Confirmed { toplevel, previous } => {
-                self.log.say("the agent was interrupted before it made a system permanent: going on")?;
-                match self.make_permanent(toplevel, previous) {
-                    Ok(_) => Ok(()),
-                    Err(ending) => self.close(*ending).map(|_| ()),
-                }
-            }
-            Phase::Booted { .. } | Phase::Ended { .. } => self.report(),
+    fn resume(&mut self) -> Result<Resumed> {
+        let before = self.journal.state.phase.clone();
+        let event = Event::Woke { boot: self.system.boot_id(), running: self.system.running() };
+        let phase = before.next(event)?;
+        match (&before, &phase) {
+            (Phase::Idle | Phase::Reported { .. }, _) => self.log.clear()?,
+            (Phase::Waiting { .. }, Phase::Waiting { .. }) => {}
+            _ => self.log.say(&format!(
+                "going on where an earlier run stopped: {} -> {}",
+                before.name(),
+                phase.name()
+            ))?,
         }
+        if phase != before {
+            self.enter(phase)?;
+        }
+        self.drive(None)
     }
 
     /// Asks the hub and takes up what is new.
-    fn poll(&mut self) -> Result<Polled> {
+    fn poll(&mut self, asked: bool) -> Result<Polled> {
         let hub = self.config.hub.connect()?;
         // a hub that takes no reports may still have the release that mends that; the run ends with another try
         if let Err(error) = self.outbox.deliver(&hub) {
@@ -162,56 +276,353 @@ impl Agent<'_> {
         if let Err(error) = manifest.check_for(&self.config.host, self.journal.state.serial, Timestamp::now()) {
             return Err(self.complain(manifest.serial, Stage::Manifest, Some(manifest.toplevel), error)?);
         }
+        let serial = manifest.serial;
         let state = &mut self.journal.state;
-        if manifest.serial == state.serial {
+        if serial == state.serial {
             match state.phase {
-                Phase::Reported { outcome } if outcome.is_success() => {
-                    self.take_back_complaint(&manifest, outcome)?;
-                    return Ok(Polled::Current { serial: manifest.serial });
+                Phase::Waiting { .. } | Phase::Reported { outcome: Outcome::Success | Outcome::Autoupdate } => {
+                    self.take_back_complaint(&manifest)?;
+                    return Ok(Polled::Current { serial });
                 }
-                Phase::Reported { .. } => {
-                    bail!("release {} failed here before; waiting for a newer one", manifest.serial);
-                }
+                Phase::Reported { .. } => bail!("release {serial} failed here before; waiting for a newer one"),
                 _ => {}
             }
+            if let Some(put_off) = state.put_off.filter(|_| !asked) {
+                let left = put_off.until.duration_since(Timestamp::now()).as_secs();
+                // a pause that is longer than any comes of a clock that was wrong
+                if (1..=LONGEST_PAUSE).contains(&left) {
+                    bail!("release {serial} could not be taken up {} times; trying again in {left} s", put_off.times);
+                }
+            }
         } else {
-            state.serial = manifest.serial;
+            state.serial = serial;
             state.attempts = 0;
             state.complaint = None;
+            state.put_off = None;
         }
         state.started = Some(Timestamp::now());
         state.wanted = Some(manifest.toplevel.clone());
-        self.journal.enter(Phase::Idle)?;
+        state.reboot = manifest.policy.reboot;
+        if !matches!(state.phase, Phase::Waiting { .. }) {
+            state.phase = Phase::Idle;
+        }
+        self.journal.save()?;
         self.log.clear()?;
-        self.log.say(&format!("release {} for {}: {}", manifest.serial, manifest.host, manifest.toplevel))?;
+        self.log.say(&format!("release {serial} for {}: {}", manifest.host, manifest.toplevel))?;
         let releases = self.config.state_dir.join("releases");
         let tree = match fetch::fetch(&hub, &manifest, &releases) {
             Ok(tree) => tree,
             Err(error) => {
-                let error = error.context(format!("cannot fetch release {}", manifest.serial));
-                return Err(self.complain(manifest.serial, Stage::Fetch, Some(manifest.toplevel), error)?);
+                let error = error.context(format!("cannot fetch release {serial}"));
+                return Err(self.complain(serial, Stage::Fetch, Some(manifest.toplevel), error)?);
             }
         };
         // the build may take hours: no idle connection meanwhile
         drop(hub);
-        self.journal.enter(Phase::Fetched)?;
         self.log.say(&format!("fetched and verified {} files", manifest.files.len()))?;
-        let attempt = match self.system.build(&manifest, &tree, &mut self.log) {
-            Ok(toplevel) => self.take_up(toplevel),
-            Err(error) => Err(Box::new(Ending {
-                outcome: Outcome::Failure,
-                stage: Stage::Build,
-                error,
-                built: None,
-                previous: None,
-                retry: false,
-            })),
-        };
-        let serial = manifest.serial;
-        match attempt {
-            Ok(toplevel) => Ok(Polled::Updated { serial, toplevel }),
-            Err(ending) => Err(self.close(*ending)?.context(format!("release {serial}"))),
+        self.enter(self.journal.state.phase.next(Event::Fetched)?)?;
+        let driven = self.drive(Some(&Release { manifest: &manifest, tree }))?;
+        if let Some(error) = self.trouble.take() {
+            return Err(error.context(format!("release {serial}")));
         }
+        match self.system.running() {
+            _ if driven == Resumed::GoingDown => Ok(Polled::Restarting),
+            Some(toplevel) => Ok(Polled::Updated { serial, toplevel }),
+            None => bail!("release {serial} is taken up, but nothing says which system runs"),
+        }
+    }
+
+    /// Enters a phase. On a disk that takes nothing more, what keeps the host in reach goes on without it: the phase on disk is
+    /// one that leads to the same.
+    fn enter(&mut self, phase: Phase) -> Result<()> {
+        let before = self.journal.state.phase.clone();
+        let Err(error) = self.journal.enter(phase.clone()) else { return Ok(()) };
+        let error = error.context("cannot write the agent's journal");
+        match phase {
+            Phase::Returning { .. } => {
+                // no log can be written either
+                eprintln!("{error:#}: going back all the same");
+                Ok(())
+            }
+            Phase::Confirmed { trial, .. } if matches!(before, Phase::Testing { .. } | Phase::Proving { .. }) => {
+                let reason = format!("{error:#}");
+                self.journal.state.phase = Phase::Returning { trial, stage: Stage::Confirm, reason };
+                Ok(())
+            }
+            _ => {
+                self.journal.state.phase = before;
+                Err(error)
+            }
+        }
+    }
+
+    /// Does what the phase calls for, until there is nothing left to do.
+    fn drive(&mut self, release: Option<&Release>) -> Result<Resumed> {
+        while let Some(action) = self.journal.state.phase.action() {
+            let Some(event) = self.perform(action, release)? else { return Ok(Resumed::GoingDown) };
+            let phase = self.journal.state.phase.next(event.clone())?;
+            if phase == self.journal.state.phase {
+                bail!("nothing can be done about it now: {event:?}; the next run tries again");
+            }
+            self.enter(phase)?;
+        }
+        self.system.disarm_watchdog();
+        if !matches!(self.journal.state.phase, Phase::Waiting { .. }) {
+            for root in ["previous", "result"] {
+                self.system.release(root)?;
+            }
+        }
+        Ok(Resumed::Over)
+    }
+
+    /// Restarts the machine, if a system waits for that and this is the time.
+    fn restart_if_due(&mut self) -> Result<Resumed> {
+        if !matches!(self.journal.state.phase, Phase::Waiting { .. }) {
+            return Ok(Resumed::Over);
+        }
+        let asked_for = if self.journal.state.reboot { RebootPolicy::WhenNeeded } else { RebootPolicy::Never };
+        let due = match self.config.reboot.policy.unwrap_or(asked_for) {
+            RebootPolicy::Never => false,
+            RebootPolicy::WhenNeeded => true,
+            RebootPolicy::Window => self.config.reboot.window.is_some_and(|window| window.is_open(Zoned::now().time())),
+        };
+        if !due {
+            return Ok(Resumed::Over);
+        }
+        self.enter(self.journal.state.phase.next(Event::RebootDue)?)?;
+        self.drive(None)
+    }
+
+    /// Does one thing; `None` if the machine is going down. An error leaves the phase for the next run.
+    fn perform(&mut self, action: Action, release: Option<&Release>) -> Result<Option<Event>> {
+        let phase = self.journal.state.phase.clone();
+        let trial = || phase.trial().context("a phase without a trial").cloned();
+        let event = match action {
+            Action::Build => self.build(release.context("there is no release to build")?),
+            Action::Check => {
+                let Phase::Realised { toplevel } = phase else { bail!("there is nothing to check") };
+                self.look(toplevel)
+            }
+            Action::Try => self.try_out(&trial()?),
+            Action::Prove => self.prove(&trial()?),
+            Action::Return => self.go_back(&trial()?),
+            Action::Keep => {
+                let toplevel = trial()?.toplevel;
+                match self.system.boot_always(&toplevel, &mut self.log) {
+                    Ok(()) => Event::Kept,
+                    Err(error) => failed(error.context("cannot make the system the one that is booted")),
+                }
+            }
+            Action::PrepareBoot => {
+                let trial = trial()?;
+                // nothing is known to boot but the system itself
+                let standby = trial.standby.as_ref().unwrap_or(&trial.toplevel);
+                match self.system.boot_once(&trial.toplevel, standby, &mut self.log) {
+                    Ok(()) => Event::Prepared,
+                    Err(error) => failed(error.context("cannot make the system the one that is booted next")),
+                }
+            }
+            Action::Reboot => return self.go_down(Some(&trial()?.toplevel)),
+            Action::Leave => {
+                let trial = trial()?;
+                if let Err(error) = self.boot_as_before(&trial) {
+                    return Ok(Some(failed(error)));
+                }
+                return self.go_down(None);
+            }
+            Action::Report => {
+                self.report()?;
+                Event::Told
+            }
+        };
+        Ok(Some(event))
+    }
+
+    fn build(&mut self, release: &Release) -> Event {
+        match self.system.build(release.manifest, &release.tree, &mut self.log) {
+            Ok(toplevel) => Event::Built { toplevel },
+            Err(error) => {
+                let log = self.log.content().unwrap_or_default();
+                refused(Stage::Build, &error, is_transient(&String::from_utf8_lossy(&log)))
+            }
+        }
+    }
+
+    /// Looks whether the machine is fit to try a system out.
+    fn look(&mut self, toplevel: StorePath) -> Event {
+        let previous = self.system.running();
+        let standby = match (self.system.booted(), &previous) {
+            (Some(booted), Some(running)) if boot::differs(booted.as_path(), running.as_path()) => Some(booted),
+            _ => previous.clone(),
+        };
+        let mut trial = Trial { toplevel, previous, standby, boot: self.system.boot_id(), failed_units: Vec::new() };
+        if trial.previous.as_ref() == Some(&trial.toplevel) && self.system.boots(&trial.toplevel) {
+            // where even this can't be written, the next step fails
+            let _ = self.log.say("this system runs already");
+            return Event::Runs { trial };
+        }
+        if let Err(error) = self.system.check_space() {
+            return refused(Stage::Check, &error, true);
+        }
+        if let Err(error) = self.system.ask_system(&trial.toplevel, &mut self.log) {
+            return refused(Stage::Check, &error, false);
+        }
+        // a host whose hub is away can't tell whether it lost it: it waits until the hub is back
+        if let Err(error) = self.reach_hub() {
+            return refused(
+                Stage::Check,
+                &error.context("a system is tried out only while the hub can be reached"),
+                true,
+            );
+        }
+        let armed = self.system.failed_units().and_then(|failed| {
+            self.log.say(&format!("before: {} units have failed", failed.len()))?;
+            trial.failed_units = failed;
+            // what may be needed again must not be collected
+            for (path, name) in [(&trial.previous, "previous"), (&trial.standby, "standby")] {
+                if let Some(path) = path {
+                    self.system.keep(path, name, &mut self.log)?;
+                }
+            }
+            Ok(())
+        });
+        match armed {
+            Ok(()) => Event::Ready { trial },
+            Err(error) => refused(Stage::Check, &error, true),
+        }
+    }
+
+    /// The longest that a trial takes, in seconds.
+    fn trial_seconds(&self) -> u64 {
+        let confirm = &self.config.confirm;
+        self.config.system.activation_timeout
+            + confirm.settle
+            + confirm.hub_seconds(self.config.hub.timeout)
+            + confirm.check_seconds()
+            + MARGIN
+    }
+
+    /// Activates a system for a test, under the watchdog, and sees whether it works.
+    fn try_out(&mut self, trial: &Trial) -> Event {
+        let unhealthy = |stage, error: Error| Event::Unhealthy { stage, reason: format!("{error:#}") };
+        let had_timer = match self.system.arm_watchdog(self.trial_seconds()).and_then(|()| self.system.has_timer()) {
+            Ok(had_timer) => had_timer,
+            Err(error) => return unhealthy(Stage::Activate, error.context("cannot arm the watchdog")),
+        };
+        match self.system.activate(&trial.toplevel, system::Action::Test, &mut self.log) {
+            Err(error) => return unhealthy(Stage::Activate, error.context("the activation failed")),
+            Ok(Activated::UnitsFailed) if self.config.confirm.failed_units == FailedUnits::Refuse => {
+                return unhealthy(Stage::Activate, self.name_failed(trial).context("the activation failed"));
+            }
+            Ok(_) => {}
+        }
+        match self.watch(trial, had_timer) {
+            Ok(()) => Event::Healthy { reboot: self.system.needs_boot(&trial.toplevel) },
+            Err(error) => unhealthy(Stage::Confirm, error),
+        }
+    }
+
+    /// Says which units failed that had not before.
+    fn name_failed(&self, trial: &Trial) -> Error {
+        match self.new_failures(trial) {
+            Ok(units) if !units.is_empty() => anyhow!("units failed: {}", units.join(", ")),
+            Ok(_) => anyhow!("units failed (status 4)"),
+            Err(error) => error.context("units failed (status 4)"),
+        }
+    }
+
+    fn new_failures(&self, trial: &Trial) -> Result<Vec<String>> {
+        let mut units = self.system.failed_units()?;
+        units.retain(|unit| !trial.failed_units.contains(unit));
+        Ok(units)
+    }
+
+    /// Watches a system for a while: the hub can be reached, no unit fails that did not before, the checks pass.
+    fn watch(&mut self, trial: &Trial, had_timer: bool) -> Result<()> {
+        let confirm = &self.config.confirm;
+        let settled =
+            Instant::now() + Duration::from_secs(if self.config.system.has_systemd() { confirm.settle } else { 0 });
+        self.reach_hub()?;
+        for check in &confirm.checks {
+            health::check(check, &mut self.log)?;
+        }
+        std::thread::sleep(settled.saturating_duration_since(Instant::now()));
+        let failures = self.new_failures(trial)?;
+        if !failures.is_empty() {
+            let units = failures.join(", ");
+            if confirm.failed_units == FailedUnits::Refuse {
+                bail!("units failed: {units}");
+            }
+            self.log.say(&format!("units failed, which is accepted: {units}"))?;
+        }
+        if had_timer && !self.system.has_timer()? {
+            bail!("the new system would not ask the hub again: {} is not active any more", confirm.timer);
+        }
+        Ok(())
+    }
+
+    /// Sees whether the system that was booted works.
+    fn prove(&mut self, trial: &Trial) -> Event {
+        let armed = self.system.arm_watchdog(self.trial_seconds());
+        let watched = armed.and_then(|()| self.watch(trial, false));
+        match watched {
+            Ok(()) => Event::Healthy { reboot: false },
+            Err(error) => {
+                Event::Unhealthy { stage: Stage::Boot, reason: format!("booted, it does not work: {error:#}") }
+            }
+        }
+    }
+
+    /// Sees that boot entry and profile name what was before.
+    fn boot_as_before(&mut self, trial: &Trial) -> Result<()> {
+        let Some(standby) = &trial.standby else { return Ok(()) };
+        if self.system.boots(standby) {
+            return Ok(());
+        }
+        self.system.boot_always(standby, &mut self.log)
+    }
+
+    /// Activates the recorded previous system again.
+    fn go_back(&mut self, trial: &Trial) -> Event {
+        let Some(previous) = &trial.previous else {
+            return Event::Stuck { reason: "there is no earlier system to go back to".to_owned(), safe: false };
+        };
+        // a log that can't be written keeps nobody from going back
+        let _ = self.log.say(&format!("going back to {previous}"));
+        if let Err(error) = self.boot_as_before(trial) {
+            return Event::Stuck { reason: format!("{error:#}"), safe: false };
+        }
+        // units that fail in the old system too are no reason to be stuck
+        match self.system.activate(previous, system::Action::Test, &mut self.log) {
+            Ok(_) => Event::Restored { hub: self.reach_hub().is_ok() },
+            Err(error) => Event::Stuck { reason: format!("{error:#}"), safe: self.reach_hub().is_ok() },
+        }
+    }
+
+    /// Has the machine go down, and waits for that.
+    fn go_down(&mut self, next: Option<&StorePath>) -> Result<Option<Event>> {
+        self.log.say("restarting the machine")?;
+        if let Err(error) = self.system.go_down(next, &mut self.log) {
+            return Ok(Some(failed(error)));
+        }
+        std::thread::sleep(GOING_DOWN);
+        Ok(Some(failed(anyhow!("the machine did not go down within {} s", GOING_DOWN.as_secs()))))
+    }
+
+    /// Makes sure that the hub can be reached by a new connection: one lost probe is no lost network.
+    fn reach_hub(&mut self) -> Result<()> {
+        let tries = self.config.confirm.tries.max(1);
+        for number in 1..=tries {
+            let reached = self.config.hub.connect().and_then(|hub| hub.exists(manifest::FILE));
+            match reached {
+                Ok(_) => return self.log.say("the hub can be reached"),
+                Err(error) => self.log.say(&format!("try {number} of {tries} to reach the hub: {error:#}"))?,
+            }
+            if number < tries {
+                std::thread::sleep(Duration::from_secs(self.config.confirm.pause));
+            }
+        }
+        bail!("the hub could not be reached ({tries} tries)")
     }
 
     /// Reports trouble that came before any attempt and may pass by itself: once, not with every poll. Gives the error
@@ -229,9 +640,11 @@ impl Agent<'_> {
     }
 
     /// Says that the host runs its release after all, if the last thing that it said was a complaint.
-    fn take_back_complaint(&mut self, manifest: &Manifest, outcome: Outcome) -> Result<()> {
+    fn take_back_complaint(&mut self, manifest: &Manifest) -> Result<()> {
         if self.journal.state.complaint.take().is_some() {
-            let (serial, stage) = (manifest.serial, Stage::Done);
+            let waits = matches!(self.journal.state.phase, Phase::Waiting { .. });
+            let (serial, outcome) = (manifest.serial, Outcome::Success);
+            let stage = if waits { Stage::Reboot } else { Stage::Done };
             let wanted = Some(manifest.toplevel.clone());
             self.queue(Said { serial, outcome, stage, reason: None, wanted, built: None, previous: None })?;
             self.journal.save()?;
@@ -257,168 +670,60 @@ impl Agent<'_> {
             started: self.journal.state.started.unwrap_or(now),
             finished: now,
             log: None,
+            failed_units: self.system.failed_units().unwrap_or_default(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // queued before the state moves on: a crash in between queues the same attempt again, in the same place
-        self.outbox.add(&report, &self.log.content()?)?;
+        let log = self.log.content()?;
+        state::with_ballast(&self.config.state_dir, || self.outbox.add(&report, &log))?;
         self.journal.state.attempts += 1;
-        self.journal.state.started = None;
         Ok(())
     }
 
-    /// Makes the built system the one that runs and boots; gives it back.
-    fn take_up(&mut self, toplevel: StorePath) -> Result<StorePath, Box<Ending>> {
-        let previous = self.system.running();
-        let before = |error: Error| {
-            let (built, previous) = (Some(toplevel.clone()), previous.clone());
-            Box::new(Ending { outcome: Outcome::Failure, stage: Stage::Activate, error, built, previous, retry: true })
-        };
-        self.journal.enter(Phase::Realised { toplevel: toplevel.clone() }).map_err(before)?;
-        if previous.as_ref() == Some(&toplevel) && self.system.profile().as_ref() == Some(&toplevel) {
-            self.log.say("this system runs already").map_err(before)?;
-            let phase = Phase::Booted { toplevel: toplevel.clone(), previous: previous.clone() };
-            self.journal.enter(phase).and_then(|()| self.report()).map_err(before)?;
-            return Ok(toplevel);
-        }
-        if let Some(previous) = &previous {
-            // what may be needed again must not be collected
-            self.system.keep(previous, "previous", &mut self.log).map_err(before)?;
-        }
-        let phase = Phase::Testing { toplevel: toplevel.clone(), previous: previous.clone() };
-        self.journal.enter(phase).map_err(before)?;
-        let tested = match self.system.activate(&toplevel, Action::Test, &mut self.log) {
-            Ok(()) => self.confirm().map_err(|error| (Stage::Confirm, error)),
-            Err(error) => Err((Stage::Activate, error.context("the activation failed"))),
-        };
-        if let Err((stage, error)) = tested {
-            return Err(Box::new(self.go_back(Some(toplevel), previous, stage, error)));
-        }
-        let phase = Phase::Confirmed { toplevel: toplevel.clone(), previous: previous.clone() };
-        match self.journal.enter(phase) {
-            Ok(()) => self.make_permanent(toplevel, previous),
-            Err(error) => Err(Box::new(self.go_back(Some(toplevel), previous, Stage::Confirm, error))),
-        }
-    }
-
-    /// Makes sure that the hub can be reached by a new connection: one lost probe is no lost network.
-    fn confirm(&mut self) -> Result<()> {
-        let tries = self.config.confirm.tries.max(1);
-        for number in 1..=tries {
-            let reached = self.config.hub.connect().and_then(|hub| hub.exists(manifest::FILE));
-            match reached {
-                Ok(_) => return self.log.say("the hub can still be reached"),
-                Err(error) => self.log.say(&format!("try {number} of {tries} to reach the hub: {error:#}"))?,
-            }
-            if number < tries {
-                std::thread::sleep(Duration::from_secs(self.config.confirm.pause));
-            }
-        }
-        bail!("the hub could not be reached any more ({tries} tries)")
-    }
-
-    /// Makes a confirmed system the one that is booted, and reports; gives it back.
-    fn make_permanent(&mut self, toplevel: StorePath, previous: Option<StorePath>) -> Result<StorePath, Box<Ending>> {
-        let permanent = self
-            .system
-            .set_profile(&toplevel, &mut self.log)
-            .and_then(|()| self.system.activate(&toplevel, Action::Boot, &mut self.log));
-        if let Err(error) = permanent {
-            // neither profile nor boot loader may be left with a system that was given up
-            if let Some(previous) = &previous {
-                let back = self
-                    .system
-                    .set_profile(previous, &mut self.log)
-                    .and_then(|()| self.system.activate(previous, Action::Boot, &mut self.log));
-                if let Err(error) = back {
-                    eprintln!("cannot boot {previous} again: {error:#}");
-                }
-            }
-            let error = error.context("cannot make the system the one that is booted");
-            return Err(Box::new(self.go_back(Some(toplevel), previous, Stage::Boot, error)));
-        }
-        let phase = Phase::Booted { toplevel: toplevel.clone(), previous: previous.clone() };
-        let reported = self.journal.enter(phase).and_then(|()| self.report());
-        match reported {
-            Ok(()) => Ok(toplevel),
-            Err(error) => Err(Box::new(Ending {
-                outcome: Outcome::Failure,
-                stage: Stage::Done,
-                error,
-                built: Some(toplevel),
-                previous,
-                retry: true,
-            })),
-        }
-    }
-
-    /// Activates the recorded previous system again, and tells what that makes of the attempt.
-    fn go_back(&mut self, built: Option<StorePath>, previous: Option<StorePath>, stage: Stage, error: Error) -> Ending {
-        let failed = |error| Ending {
-            outcome: Outcome::Failure,
-            stage,
-            error,
-            built: built.clone(),
-            previous: previous.clone(),
-            retry: false,
-        };
-        let Some(target) = &previous else {
-            return failed(error.context("there is no earlier system to go back to"));
-        };
-        if let Err(back) = self.system.activate(target, Action::Test, &mut self.log) {
-            return failed(anyhow!("{error:#}; going back to {target} failed too: {back:#}"));
-        }
-        // a hub that is out of reach from the old system as well is down: that is not the release's fault
-        let retry = stage == Stage::Confirm && self.confirm().is_err();
-        let error = if retry { error.context("the hub is out of reach from the old system too") } else { error };
-        Ending { outcome: Outcome::Rollback, stage, error, built, previous, retry }
-    }
-
-    /// Writes down and reports how an attempt ended; gives its error back.
-    ///
-    /// What may be tried again and ends the same way again is not reported again.
-    fn close(&mut self, ending: Ending) -> Result<Error> {
-        let Ending { outcome, stage, error, built, previous, retry } = ending;
-        let reason = format!("{error:#}");
-        self.log.note(&format!("error: {reason}"))?;
-        if stage == Stage::Done {
-            // the system is booted, only the report is missing: the state says so, and the next run reports
-            return Ok(error);
-        }
-        if retry && self.journal.state.complaint.as_ref() == Some(&reason) {
-            self.journal.enter(Phase::Idle)?;
-            return Ok(error);
-        }
-        let complaint = retry.then(|| reason.clone());
-        self.journal.enter(Phase::Ended { outcome, stage, reason, built, previous, retry })?;
-        self.report()?;
-        self.journal.state.complaint = complaint;
-        self.journal.save()?;
-        Ok(error)
-    }
-
-    /// Queues the report of the attempt that the state tells of, and is done with it.
+    /// Queues the report of the attempt that the phase tells of. What may be tried again and ends the same way again is
+    /// not reported again.
     fn report(&mut self) -> Result<()> {
         let state = &mut self.journal.state;
         let (serial, wanted) = (state.serial, state.wanted.clone());
-        let (said, retry) = match state.phase.clone() {
-            Phase::Booted { toplevel, previous } => {
-                let (outcome, stage, built) = (Outcome::Success, Stage::Done, Some(toplevel));
-                (Said { serial, outcome, stage, reason: None, wanted, built, previous }, false)
-            }
+        let said = match state.phase.clone() {
+            Phase::Booted { trial } => Said {
+                serial,
+                outcome: Outcome::Success,
+                stage: Stage::Done,
+                reason: None,
+                wanted,
+                built: Some(trial.toplevel),
+                previous: trial.previous,
+            },
+            Phase::Staged { trial } => Said {
+                serial,
+                outcome: Outcome::Success,
+                stage: Stage::Reboot,
+                reason: None,
+                wanted,
+                built: Some(trial.toplevel),
+                previous: trial.previous,
+            },
             Phase::Ended { outcome, stage, reason, built, previous, retry } => {
-                (Said { serial, outcome, stage, reason: Some(reason), wanted, built, previous }, retry)
+                self.log.note(&format!("error: {reason}"))?;
+                self.trouble = Some(anyhow!("{reason}"));
+                let repeated = state.complaint.as_ref() == Some(&reason);
+                state.complaint = retry.then(|| reason.clone());
+                let times = if retry { state.put_off.map_or(0, |put_off| put_off.times) + 1 } else { 0 };
+                state.put_off = retry.then(|| PutOff { times, until: Timestamp::now() + pause(times) });
+                if repeated && retry {
+                    return Ok(());
+                }
+                Said { serial, outcome, stage, reason: Some(reason), wanted, built, previous }
             }
-            other => bail!("there is nothing to report in the state {other:?}"),
+            other => bail!("there is nothing to report in the state {}", other.name()),
         };
-        state.complaint = None;
-        let outcome = said.outcome;
-        self.log.say(&format!("release {serial}: {}", outcome.word()))?;
-        self.queue(said)?;
-        self.journal.enter(if retry { Phase::Idle } else { Phase::Reported { outcome } })?;
-        for root in ["previous", "result"] {
-            self.system.release(root)?;
+        if said.outcome.is_success() {
+            self.journal.state.complaint = None;
+            self.journal.state.put_off = None;
         }
-        Ok(())
+        self.log.say(&format!("release {serial}: {}", said.outcome.word()))?;
+        self.queue(said)
     }
 
     /// Delivers what this run has queued.
@@ -452,4 +757,18 @@ impl Agent<'_> {
             Err(error) => self.log.say(&format!("cannot tell the hub that this host is there: {error:#}")),
         }
     }
+}
+
+/// The pause after so many failures in a row.
+fn pause(times: u32) -> SignedDuration {
+    let seconds = FIRST_PAUSE.saturating_mul(1 << times.saturating_sub(1).min(16));
+    SignedDuration::from_secs(seconds.min(LONGEST_PAUSE))
+}
+
+fn refused(stage: Stage, error: &Error, retry: bool) -> Event {
+    Event::Refused { stage, reason: format!("{error:#}"), retry }
+}
+
+fn failed(error: Error) -> Event {
+    Event::Failed { reason: format!("{error:#}") }
 }

@@ -1,73 +1,22 @@
 //! The agent's journal: how far it got, written before each step, so that the next run knows what a crash left.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::machine::Phase;
 use crate::files;
-use crate::report::{Outcome, Stage};
 use crate::store_path::StorePath;
 
 /// The version of the state's schema.
-const SCHEMA: u32 = 1;
-
-/// Where the agent is with a release. Each state is on disk before the step that it allows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
-pub enum Phase {
-    /// Nothing is under way.
-    Idle,
-    /// The files are there and verified; the build may begin.
-    Fetched,
-    /// The system is built; activation may begin.
-    Realised {
-        /// It.
-        toplevel: StorePath,
-    },
-    /// The system is being tried out.
-    Testing {
-        /// It.
-        toplevel: StorePath,
-        /// What to go back to.
-        previous: Option<StorePath>,
-    },
-    /// The system works; it may become the one that is booted.
-    Confirmed {
-        /// It.
-        toplevel: StorePath,
-        /// What ran before.
-        previous: Option<StorePath>,
-    },
-    /// The system is the one that is booted; the report is missing.
-    Booted {
-        /// It.
-        toplevel: StorePath,
-        /// What ran before.
-        previous: Option<StorePath>,
-    },
-    /// The attempt ended in the old system; the report is missing.
-    Ended {
-        /// [`Outcome::Failure`] or [`Outcome::Rollback`].
-        outcome: Outcome,
-        /// Where it failed.
-        stage: Stage,
-        /// Why.
-        reason: String,
-        /// What was built, if it got that far.
-        built: Option<StorePath>,
-        /// What ran before.
-        previous: Option<StorePath>,
-        /// Whether the same release may be tried again.
-        retry: bool,
-    },
-    /// The report is queued; the release is done with.
-    Reported {
-        /// How it ended.
-        outcome: Outcome,
-    },
-}
+const SCHEMA: u32 = 2;
+/// The size of the file that keeps room for the journal and a report on a full disk, in bytes.
+const BALLAST: usize = 256 << 10;
 
 /// What the agent knows from run to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,10 +31,26 @@ pub struct State {
     pub started: Option<Timestamp>,
     /// What the release that is under way asks for.
     pub wanted: Option<StorePath>,
+    /// Whether that release asks for a restart when the kernel changes.
+    #[serde(default)]
+    pub reboot: bool,
     /// How far the agent is with it.
     pub phase: Phase,
     /// The trouble that was last reported without an attempt, so that it is not reported again with every poll.
     pub complaint: Option<String>,
+    /// How often in a row the release was put off, and until when it is.
+    #[serde(default)]
+    pub put_off: Option<PutOff>,
+}
+
+/// A release that could not be taken up for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PutOff {
+    /// How many times in a row.
+    pub times: u32,
+    /// Until when it is not tried again.
+    pub until: Timestamp,
 }
 
 /// The state together with its file.
@@ -116,18 +81,22 @@ impl Journal {
                 attempts: 0,
                 started: None,
                 wanted: None,
+                reboot: false,
                 phase: Phase::Idle,
                 complaint: None,
+                put_off: None,
             },
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", file.display())),
         };
         Ok(Self { file, state })
     }
 
-    /// Writes the state down, durably.
+    /// Writes the state down, durably; on a full disk into the room that was kept for it.
     pub fn save(&self) -> Result<()> {
         let text = serde_json::to_vec_pretty(&self.state).context("cannot write the state")?;
-        files::write_atomic(&self.file, &text, 0o600, None)
+        with_ballast(self.file.parent().unwrap_or(Path::new("/")), || {
+            files::write_atomic(&self.file, &text, 0o600, None)
+        })
     }
 
     /// Enters a phase, durably.
@@ -135,4 +104,38 @@ impl Journal {
         self.state.phase = phase;
         self.save()
     }
+}
+
+fn ballast(state_dir: &Path) -> PathBuf {
+    state_dir.join("ballast")
+}
+
+/// Keeps room in a directory for what has to be written on a full disk; where there is none now, that is tried again
+/// with the next run.
+pub fn keep_ballast(state_dir: &Path) {
+    let file = ballast(state_dir);
+    if std::fs::metadata(&file).is_ok_and(|metadata| metadata.len() == BALLAST as u64) {
+        return;
+    }
+    let kept = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&file)
+        .and_then(|mut file: File| file.write_all(&[b'.'; BALLAST]).and_then(|()| file.sync_all()));
+    if kept.is_err() {
+        let _ = files::remove(&file);
+    }
+}
+
+/// Writes something, and if that fails once more, in the room that was kept.
+pub fn with_ballast(state_dir: &Path, write: impl Fn() -> Result<()>) -> Result<()> {
+    write().or_else(|error| {
+        if !ballast(state_dir).exists() {
+            return Err(error);
+        }
+        files::remove(&ballast(state_dir))?;
+        write()
+    })
 }

@@ -5,16 +5,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::Flock;
+use nix::sys::statvfs::statvfs;
 
+use crate::agent::boot::{self, Loader};
 use crate::agent::config::AgentConfig;
 use crate::agent::log::Log;
+use crate::agent::units::{self, Ended};
 use crate::files;
 use crate::host::HostKind;
 use crate::manifest::{Manifest, ReleaseMode};
 use crate::nix::{Programs, TOPLEVEL, flake_toplevel, non_flake_expression, with_search_path};
 use crate::store_path::StorePath;
+
+/// The status that `switch-to-configuration` ends with when units failed.
+const UNITS_FAILED: i32 = 4;
+/// The configuration that an attempt began with, in the state directory.
+pub const RECORDED_CONFIG: &str = "attempt.toml";
 
 /// How an activation is done, by the words of `switch-to-configuration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,17 +33,29 @@ pub enum Action {
     Boot,
 }
 
+/// What an activation came to that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activated {
+    /// All of it worked.
+    Whole,
+    /// Units failed that it started or restarted (`switch-to-configuration` ends with status 4).
+    UnitsFailed,
+}
+
 /// This machine.
 #[derive(Debug)]
 pub struct System<'a> {
     config: &'a AgentConfig,
     programs: Programs,
+    /// Whether systemd runs activations and the watchdog.
+    systemd: bool,
 }
 
 impl<'a> System<'a> {
     /// The machine that a configuration is about.
     pub fn new(config: &'a AgentConfig) -> Self {
-        Self { config, programs: Programs { dir: config.nix.bin_dir.clone() } }
+        let programs = Programs { dir: config.nix.bin_dir.clone() };
+        Self { config, programs, systemd: config.system.has_systemd() }
     }
 
     /// The system that runs.
@@ -43,22 +63,137 @@ impl<'a> System<'a> {
         StorePath::behind(&self.config.system.current_system())
     }
 
+    /// The system that the profile names.
+    pub fn profile(&self) -> Option<StorePath> {
+        StorePath::behind(&self.config.system.profile())
+    }
+
     /// The system that was booted.
     pub fn booted(&self) -> Option<StorePath> {
         StorePath::behind(&self.config.system.booted_system())
     }
 
-    /// Whether the kernel, its modules or the initrd of the system that runs are not those that were booted.
-    pub fn reboot_needed(&self) -> bool {
-        let (booted, current) = (self.config.system.booted_system(), self.config.system.current_system());
-        let behind = |system: &Path, part: &str| std::fs::canonicalize(system.join(part)).ok();
-        booted.exists()
-            && ["kernel", "kernel-modules", "initrd"].iter().any(|part| behind(&booted, part) != behind(&current, part))
+    /// The kernel's name for this boot.
+    pub fn boot_id(&self) -> String {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
     }
 
-    /// The system that the profile names.
-    pub fn profile(&self) -> Option<StorePath> {
-        StorePath::behind(&self.config.system.profile())
+    /// Whether a system needs a boot for all of it to take effect.
+    pub fn needs_boot(&self, toplevel: &StorePath) -> bool {
+        self.booted().is_some_and(|booted| boot::differs(booted.as_path(), toplevel.as_path()))
+    }
+
+    /// Whether the system that runs needs a boot for all of it to take effect.
+    pub fn reboot_needed(&self) -> bool {
+        self.running().is_some_and(|running| self.needs_boot(&running))
+    }
+
+    /// Whether there is room for what is about to be written.
+    pub fn check_space(&self) -> Result<()> {
+        let root = &self.config.system.root;
+        let places = [self.config.state_dir.clone(), PathBuf::from("/nix/store"), root.join("boot")];
+        for place in places.iter().filter(|place| place.is_dir()) {
+            let found = statvfs(place).with_context(|| format!("cannot look at {}", place.display()))?;
+            // the fields' types differ between machines
+            #[allow(clippy::useless_conversion)]
+            let free = u64::from(found.blocks_available()) * u64::from(found.fragment_size()) >> 20;
+            if free < self.config.before.free {
+                bail!(
+                    "only {free} MiB are free in {}, of the {} that are wanted",
+                    place.display(),
+                    self.config.before.free
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a system say itself whether it may be activated.
+    pub fn ask_system(&self, toplevel: &StorePath, log: &mut Log) -> Result<()> {
+        let program = toplevel.as_path().join(&self.config.before.program);
+        if !program.is_file() {
+            return Ok(());
+        }
+        log.run(&mut Command::new(program), Some(Duration::from_secs(self.config.before.timeout)))
+            .context("the system's own check is against activating it")
+    }
+
+    /// The units that have failed; none where there is no systemd.
+    pub fn failed_units(&self) -> Result<Vec<String>> {
+        if self.systemd { units::failed() } else { Ok(Vec::new()) }
+    }
+
+    /// Whether the unit that starts the agent is active; it is not where there is no systemd.
+    pub fn has_timer(&self) -> Result<bool> {
+        Ok(self.systemd && units::is_active(&self.config.confirm.timer)?)
+    }
+
+    /// Has this program bring back what ran before, if nobody confirms a system in time.
+    pub fn arm_watchdog(&self, seconds: u64) -> Result<()> {
+        if !self.systemd {
+            return Ok(());
+        }
+        let config = self.config.state_dir.join(RECORDED_CONFIG);
+        files::write_atomic(&config, self.config.text.as_bytes(), 0o600, None)?;
+        // the program itself, not a link that the new system may point elsewhere
+        let program =
+            std::env::current_exe().and_then(|file| file.canonicalize()).context("cannot find bento itself")?;
+        let config = config.to_str().context("state-dir is not UTF-8")?;
+        units::arm_watchdog(seconds, &program, &["agent", "watchdog", "--config", config])
+    }
+
+    /// Takes the watchdog back.
+    pub fn disarm_watchdog(&self) {
+        if self.systemd {
+            units::disarm_watchdog();
+        }
+    }
+
+    /// Has the next boot be one of `toplevel` and all others of `standby`. Where the boot loader can't do that, all are of
+    /// `toplevel`.
+    pub fn boot_once(&self, toplevel: &StorePath, standby: &StorePath, log: &mut Log) -> Result<()> {
+        self.set_profile(toplevel, log)?;
+        self.activate(standby, Action::Boot, log)?;
+        let once = match Loader::find(&self.config.system.root) {
+            Some(loader) => loader.boot_once(toplevel, log),
+            None => Err(anyhow!("there is neither systemd-boot nor GRUB")),
+        };
+        if let Err(error) = once {
+            log.say(&format!(
+                "the boot loader knows no single boot: this system will be booted from now on: {error:#}"
+            ))?;
+            self.activate(toplevel, Action::Boot, log)?;
+        }
+        Ok(())
+    }
+
+    /// Has all boots be of `toplevel`, which the profile names from now on too.
+    pub fn boot_always(&self, toplevel: &StorePath, log: &mut Log) -> Result<()> {
+        self.set_profile(toplevel, log)?;
+        self.activate(toplevel, Action::Boot, log)?;
+        match Loader::find(&self.config.system.root) {
+            Some(loader) => loader.boot_regularly(log),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the machine would boot, and its profile names, this system, as far as can be told.
+    pub fn boots(&self, toplevel: &StorePath) -> bool {
+        self.profile().as_ref() == Some(toplevel)
+    }
+
+    /// Has the machine go down, to come up in `next` if that is given and possible without its firmware.
+    pub fn go_down(&self, next: Option<&StorePath>, log: &mut Log) -> Result<()> {
+        if !self.systemd {
+            bail!("there is no systemd to restart this machine");
+        }
+        if let Some(next) = next.filter(|_| self.config.reboot.kexec) {
+            match boot::load_kernel(next, log) {
+                Ok(()) => return units::go_down("kexec"),
+                Err(error) => log.say(&format!("not starting the kernel from this one: {error:#}"))?,
+            }
+        }
+        units::go_down("reboot")
     }
 
     /// Keeps a store path from being collected, under a name in the state directory.
@@ -138,22 +273,40 @@ impl<'a> System<'a> {
 
     /// Activates a system; never while another activation is at work.
     ///
-    /// An activation outlives an agent that is killed. It holds its lock as its standard input, so the next agent can
-    /// wait for its end; not for longer than any activation may take.
-    pub fn activate(&self, toplevel: &StorePath, action: Action, log: &mut Log) -> Result<()> {
+    /// An activation outlives an agent that is killed. The next agent waits for its end: with systemd by the name of its
+    /// unit, else by a lock that it holds as its standard input; not for longer than any activation may take.
+    pub fn activate(&self, toplevel: &StorePath, action: Action, log: &mut Log) -> Result<Activated> {
         let word = match action {
             Action::Test => "test",
             Action::Boot => "boot",
         };
-        let mut command = Command::new(toplevel.as_path().join("bin/switch-to-configuration"));
-        command.arg(word).envs(&self.config.system.environment);
+        let program = toplevel.as_path().join("bin/switch-to-configuration");
         let limit = Duration::from_secs(self.config.system.activation_timeout);
-        let lock = self.wait_for_activation(limit, log)?;
-        let input = match &lock {
-            Some(lock) => Stdio::from(lock.try_clone().context("cannot pass on the lock of activations")?),
-            None => Stdio::null(),
+        let environment = &self.config.system.environment;
+        let code = if self.systemd {
+            log.say(&format!("running {} {word}", program.display()))?;
+            match units::activate(&program, &[word], environment, log.path(), limit)? {
+                Ended::Exited(code) => Some(code),
+                Ended::TimedOut => {
+                    bail!("{} did not end within {} s and was killed", program.display(), limit.as_secs())
+                }
+                Ended::Otherwise(how) => bail!("{} did not end by itself: {how}", program.display()),
+            }
+        } else {
+            let lock = self.wait_for_activation(limit, log)?;
+            let input = match &lock {
+                Some(lock) => Stdio::from(lock.try_clone().context("cannot pass on the lock of activations")?),
+                None => Stdio::null(),
+            };
+            let mut command = Command::new(&program);
+            log.status(command.arg(word).envs(environment), input, Some(limit))?.code()
         };
-        log.run_with_input(&mut command, input, Some(limit))
+        match code {
+            Some(0) => Ok(Activated::Whole),
+            Some(UNITS_FAILED) => Ok(Activated::UnitsFailed),
+            Some(code) => bail!("{} ended with exit status {code}", program.display()),
+            None => bail!("{} was killed", program.display()),
+        }
     }
 
     /// Waits until no activation is at work. Gives the lock that says so, or nothing if the other one takes too long.

@@ -156,8 +156,11 @@ impl Builder {
         Ok(())
     }
 
-    /// Keeps a store path from being collected for as long as `link` is there.
+    /// Keeps a store path from being collected for as long as `link` is there. Where there is no Nix nothing collects.
     pub fn keep(&self, path: &StorePath, link: &Path) -> Result<()> {
+        if !self.programs.are_installed() {
+            return Ok(());
+        }
         if let Some(dir) = link.parent() {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }

@@ -23,18 +23,37 @@ enum Command {
         /// The agent's configuration
         #[arg(long, value_name = "FILE", default_value = "/etc/bento/agent.toml")]
         config: PathBuf,
+        /// Try at once what is put off after a failure
+        #[arg(long)]
+        now: bool,
+    },
+    /// Bring a run that takes too long to an end: what the watchdog calls
+    #[command(hide = true)]
+    Watchdog {
+        /// The agent's configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
     },
 }
 
 impl Agent {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let Command::Run { config } = self.command;
-        match agent::run(&AgentConfig::read(&config)?)? {
-            Polled::Current { serial } => super::print(&format!("release {serial} is current\n"))?,
-            Polled::Updated { serial, toplevel } => {
-                super::print(&format!("release {serial} is active: {toplevel}\n"))?;
-            }
+        match self.command {
+            Command::Run { config, now } => poll(&AgentConfig::read(&config)?, now)?,
+            Command::Watchdog { config } => agent::watchdog(&AgentConfig::read(&config)?)?,
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Polls the hub, and says what came of it.
+fn poll(config: &AgentConfig, now: bool) -> Result<()> {
+    match agent::run(config, now)? {
+        Polled::Current { serial } => super::print(&format!("release {serial} is current\n"))?,
+        Polled::Updated { serial, toplevel } => {
+            super::print(&format!("release {serial} is active: {toplevel}\n"))?;
+        }
+        Polled::Restarting => super::print("the machine is restarting\n")?,
+    }
+    Ok(())
 }

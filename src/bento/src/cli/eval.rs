@@ -1,18 +1,27 @@
 //! `bento eval`: the evaluator's own front, with the options and the output of `nix-instantiate`.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use bento_eval::flake::LoadOptions;
 use bento_eval::fs::{bytes_of, path_of};
+use bento_eval::syntax::Lint;
 use bento_eval::text::strings::canon_path;
 use bento_eval::value::{Attrs, Pos, Value};
-use bento_eval::{Coerce, Error, Evaluator, Host, Origin, RenderOptions, SearchPath, Settings};
+use bento_eval::{Coerce, Error, Evaluator, Origin, RenderOptions, SearchPath, Settings};
+
 use clap::{ArgAction, Args};
+
+use super::fetching::{FetchArgs, LockArgs};
+use super::terminal::{Terminal, say};
+use crate::nix_conf::{self, is_pseudo_url, is_true, split_nix_path};
+use crate::store::{NixStore, store_dir};
 
 /// Evaluate Nix code and print its value, as `nix-instantiate --eval` does
 #[derive(Args)]
@@ -90,7 +99,24 @@ pub(super) struct Eval {
     #[arg(long, value_name = "DIR")]
     dump_drvs: Option<PathBuf>,
 
-    /// Accepted, as nothing is written to the store in either mode
+    /// As --drv-path, and put the derivations and all that they need into the Nix store
+    #[arg(long)]
+    add_to_store: bool,
+
+    /// As --add-to-store, and keep the derivations from the garbage collector: as long as the link LINK is there, which is
+    /// made, for the first one, LINK-2 for the second, and so on
+    #[arg(long, value_name = "LINK")]
+    add_root: Option<PathBuf>,
+
+    /// Let nothing be built for what the evaluation reads (import from derivation)
+    #[arg(long, overrides_with = "allow_import_from_derivation")]
+    no_allow_import_from_derivation: bool,
+
+    /// Undo --no-allow-import-from-derivation
+    #[arg(long)]
+    allow_import_from_derivation: bool,
+
+    /// Accepted, as --add-to-store and what has to be built first is all that is written to the store in either mode
     #[arg(long)]
     read_write_mode: bool,
 
@@ -138,17 +164,23 @@ pub(super) struct Eval {
     #[arg(long, value_name = "FEATURES")]
     extra_experimental_features: Vec<String>,
 
-    /// What to do about absolute path literals; only "ignore" has an effect
+    /// What to do about absolute path literals
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_absolute_path_literals: Option<String>,
 
-    /// What to do about path literals without "./"; only "ignore" has an effect
+    /// What to do about path literals without "./"
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_short_path_literals: Option<String>,
 
-    /// What to do about URL literals; only "ignore" has an effect
+    /// What to do about URL literals
     #[arg(long, value_name = "ignore|warn|fatal")]
     lint_url_literals: Option<String>,
+
+    #[command(flatten)]
+    fetch: FetchArgs,
+
+    #[command(flatten)]
+    lock: LockArgs,
 
     /// Give one of Nix's settings a value; may be given several times
     #[arg(long = "option", num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append)]
@@ -181,6 +213,7 @@ struct Task {
     attrs: Vec<String>,
     arguments: BTreeMap<String, Argument>,
     base_dir: Vec<u8>,
+    load: LoadOptions,
     output: Output,
     strict: bool,
     render: RenderOptions,
@@ -193,51 +226,31 @@ enum Output {
     Raw,
     Xml { location: bool },
     Syntax,
-    DrvPath { dump: Option<PathBuf> },
+    DrvPath(Instantiation),
 }
 
-/// The evaluator's messages go to standard error.
-struct Terminal {
-    color: bool,
-}
-
-impl Host for Terminal {
-    fn env(&self, name: &str) -> Option<Vec<u8>> {
-        std::env::var_os(name).map(OsString::into_vec)
-    }
-
-    fn warn(&self, message: &str) {
-        self.say("warning:", message);
-    }
-
-    fn evaluation_warning(&self, message: &str) {
-        self.say("evaluation warning:", message);
-    }
-
-    fn trace(&self, message: &str) {
-        say(&format!("trace: {message}"));
-    }
-}
-
-impl Terminal {
-    fn say(&self, kind: &str, message: &str) {
-        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
-        say(&format!("{start}{kind}{end} {message}"));
-    }
-}
-
-/// Writes a line to standard error; if nobody can read it, it is lost.
-fn say(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
+/// What is done with derivations besides printing their paths.
+#[derive(Default)]
+struct Instantiation {
+    /// Where they are written to as files.
+    dump: Option<PathBuf>,
+    /// Whether they are put into the store.
+    add: bool,
+    /// What is linked to the first of them.
+    root: Option<PathBuf>,
+    /// How many were linked to.
+    roots: Cell<usize>,
 }
 
 impl Eval {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let (settings, show_trace) = self.settings()?;
-        let task = self.task(RenderOptions { color, show_trace })?;
-        let code = bento_eval::evaluate(settings, Terminal { color }, move |evaluator| -> u8 {
-            let failed = match run(evaluator, &task) {
+        let store = NixStore::new(settings.store.clone());
+        let terminal = Terminal::new(store.clone());
+        let color = terminal.color;
+        let task = self.task(RenderOptions { color, show_trace, ..RenderOptions::default() })?;
+        let code = bento_eval::evaluate(settings, terminal, move |evaluator| -> u8 {
+            let failed = match run(evaluator, &store, &task) {
                 Ok(()) => None,
                 Err(Failure::Eval(error)) => Some(evaluator.render_error(&error, &task.render)),
                 Err(Failure::Other(error)) => Some(format!("error: {error:#}")),
@@ -245,6 +258,7 @@ impl Eval {
             if let Some(message) = &failed {
                 say(message);
             }
+            store.close();
             // The values are the operating system's to free, all at once.
             std::process::exit(i32::from(failed.is_some()))
         })
@@ -256,12 +270,14 @@ impl Eval {
     fn settings(&self) -> Result<(Settings, bool)> {
         let base_dir = std::env::current_dir().context("cannot tell the working directory")?;
         let mut settings = Settings {
+            store: store_dir()?,
             home: std::env::var_os("HOME").map(OsString::into_vec),
             pure: self.pure_eval && !self.impure,
             restricted: self.restrict_eval && !self.no_restrict_eval,
             trace_verbose: self.trace_verbose,
             abort_on_warn: std::env::var("NIX_ABORT_ON_WARN").is_ok_and(|value| is_true(&value) == Some(true)),
             keep_derivations: self.dump_drvs.is_some(),
+            fetch: nix_conf::fetch_settings(),
             ..Settings::default()
         };
         let mut show_trace = self.show_trace && !self.no_show_trace;
@@ -276,6 +292,8 @@ impl Eval {
                 "pure-eval" => settings.pure = truth()?,
                 "trace-verbose" => settings.trace_verbose = truth()?,
                 "abort-on-warn" => settings.abort_on_warn = truth()?,
+                "allow-import-from-derivation" => settings.allow_import_from_derivation = truth()?,
+                "trace-import-from-derivation" => settings.trace_import_from_derivation = truth()?,
                 "show-trace" => show_trace = truth()?,
                 "system" | "eval-system" => value.clone_into(&mut settings.system),
                 "nix-path" => {
@@ -286,10 +304,14 @@ impl Eval {
                         nix_path = Some(entries.collect());
                     }
                 }
+                "lint-absolute-path-literals" => settings.lints.absolute_path_literals = lint(name, value)?,
+                "lint-short-path-literals" => settings.lints.short_path_literals = lint(name, value)?,
+                "lint-url-literals" => settings.lints.url_literals = lint(name, value)?,
                 "max-call-depth" => {
                     settings.max_call_depth =
                         value.parse().with_context(|| format!("setting '{name}' has invalid value '{value}'"))?;
                 }
+                _ if nix_conf::set(&mut settings.fetch, name, value)? => {}
                 _ => say(&format!("warning: unknown setting '{name}'")),
             }
             Ok(())
@@ -303,11 +325,21 @@ impl Eval {
         for features in &self.extra_experimental_features {
             option(&mut settings, "extra-experimental-features", features)?;
         }
-        for (name, value) in [("system", &self.system), ("max-call-depth", &self.max_call_depth)] {
+        if self.no_allow_import_from_derivation || self.allow_import_from_derivation {
+            settings.allow_import_from_derivation = self.allow_import_from_derivation;
+        }
+        for (name, value) in [
+            ("system", &self.system),
+            ("max-call-depth", &self.max_call_depth),
+            ("lint-absolute-path-literals", &self.lint_absolute_path_literals),
+            ("lint-short-path-literals", &self.lint_short_path_literals),
+            ("lint-url-literals", &self.lint_url_literals),
+        ] {
             if let Some(value) = value {
                 option(&mut settings, name, value)?;
             }
         }
+        self.fetch.apply(&mut settings.fetch)?;
         let from_environment = match (nix_path, std::env::var("NIX_PATH")) {
             (Some(entries), _) => entries,
             (None, Ok(text)) => split_nix_path(&text),
@@ -323,8 +355,10 @@ impl Eval {
         let base_dir = base_dir.into_os_string().into_vec();
         let output = if self.parse {
             Output::Syntax
-        } else if self.drv_path || self.dump_drvs.is_some() {
-            Output::DrvPath { dump: self.dump_drvs }
+        } else if self.drv_path || self.dump_drvs.is_some() || self.add_to_store || self.add_root.is_some() {
+            let add = self.add_to_store || self.add_root.is_some();
+            let root = self.add_root.map(|root| Path::new(OsStr::from_bytes(&base_dir)).join(root));
+            Output::DrvPath(Instantiation { dump: self.dump_drvs, add, root, roots: Cell::new(0) })
         } else if self.json {
             Output::Json
         } else if self.raw {
@@ -348,6 +382,7 @@ impl Eval {
         if let Some(name) = self.arg_from_stdin {
             arguments.insert(name, Argument::Text(read_stdin()?));
         }
+        let load = self.lock.options()?;
         let mut inputs = Vec::new();
         if let Some(reference) = self.flake {
             inputs.push(Input::Flake(reference));
@@ -362,7 +397,7 @@ impl Eval {
             inputs.push(Input::File(b"./default.nix".to_vec()));
         }
         let attrs = if self.attrs.is_empty() { vec![String::new()] } else { self.attrs };
-        Ok(Task { inputs, attrs, arguments, base_dir, output, strict: self.strict, render })
+        Ok(Task { inputs, attrs, arguments, base_dir, load, output, strict: self.strict, render })
     }
 }
 
@@ -391,13 +426,11 @@ fn read_stdin() -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A Boolean as Nix's settings have it.
-fn is_true(value: &str) -> Option<bool> {
-    match value {
-        "true" | "yes" | "1" => Some(true),
-        "false" | "no" | "0" => Some(false),
-        _ => None,
-    }
+/// The value of a setting about how code is written.
+fn lint(name: &str, value: &str) -> Result<Lint> {
+    value
+        .parse()
+        .map_err(|()| anyhow!("option '{name}' has invalid value '{value}' (expected 'ignore', 'warn', or 'fatal')"))
 }
 
 /// Allows experimental features: those that change what is evaluated; the others are none of the evaluator's business.
@@ -408,39 +441,14 @@ fn enable_features(settings: &mut Settings, names: &str, keep: bool) {
         ("ca-derivations", &mut settings.ca_derivations),
         ("dynamic-derivations", &mut settings.dynamic_derivations),
         ("impure-derivations", &mut settings.impure_derivations),
+        ("git-hashing", &mut settings.git_hashing),
+        ("blake3-hashes", &mut settings.blake3_hashes),
         ("fetch-closure", &mut settings.fetch_closure),
         ("parse-toml-timestamps", &mut settings.parse_toml_timestamps),
     ];
     for (name, enabled) in features {
         *enabled = names.contains(&name) || (keep && *enabled);
     }
-}
-
-/// Whether Nix takes this for the address of a tarball rather than for a path.
-fn is_pseudo_url(text: &str) -> bool {
-    text.starts_with("channel:")
-        || text
-            .split_once("://")
-            .is_some_and(|(scheme, _)| matches!(scheme, "http" | "https" | "file" | "channel" | "git" | "s3" | "ssh"))
-}
-
-/// The entries of `NIX_PATH`, which are separated by colons; those in an address (`name=https://…`) don't count.
-fn split_nix_path(text: &str) -> Vec<String> {
-    let mut entries = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let mut end = rest.find(':').unwrap_or(rest.len());
-        let value = rest[..end].rfind('=').map_or(0, |equals| equals + 1);
-        if end < rest.len() && (is_pseudo_url(&rest[value..]) || rest[value..].starts_with("flake:")) {
-            end = rest[end + 1..].find(':').map_or(rest.len(), |next| end + 1 + next);
-        } else if end == 0 {
-            rest = &rest[1..];
-            continue;
-        }
-        entries.push(rest[..end].to_owned());
-        rest = rest.get(end + 1..).unwrap_or_default();
-    }
-    entries
 }
 
 /// The search path of these entries. Relative paths start from `base_dir`.
@@ -478,7 +486,7 @@ impl From<anyhow::Error> for Failure {
 }
 
 /// Evaluates and prints everything that was asked for.
-fn run(evaluator: &Evaluator<'_>, task: &Task) -> Result<(), Failure> {
+fn run(evaluator: &Evaluator<'_>, store: &NixStore, task: &Task) -> Result<(), Failure> {
     if matches!(task.output, Output::Syntax) {
         for input in &task.inputs {
             let mut text = show_syntax(evaluator, task, input)?;
@@ -493,7 +501,7 @@ fn run(evaluator: &Evaluator<'_>, task: &Task) -> Result<(), Failure> {
         let root = evaluator.select_path(root, &prefix, auto_args)?;
         for path in &task.attrs {
             let value = evaluator.select_path(root, path, auto_args)?;
-            print(&show(evaluator, task, value, auto_args)?)?;
+            print(&show(evaluator, store, task, value, auto_args)?)?;
         }
     }
     Ok(())
@@ -538,7 +546,9 @@ fn evaluate<'a>(evaluator: &Evaluator<'a>, task: &Task, input: &Input) -> Result
         }
         Input::Expr(text) => evaluator.eval_string(text, &task.base_dir)?,
         Input::Stdin(text) => evaluator.eval_stdin(text, &task.base_dir)?,
-        Input::Flake(reference) => return Ok(evaluator.flake_outputs(reference, path_of(&task.base_dir))?),
+        Input::Flake(reference) => {
+            return Ok(evaluator.flake_outputs_with(reference, path_of(&task.base_dir), &task.load)?);
+        }
     };
     Ok((value, String::new()))
 }
@@ -560,7 +570,7 @@ fn show_syntax(evaluator: &Evaluator<'_>, task: &Task, input: &Input) -> Result<
         Input::File(name) => absolute(task, name),
         Input::SearchPath(name) => evaluator.find_file_in_search_path(name)?,
         Input::Url(text) | Input::Flake(text) => {
-            return Err(Failure::Other(anyhow::anyhow!("--parse takes files and expressions, not '{text}'")));
+            return Err(Failure::Other(anyhow!("--parse takes files and expressions, not '{text}'")));
         }
     };
     let shown = String::from_utf8_lossy(&name).into_owned();
@@ -576,27 +586,13 @@ fn show_syntax(evaluator: &Evaluator<'_>, task: &Task, input: &Input) -> Result<
 /// What is printed for one value.
 fn show<'a>(
     evaluator: &Evaluator<'a>,
+    store: &NixStore,
     task: &Task,
     value: Value<'a>,
     auto_args: Attrs<'a>,
 ) -> Result<Vec<u8>, Failure> {
-    if let Output::DrvPath { dump } = &task.output {
-        if let Some(dir) = dump {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make the directory '{}'", dir.display()))?;
-        }
-        let mut text = Vec::new();
-        for derivation in evaluator.instantiables(value, auto_args)? {
-            if let Some(dir) = dump {
-                evaluator.dump_derivations(&derivation.drv_path, dir)?;
-            }
-            text.extend_from_slice(derivation.drv_path.as_bytes());
-            if derivation.output != "out" {
-                text.push(b'!');
-                text.extend_from_slice(derivation.output.as_bytes());
-            }
-            text.push(b'\n');
-        }
-        return Ok(text);
+    if let Output::DrvPath(instantiation) = &task.output {
+        return instantiate(evaluator, store, instantiation, value, auto_args);
     }
     // As Nix does it: a function that needs no arguments is only called if some were given.
     let value = if auto_args.is_empty() { value } else { evaluator.auto_call(auto_args, value)? };
@@ -613,5 +609,49 @@ fn show<'a>(
         }
     };
     text.push(b'\n');
+    Ok(text)
+}
+
+/// The paths of the derivations that a value stands for, once all that was asked for is done with them.
+fn instantiate<'a>(
+    evaluator: &Evaluator<'a>,
+    store: &NixStore,
+    instantiation: &Instantiation,
+    value: Value<'a>,
+    auto_args: Attrs<'a>,
+) -> Result<Vec<u8>, Failure> {
+    let Instantiation { dump, add, root, roots } = instantiation;
+    let found = evaluator.instantiables(value, auto_args)?;
+    if let Some(dir) = dump {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make the directory '{}'", dir.display()))?;
+        for derivation in &found {
+            evaluator.dump_derivations(&derivation.drv_path, dir)?;
+        }
+    }
+    let parse = |path: &String| store.dir().parse(path).context("a derivation has a path that is none");
+    if *add {
+        let drvs = found.iter().map(|derivation| parse(&derivation.drv_path)).collect::<Result<Vec<_>>>()?;
+        store.add(evaluator, &drvs)?;
+    }
+    let mut text = Vec::new();
+    for derivation in found {
+        match root {
+            None => text.extend_from_slice(derivation.drv_path.as_bytes()),
+            Some(root) => {
+                roots.set(roots.get() + 1);
+                let mut link = root.clone().into_os_string();
+                if roots.get() > 1 {
+                    link.push(format!("-{}", roots.get()));
+                }
+                store.add_root(&parse(&derivation.drv_path)?, Path::new(&link))?;
+                text.extend_from_slice(link.as_bytes());
+            }
+        }
+        if derivation.output != "out" {
+            text.push(b'!');
+            text.extend_from_slice(derivation.output.as_bytes());
+        }
+        text.push(b'\n');
+    }
     Ok(text)
 }

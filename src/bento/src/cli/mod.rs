@@ -6,6 +6,8 @@ mod config;
 mod deploy;
 mod diff;
 mod eval;
+mod fetching;
+mod flake_update;
 mod fleet;
 mod hold;
 mod hub;
@@ -16,6 +18,7 @@ mod manual;
 mod progress;
 mod prune;
 mod status;
+mod terminal;
 mod verify;
 
 use std::io::Write;
@@ -52,6 +55,7 @@ enum Command {
     Hub(hub::Hub),
     Agent(agent::Agent),
     Eval(Box<eval::Eval>),
+    FlakeUpdate(flake_update::FlakeUpdate),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -74,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Hub(command) => command.run(),
         Command::Agent(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::FlakeUpdate(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
     };

@@ -136,6 +136,12 @@ impl Fleet {
     }
 }
 
+/// The directories with a flake in the fleet in `root`: the top if it has one, and those below `hosts/`.
+pub fn flake_dirs(root: &Path) -> Result<Vec<PathBuf>> {
+    let candidates = candidates(root, &mut Vec::new())?;
+    Ok(candidates.into_iter().filter(|found| found.kind == HostKind::Flake).map(|found| found.dir).collect())
+}
+
 /// A directory's own name.
 fn dir_name(dir: &Path) -> Result<&str> {
     dir.file_name().and_then(|name| name.to_str()).with_context(|| format!("{} has no name in UTF-8", dir.display()))

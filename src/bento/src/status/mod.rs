@@ -19,7 +19,7 @@ use crate::files::read_untrusted;
 use crate::host::{HostKind, HostName};
 use crate::hub::{HostDir, Hub, modified};
 use crate::manifest::Summary;
-use crate::report::{self, LogName, Outcome, Presence, Report, parse_report_name};
+use crate::report::{self, LogName, Outcome, Presence, Report, Stage, parse_report_name};
 
 /// Where a host stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -176,6 +176,8 @@ struct Word {
     /// Release and attempt; logs of the original bento have none.
     number: Option<(u64, u64)>,
     outcome: Outcome,
+    /// It speaks of a restart that is to come, after which the same release is reported again.
+    waits: bool,
     version: Option<String>,
     reason: Option<String>,
     time: Option<Timestamp>,
@@ -309,8 +311,8 @@ fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> Host
         Outcome::Rollback => HostState::Rollbacked,
         Outcome::Autoupdate => HostState::AutoUpgraded,
         Outcome::Success => {
-            // a success after a failure is no repetition
-            let repeats = |word: &&Word| about_current(word) && word.outcome.is_success();
+            // a success after a failure is no repetition, nor is one that waited for a reboot
+            let repeats = |word: &&Word| about_current(word) && word.outcome.is_success() && !word.waits;
             let successes = words.iter().take_while(repeats).count();
             if manifest.kind == HostKind::Flake && !runs_it {
                 HostState::Diverged
@@ -372,7 +374,7 @@ fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
     if words.last.is_empty() {
         let word_of_log = |(log, path): (LogName, PathBuf)| {
             let (outcome, version) = (log.outcome, Some(log.version));
-            Word { number: None, outcome, version, reason: None, time: modified(&path) }
+            Word { number: None, outcome, waits: false, version, reason: None, time: modified(&path) }
         };
         words.last = named.into_iter().map(word_of_log).collect();
         words.last.sort_by_key(|word| std::cmp::Reverse(word.time));
@@ -411,6 +413,7 @@ fn word_of_report(report: Report, arrived: Option<Timestamp>, now: Timestamp) ->
     Word {
         number: Some((report.serial, report.attempt)),
         outcome: report.outcome,
+        waits: report.stage == Stage::Reboot,
         version: report.running.map(|running| running.base_name().to_owned()),
         reason: report.reason,
         time: Some(report.finished.min(arrived.unwrap_or(now)).min(now)),

@@ -341,7 +341,7 @@ impl Lab {
     /// Runs a host's agent once.
     pub fn agent(&self, host: &str) -> Ran {
         let config = self.path(&format!("hosts/{host}/agent.toml"));
-        self.bento(&["agent", "run", "--config", config.to_str().unwrap()])
+        self.bento(&["agent", "run", "--now", "--config", config.to_str().unwrap()])
     }
 
     /// What `bento status --json` says of a host.

@@ -13,7 +13,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|source: &[u8]| {
     let arena = Bump::new();
     let symbols = SymbolTable::new(&arena);
-    let options = ParseOptions { base_path: b"/dir", home: Some(b"/home/user"), pure: false, pipe_operators: true };
+    let home = Some(&b"/home/user"[..]);
+    let options = ParseOptions { base_path: b"/dir", home, pipe_operators: true, ..ParseOptions::default() };
     match parse(&arena, &symbols, source, &options) {
         Ok(node) => {
             let mut first = Vec::new();

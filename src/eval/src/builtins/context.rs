@@ -134,13 +134,7 @@ fn get_context<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluate
 /// The error for a derivation that a derivation would have to be built for.
 #[cold]
 fn unbuilt(ev: &Evaluator<'_>, drv: &Derived, output: &str) -> Box<Error> {
-    fn show(ev: &Evaluator<'_>, drv: &Derived) -> String {
-        match drv {
-            Derived::Path(path) => format!("{}/{path}", ev.store.as_str()),
-            Derived::Output(drv, output) => format!("{}^{output}", show(ev, drv)),
-        }
-    }
-    let message = format!("cannot operate on output '{output}' of the unbuilt derivation '{}'", show(ev, drv));
+    let message = format!("cannot operate on output '{output}' of the unbuilt derivation '{}'", ev.show_derived(drv));
     Error::eval(Pos::NONE, message)
 }
 

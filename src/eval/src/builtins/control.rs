@@ -18,8 +18,8 @@ pub(super) const TABLE: &[PrimOp] = &[
     PrimOp::strict("__isBool", 1, 1, |ev, args, _| is(ev, args, |kind| matches!(kind, Kind::Bool(_)))),
     PrimOp::strict("__isPath", 1, 1, |ev, args, _| is(ev, args, |kind| matches!(kind, Kind::Path(_)))),
     PrimOp::lazy("break", 1, |_, args, _| Ok(args[0])),
-    PrimOp::lazy("abort", 1, abort).untraced(),
-    PrimOp::lazy("throw", 1, throw).untraced(),
+    PrimOp::lazy("abort", 1, abort),
+    PrimOp::lazy("throw", 1, throw),
     PrimOp::lazy("__addErrorContext", 2, add_error_context).untraced(),
     PrimOp::lazy("__tryEval", 1, try_eval),
     PrimOp::strict("__getEnv", 1, 1, get_env),
@@ -55,14 +55,14 @@ fn abort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> 
     let what = "while evaluating the error message passed to builtins.abort";
     let (text, _) = ev.to_string(args[0], Coerce::COPY, pos, what)?;
     let message = format!("evaluation aborted with the following error message: '{}'", String::from_utf8_lossy(&text));
-    Err(Error::new(ErrorKind::Abort, Pos::NONE, message).traced(pos, "while calling the 'abort' builtin"))
+    Err(Error::new(ErrorKind::Abort, Pos::NONE, message))
 }
 
 fn throw<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the error message passed to builtin.throw";
     let (text, _) = ev.to_string(args[0], Coerce::COPY, pos, what)?;
     let message = String::from_utf8_lossy(&text).into_owned();
-    Err(Error::new(ErrorKind::Throw, Pos::NONE, message).traced(pos, "while calling the 'throw' builtin"))
+    Err(Error::new(ErrorKind::Throw, Pos::NONE, message))
 }
 
 fn add_error_context<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
@@ -132,7 +132,7 @@ fn warn<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
 
 fn import<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let path = ev.readable_path(args[0], pos)?;
-    match ev.known_derivation(&path) {
+    match ev.derivation_at(&path)? {
         Some(derivation) => super::derivation::to_value(ev, &path, &derivation),
         None => ev.import_file(&path),
     }

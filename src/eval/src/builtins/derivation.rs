@@ -5,6 +5,7 @@ use super::attrs::required;
 use crate::context::{Context, Derived, Element};
 use crate::error::{Error, Result};
 use crate::eval::{Coerce, Evaluated, Evaluator};
+use crate::fs::Mount;
 use crate::symbol::{Symbol, sym};
 use crate::value::{Attrs, Pos, Value};
 use bento_store::content_address::{ContentAddress, ContentAddressMethod};
@@ -88,7 +89,12 @@ struct Parts {
     outputs: BTreeSet<String>,
     /// The attributes as JSON, if they are structured.
     json: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// All structured attributes as one JSON object.
+    structured: Option<Vec<u8>>,
 }
+
+/// The variable that structured attributes are in.
+const STRUCTURED: &str = "__json";
 
 fn make<'a>(ev: &Evaluator<'a>, name: &str, attrs: Attrs<'a>) -> Evaluated<'a> {
     check_name(name).map_err(|error| {
@@ -113,6 +119,7 @@ fn make<'a>(ev: &Evaluator<'a>, name: &str, attrs: Attrs<'a>) -> Evaluated<'a> {
         method: None,
         outputs: BTreeSet::from(["out".to_owned()]),
         json: structured.then(BTreeMap::new),
+        structured: None,
     };
     let flat = ev.heap.flat(attrs);
     for index in super::attrs::by_name(ev, &flat) {
@@ -168,12 +175,17 @@ impl Parts {
                          disallowed in future versions of Nix. Set '__structuredAttrs = true' instead.",
                         self.drv.name
                     ));
+                    let json = crate::text::json::normalise_object(&string).map_err(|error| {
+                        Error::eval(Pos::NONE, format!("cannot process {STRUCTURED} attribute: {error}"))
+                    })?;
+                    self.structured = Some(json);
+                    return Ok(());
                 }
                 match symbol {
                     sym::BUILDER => self.drv.builder.clone_from(&string),
                     sym::SYSTEM => self.drv.platform.clone_from(&string),
                     sym::OUTPUT_HASH => self.output_hash = Some(text(&string)),
-                    sym::OUTPUT_HASH_ALGO => self.output_hash_algo = parse_algo(&string)?,
+                    sym::OUTPUT_HASH_ALGO => self.output_hash_algo = parse_algo(ev, &string)?,
                     sym::OUTPUT_HASH_MODE => self.set_method(ev, &string)?,
                     sym::OUTPUTS => self.set_outputs(crate::text::strings::tokenize(&string, b" \t\n\r").map(text))?,
                     _ => {}
@@ -200,7 +212,7 @@ impl Parts {
             sym::SYSTEM => self.drv.platform = ev.force_string_no_context(value, Pos::NONE, "")?.to_vec(),
             sym::OUTPUT_HASH => self.output_hash = Some(text(ev.force_string_no_context(value, Pos::NONE, "")?)),
             sym::OUTPUT_HASH_ALGO => {
-                self.output_hash_algo = parse_algo(ev.force_string_no_context(value, Pos::NONE, "")?)?;
+                self.output_hash_algo = parse_algo(ev, ev.force_string_no_context(value, Pos::NONE, "")?)?;
             }
             sym::OUTPUT_HASH_MODE => self.set_method(ev, ev.force_string_no_context(value, Pos::NONE, "")?)?,
             sym::OUTPUTS => {
@@ -248,7 +260,7 @@ impl Parts {
             require(ev.settings.dynamic_derivations, "dynamic-derivations", &what)?;
         }
         if method == ContentAddressMethod::Git {
-            require(false, "git-hashing", "")?;
+            require(ev.settings.git_hashing, "git-hashing", "")?;
         }
         self.method = Some(method);
         Ok(())
@@ -284,7 +296,7 @@ impl Parts {
                 json.extend_from_slice(value);
             }
             json.push(b'}');
-            self.drv.env.insert(b"__json".to_vec(), json);
+            self.structured = Some(json);
         }
         for element in ev.contexts.elements(self.context) {
             add_input(ev, &mut self.drv, &element)?;
@@ -294,6 +306,15 @@ impl Parts {
         }
         if self.drv.platform.is_empty() {
             return Err(Error::eval(Pos::NONE, "required attribute 'system' missing"));
+        }
+        // An output's variable could be the other thing of this name.
+        if self.outputs.contains(STRUCTURED) {
+            let message = "Cannot have an environment variable named '__json'. This key is reserved for encoding \
+                           structured attrs";
+            return Err(Error::eval(Pos::NONE, message));
+        }
+        if let Some(json) = self.structured.take() {
+            self.drv.env.insert(STRUCTURED.as_bytes().to_vec(), json);
         }
         let only_out = self.outputs.len() == 1 && self.outputs.contains("out");
         let is_text = self.method == Some(ContentAddressMethod::Text);
@@ -415,13 +436,24 @@ fn register<'a>(ev: &Evaluator<'a>, drv: &Derivation) -> Evaluated<'a> {
     Ok(ev.heap.attrs(&mut entries).into())
 }
 
-fn parse_algo(name: &[u8]) -> Result<Option<HashAlgo>> {
+fn parse_algo(ev: &Evaluator<'_>, name: &[u8]) -> Result<Option<HashAlgo>> {
     // An unknown name counts as none, as in Nix.
-    Ok(text(name).parse().ok())
+    text(name).parse().ok().map(|algo| enabled_algo(ev, algo)).transpose()
+}
+
+/// The algorithm, if the settings allow it.
+pub(super) fn enabled_algo(ev: &Evaluator<'_>, algo: HashAlgo) -> Result<HashAlgo> {
+    if algo == HashAlgo::Blake3 {
+        require(ev.settings.blake3_hashes, "blake3-hashes", "")?;
+    }
+    Ok(algo)
 }
 
 /// A hash that may be empty, which stands for zeros and is complained about.
 pub(crate) fn parse_hash(ev: &Evaluator<'_>, hash: &str, algo: Option<HashAlgo>) -> Result<Hash> {
+    if hash.starts_with("blake3") {
+        enabled_algo(ev, HashAlgo::Blake3)?;
+    }
     let parsed = Hash::parse_allow_empty(hash, algo).map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
     if hash.is_empty() {
         ev.host.warn(&format!("found empty hash, assuming '{}'", parsed.to_sri()));
@@ -462,15 +494,29 @@ fn output_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
         );
         return Err(Error::eval(Pos::NONE, message).traced(pos, what));
     };
-    let (from, placeholder) = match element {
+    let shown = |expected: String| {
+        if expected.as_bytes() == string {
+            return Ok(());
+        }
+        let string = text(string);
+        let message = match element {
+            Element::Built { drv, output } => format!(
+                "string '{string}' has context with the output '{output}' from derivation '{}', but the string is not the \
+                 right placeholder for this derivation output. It should be '{expected}'",
+                ev.show_derived(drv)
+            ),
+            _ => format!("path string '{string}' has context with the different path '{expected}'"),
+        };
+        Err(Error::eval(Pos::NONE, message).traced(pos, what))
+    };
+    let from = match element {
         Element::Opaque(path) => {
-            let path: StorePath = path.parse()?;
-            let placeholder = DownstreamPlaceholder::unknown_ca_output(&path, &output)?;
-            (Derived::Path(Rc::from(path.as_str())), placeholder)
+            shown(ev.store.print(&path.parse()?))?;
+            Derived::Path(path.clone())
         }
         Element::Built { drv, output: inner } => {
-            let placeholder = DownstreamPlaceholder::unknown_derivation(&placeholder_of(drv, inner)?, &output);
-            (Derived::Output(Rc::new(drv.clone()), inner.clone()), placeholder)
+            shown(output_string(ev, drv, inner)?)?;
+            Derived::Output(Rc::new(drv.clone()), inner.clone())
         }
         Element::DrvDeep(_) => {
             let message = format!(
@@ -480,16 +526,16 @@ fn output_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
             return Err(Error::eval(Pos::NONE, message).traced(pos, what));
         }
     };
+    let string = output_string(ev, &from, &output)?;
     let context = ev.contexts.single(Element::Built { drv: from, output: Rc::from(output.as_str()) });
-    Ok(ev.heap.string_with_context(placeholder.render().as_bytes(), context))
+    Ok(ev.heap.string_with_context(string.as_bytes(), context))
 }
 
-fn placeholder_of(drv: &Derived, output: &str) -> Result<DownstreamPlaceholder> {
-    Ok(match drv {
-        Derived::Path(path) => DownstreamPlaceholder::unknown_ca_output(&path.parse()?, output)?,
-        Derived::Output(from, inner) => {
-            DownstreamPlaceholder::unknown_derivation(&placeholder_of(from, inner)?, output)
-        }
+/// What a string says that stands for an output: its path if that is known, else a placeholder.
+fn output_string(ev: &Evaluator<'_>, drv: &Derived, output: &str) -> Result<String> {
+    Ok(match ev.static_output(drv, output)? {
+        Some(path) => ev.store.print(&path),
+        None => ev.output_placeholder(drv, output)?.render(),
     })
 }
 
@@ -499,12 +545,13 @@ pub(super) fn to_value<'a>(ev: &Evaluator<'a>, path: &[u8], known: &KnownDerivat
     let base: Rc<str> = Rc::from(path.as_str());
     let drv = Derivation::parse(&ev.store, path.derivation_name()?, &known.contents)
         .map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
-    let name = drv.env.get(b"name".as_slice()).cloned().unwrap_or_else(|| drv.name.clone().into_bytes());
+    // the variable, which isn't there if the attributes are structured
+    let name = drv.env.get(b"name".as_slice()).map_or(&b""[..], Vec::as_slice);
     let deep = ev.contexts.single(Element::DrvDeep(base));
     let names: Vec<Value<'a>> = drv.outputs.keys().map(|name| ev.heap.string(name.as_bytes())).collect();
     let mut entries = vec![
         (sym::DRV_PATH, Pos::NONE, ev.heap.string_with_context(ev.store.print(&path).as_bytes(), deep)),
-        (sym::NAME, Pos::NONE, ev.heap.string(&name)),
+        (sym::NAME, Pos::NONE, ev.heap.string(name)),
         (sym::OUTPUTS, Pos::NONE, ev.heap.list(&names).into()),
     ];
     add_outputs(ev, &path, &drv, &mut entries)?;
@@ -521,6 +568,65 @@ impl<'a> Evaluator<'a> {
         }
         let path = self.store.parse(path).ok()?;
         self.state.derivations.known.borrow().get(&path).cloned()
+    }
+
+    /// What stands for an output of a derivation whose outputs' paths are not known.
+    ///
+    /// # Errors
+    /// When it is no derivation.
+    pub(crate) fn output_placeholder(&self, drv: &Derived, output: &str) -> Result<DownstreamPlaceholder> {
+        Ok(match drv {
+            Derived::Path(path) => DownstreamPlaceholder::unknown_ca_output(&path.parse()?, output)?,
+            Derived::Output(from, inner) => {
+                DownstreamPlaceholder::unknown_derivation(&self.output_placeholder(from, inner)?, output)
+            }
+        })
+    }
+
+    /// The path of a derivation's output, if it is known before the build.
+    ///
+    /// # Errors
+    /// When the derivation can't be read, or has no such output.
+    pub(crate) fn static_output(&self, drv: &Derived, output: &str) -> Result<Option<StorePath>> {
+        let Derived::Path(path) = drv else { return Ok(None) };
+        let path: StorePath = path.parse()?;
+        let printed = self.store.print(&path);
+        let name = path
+            .derivation_name()
+            .map_err(|error| Error::eval(Pos::NONE, format!("error parsing derivation '{printed}': {error}")))?;
+        let derivation = Derivation::parse(&self.store, name, &self.derivation(&path)?.contents)
+            .map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
+        let Some(found) = derivation.outputs.get(output) else {
+            return Err(Error::eval(Pos::NONE, format!("derivation '{printed}' does not have output '{output}'")));
+        };
+        Ok(found.path(&self.store, name, output)?)
+    }
+
+    /// What the file of a derivation refers to, if the evaluation has made or read it.
+    pub(crate) fn derivation_references(&self, path: &StorePath) -> Option<BTreeSet<StorePath>> {
+        let known = self.state.derivations.known.borrow();
+        known.get(path).map(|derivation| derivation.references.iter().cloned().collect())
+    }
+
+    /// Lets the file of a derivation be read that this evaluation has made.
+    pub(crate) fn mount_derivation(&self, path: &str) {
+        if let Some(derivation) = self.known_derivation(path.as_bytes())
+            && !self.fs.is_mounted(Path::new(path))
+        {
+            let contents = derivation.contents.clone();
+            self.fs.mount(Path::new(path), Mount::File { contents, executable: false });
+        }
+    }
+
+    /// A derivation in the store, if `path` is that of one which was made or can be read.
+    ///
+    /// # Errors
+    /// When it can't be read or is none.
+    pub(super) fn derivation_at(&self, path: &[u8]) -> Result<Option<Rc<KnownDerivation>>> {
+        match self.store.parse(path) {
+            Ok(path) if path.is_derivation() => self.derivation(&path).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// A derivation that was made or can be read.

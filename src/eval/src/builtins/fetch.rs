@@ -1,12 +1,12 @@
-//! Builtins that fetch: what is on this machine is read from where it is, what the store has is taken from there, and
-//! anything else is refused with its URL, since the evaluator does not use the network.
+//! Builtins that fetch: what is on this machine is read from where it is, what the store has is taken from there, and anything
+//! else is downloaded, if the settings let the network be used.
 
 use super::PrimOp;
 use crate::context::Element;
 use crate::error::{Error, Result};
 use crate::flake::fetch::SourceInfo;
 use crate::flake::reference::{Attr, Attrs as RefAttrs, FlakeRef, Input, ParseOptions};
-use crate::flake::{FlakeError, local_path};
+use crate::flake::{FlakeError, UseRegistries, local_path};
 use crate::fs::{self, FileSystem, Mount};
 use crate::symbol::sym;
 use crate::value::{Attrs, Kind, Pos, Value};
@@ -98,7 +98,8 @@ impl<'a> Evaluator<'a> {
     pub(crate) fn fetch_search_path_entry(&self, text: &str) -> Result<Vec<u8>> {
         let input = match text.strip_prefix("flake:") {
             Some(reference) => {
-                FlakeRef::parse(reference, ParseOptions { is_flake: false, ..ParseOptions::default() })?.input
+                let options = ParseOptions { is_flake: false, ..ParseOptions::default() };
+                self.fetcher().resolve(&FlakeRef::parse(reference, options)?.input, UseRegistries::All)?.0
             }
             None => Input::parse_url(&resolve_channel(text))?,
         };
@@ -120,7 +121,7 @@ impl<'a> Evaluator<'a> {
 fn fetch_tree<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, git: bool) -> Evaluated<'a> {
     let fetcher_name = if git { "fetchGit" } else { "fetchTree" };
     let argument = evaluator.force(argument)?;
-    let input = match argument.as_attrs() {
+    let mut input = match argument.as_attrs() {
         Some(attrs) => Input::from_attrs(tree_arguments(evaluator, attrs, pos, git, fetcher_name)?)?,
         None => {
             let what = format!("while evaluating the first argument passed to '{fetcher_name}'");
@@ -137,6 +138,9 @@ fn fetch_tree<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, git:
             }
         }
     };
+    if !evaluator.settings.pure {
+        input = evaluator.fetcher().resolve(&input, UseRegistries::Limited)?.0;
+    }
     if evaluator.settings.pure && !input.is_locked()? {
         if input.nar_hash()?.is_none() {
             let message = format!("in pure evaluation mode, '{fetcher_name}' doesn't fetch unlocked input '{input}'");
@@ -288,11 +292,13 @@ fn fetch<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, download:
         } else if argument.as_attrs().is_some() {
             "Please add a valid 'name' attribute to the argument for"
         } else {
+            // The second space in front of what follows is Nix's.
             "Please pass an attribute set with 'url' and 'name' attributes to"
         };
+        let gap = if advice.contains("'url' and 'name'") { "  " } else { " " };
         let message = format!(
-            "invalid store path name when fetching URL '{url}': {error}. {advice} '{who}', so that it can create a valid \
-             store path."
+            "invalid store path name when fetching URL '{url}': {error}. {advice} '{who}',{gap}so that it can create a \
+             valid store path."
         );
         return Err(Error::eval(pos, message));
     }
@@ -314,28 +320,17 @@ fn fetch<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, download:
             return Ok(evaluator.fetched(path));
         }
     }
-    let Some(file) = local_path(&url) else {
-        let help = match &expected_path {
-            Some(path) => format!("put it into the store, where '{}' is looked for", evaluator.store.print(path)),
-            None => "give its 'sha256' and put it into the store, or fetch a 'file://' URL".to_owned(),
-        };
-        let message = format!("unable to download '{url}': evaluation does not use the network; {help}");
-        return Err(Error::eval(pos, message));
-    };
+    let input = Input::from_attrs(RefAttrs::from([
+        ("type".to_owned(), if download.unpack { "tarball" } else { "file" }.into()),
+        ("url".to_owned(), url.as_str().into()),
+        ("name".to_owned(), name.as_str().into()),
+    ]))?;
+    let tree = evaluator.fetcher().fetch(&input)?;
     let (store_path, hash) = if download.unpack {
-        let input = Input::from_attrs(RefAttrs::from([
-            ("type".to_owned(), "tarball".into()),
-            ("url".to_owned(), url.as_str().into()),
-            ("name".to_owned(), name.as_str().into()),
-        ]))?;
-        let tree = evaluator.fetcher().fetch(&input)?;
         (tree.store_path.clone(), tree.input.nar_hash()?)
     } else {
-        let resolved = evaluator.links.resolve(&*evaluator.fs, &file, fs::Resolve::Full).map_err(FlakeError::from)?;
-        let contents = evaluator
-            .fs
-            .read_file(&resolved)
-            .map_err(|error| Error::eval(pos, format!("unable to download '{url}': {error}")))?;
+        let file = evaluator.store.print(&tree.store_path);
+        let contents = evaluator.fs.read_file(Path::new(&file)).map_err(FlakeError::from)?;
         let hash = Hash::digest(HashAlgo::Sha256, &contents);
         let store_path = path_for(hash)?;
         let place = evaluator.store.print(&store_path);

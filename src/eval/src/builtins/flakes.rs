@@ -8,8 +8,8 @@ use super::fetch::{store_path_value, tree_attrs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::expr::Expr;
 use crate::flake::fetch::Fetcher;
-use crate::flake::lock::{InputPath, parse_input_path};
-use crate::flake::reference::{Attr, Attrs as RefAttrs, FlakeRef, ParseOptions};
+use crate::flake::lock::{InputPath, parse_input_path, show_input_path};
+use crate::flake::reference::{Attr, Attrs as RefAttrs, FlakeRef, ParseOptions, ParsedRef};
 use crate::flake::{FlakeDeclaration, FlakeError, FlakeHost, InputDeclaration, LoadOptions, LockedFlake, load};
 use crate::fs::{self, FileSystem, RealFs};
 use crate::symbol::sym;
@@ -93,7 +93,11 @@ impl From<FlakeError> for Box<Error> {
             contexts.push(context);
             error = *inner;
         }
-        let kind = if matches!(error, FlakeError::Fs(_)) { ErrorKind::File } else { ErrorKind::Eval };
+        let kind = match error {
+            FlakeError::Fs(_) => ErrorKind::File,
+            FlakeError::Unavailable { .. } => ErrorKind::Unavailable,
+            _ => ErrorKind::Eval,
+        };
         let error = Error::new(kind, Pos::NONE, error.to_string());
         contexts.into_iter().rev().fold(error, |error, context| error.traced(Pos::NONE, context))
     }
@@ -146,7 +150,8 @@ impl<'a> Evaluator<'a> {
         let make = || {
             let host = self.host.clone();
             let warn = Rc::new(move |message: &str| host.warn(message));
-            Rc::new(Fetcher::new(self.fs.clone(), Rc::new(RealFs), self.store.clone(), warn))
+            let settings = self.settings.fetch.clone();
+            Rc::new(Fetcher::new(self.fs.clone(), Rc::new(RealFs), self.store.clone(), settings, warn))
         };
         self.state.flakes.fetcher.get_or_init(make).clone()
     }
@@ -171,13 +176,29 @@ impl<'a> Evaluator<'a> {
         base_dir: &Path,
         options: &LoadOptions,
     ) -> Result<(Value<'a>, String)> {
+        let parsed = self.parse_flake_ref(reference, base_dir)?;
+        let flake = self.flake_value(&parsed.flake_ref, options)?;
+        Ok((flake, parsed.fragment))
+    }
+
+    fn parse_flake_ref(&self, reference: &str, base_dir: &Path) -> Result<ParsedRef> {
         let parse = ParseOptions { base_dir: Some(base_dir), allow_missing: false, ..ParseOptions::default() };
         let parsed = FlakeRef::parse_with_fragment(reference, parse)?;
         for note in &parsed.notes {
             self.host.warn(note);
         }
-        let flake = self.flake_value(&parsed.flake_ref, options)?;
-        Ok((flake, parsed.fragment))
+        Ok(parsed)
+    }
+
+    /// Resolves the inputs of a flake that a user names, and does with its lock file what `options` says, as `nix flake lock`
+    /// and `nix flake update` do. Nothing of its outputs is evaluated.
+    ///
+    /// # Errors
+    /// When the reference makes no sense, the flake or an input that has to be read can't be had, `flake.nix` is wrong, or the
+    /// lock file can't be written.
+    pub fn lock_flake(&self, reference: &str, base_dir: &Path, options: &LoadOptions) -> Result<LockedFlake> {
+        let parsed = self.parse_flake_ref(reference, base_dir)?;
+        load(&self.fetcher(), self, &parsed.flake_ref, options)
     }
 
     /// What `--override-input PATH REFERENCE` asks for, for [`LoadOptions::overrides`]. `path` is the names of inputs with
@@ -196,6 +217,9 @@ impl<'a> Evaluator<'a> {
     /// When it, or an input that has to be looked at, can't be had or is wrong.
     pub fn flake_value(&self, flake_ref: &FlakeRef, options: &LoadOptions) -> Evaluated<'a> {
         let locked = load(&self.fetcher(), self, flake_ref, options)?;
+        for path in &locked.unmatched_updates {
+            self.host.warn(&format!("'{}' does not match any input of this flake", show_input_path(path)));
+        }
         let state = &self.state.flakes;
         let graph = state.graphs.borrow().len();
         let promise = |node, part| {
@@ -340,12 +364,7 @@ impl<'a> Evaluator<'a> {
     fn check_trivial(&self, path: &Path) -> Result<()> {
         let source = self.fs.read_file(path).map_err(FlakeError::from)?;
         let base = path.parent().map_or(&b"/"[..], fs::bytes_of);
-        let options = syntax::ParseOptions {
-            base_path: base,
-            home: self.settings.home.as_deref(),
-            pure: self.settings.pure,
-            pipe_operators: self.settings.pipe_operators,
-        };
+        let options = self.parse_options(base);
         self.with_parse_arena(|arena| match syntax::parse(arena, &self.symbols, &source, &options) {
             Ok(syntax::ast::Expr::Attrs(_)) => Ok(()),
             Ok(_) => Err(Error::eval(Pos::NONE, format!("file '{}' must be an attribute set", path.display()))),

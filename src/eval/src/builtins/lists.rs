@@ -288,27 +288,30 @@ fn concat_map<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated
     Ok(concat(ev, &lists))
 }
 
-/// Keys that were seen, in the order of `<`.
+/// Keys that were seen, in the order of `<`, and the elements that they are of.
 #[derive(Default)]
 struct Seen<'a> {
     /// The common case: strings.
-    strings: rustc_hash::FxHashSet<&'a [u8]>,
-    /// All other keys, sorted; and the strings too once there is a key of another type.
-    sorted: Vec<Value<'a>>,
+    strings: rustc_hash::FxHashMap<&'a [u8], Value<'a>>,
+    /// All other keys, sorted.
+    sorted: Vec<(Value<'a>, Value<'a>)>,
 }
 
 impl<'a> Seen<'a> {
-    /// Whether the key is new.
-    fn insert(&mut self, ev: &Evaluator<'a>, key: Value<'a>) -> Result<bool> {
+    /// Whether the key of this element is new.
+    ///
+    /// # Errors
+    /// When it can't be compared with that of an earlier element.
+    fn insert(&mut self, ev: &Evaluator<'a>, key: Value<'a>, element: Value<'a>) -> Result<bool> {
         if let (Kind::Str(text), true) = (key.kind(), self.sorted.is_empty()) {
-            return Ok(self.strings.insert(text.bytes()));
+            return Ok(self.strings.insert(text.bytes(), element).is_none());
         }
-        if let Some(&text) = self.strings.iter().next() {
+        if let Some(text) = self.strings.keys().min() {
             // Keys of two types: the comparison says what is wrong with that.
             less_than(ev, key, ev.heap.string(text), Pos::NONE, "")?;
         }
         let mut failure = None;
-        let found = self.sorted.binary_search_by(|other| {
+        let found = self.sorted.binary_search_by(|(other, _)| {
             if failure.is_some() {
                 return Ordering::Equal;
             }
@@ -328,10 +331,18 @@ impl<'a> Seen<'a> {
             (Some(error), _) => Err(error),
             (None, Ok(_)) => Ok(false),
             (None, Err(index)) => {
-                self.sorted.insert(index, key);
+                self.sorted.insert(index, (key, element));
                 Ok(true)
             }
         }
+    }
+
+    /// The earlier element with whose key this one can't be compared.
+    fn incomparable(&self, ev: &Evaluator<'a>, key: Value<'a>) -> Option<Value<'a>> {
+        let strings = self.strings.iter().min_by_key(|(text, _)| **text);
+        let strings = strings.map(|(text, element)| (ev.heap.string(text), *element));
+        let mut all = strings.into_iter().chain(self.sorted.iter().copied());
+        all.find(|(other, _)| less_than(ev, key, *other, Pos::NONE, "").is_err()).map(|(_, element)| element)
     }
 }
 
@@ -358,8 +369,15 @@ fn generic_closure<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evalua
         let item = ev.force_attrs(element, Pos::NONE, "").map_err(describe)?;
         let (key, _) = required(ev, item, sym::KEY, "").map_err(describe)?;
         let key = ev.force(key)?;
-        let is_new = seen.insert(ev, key).map_err(|error| {
-            error.traced(Pos::NONE, format!("while checking key of element {}", ev.show_for_error(element)))
+        let is_new = seen.insert(ev, key, element).map_err(|error| {
+            let shown = ev.show_for_error(element);
+            match seen.incomparable(ev, key) {
+                Some(other) => {
+                    let error = error.traced(Pos::NONE, format!("with element {}", ev.show_for_error(other)));
+                    error.traced(Pos::NONE, format!("while comparing element {shown}"))
+                }
+                None => error.traced(Pos::NONE, format!("while checking key of element {shown}")),
+            }
         })?;
         if !is_new {
             continue;

@@ -87,6 +87,7 @@ pub(crate) struct State<'a> {
     pub(crate) files: crate::files::FileState<'a>,
     pub(crate) derivations: derivation::DerivationState,
     pub(crate) paths: paths::PathState,
+    pub(crate) store: crate::store::StoreState,
     pub(crate) strings: strings::StringState,
     pub(crate) flakes: flakes::FlakeState<'a>,
 }

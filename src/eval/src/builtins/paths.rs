@@ -1,7 +1,7 @@
 //! Builtins on paths and files, and copying into the store.
 
 use super::PrimOp;
-use super::derivation::parse_hash;
+use super::derivation::{enabled_algo, parse_hash};
 use crate::context::{Context, Derived, Element};
 use crate::error::{Error, ErrorKind, Result};
 use crate::eval::{Coerce, Evaluated, Evaluator};
@@ -9,12 +9,14 @@ use crate::fs::{self, FileSystem, FileType, Mount, Resolve, bytes_of, canonical,
 use crate::symbol::sym;
 use crate::text::strings::{base_name, dir_name};
 use crate::value::{Kind, Pos, Value};
+use bento_store::base32;
 use bento_store::content_address::{ContentAddress, ContentAddressMethod};
 use bento_store::hash::{Hash, HashAlgo};
 use bento_store::nar;
-use bento_store::store_path::StorePath;
+use bento_store::store_path::{HASH_LEN, References, StorePath};
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -43,8 +45,26 @@ type Copied = (Rc<str>, Context);
 pub(crate) struct PathState {
     /// By path.
     copied: RefCell<FxHashMap<Vec<u8>, Copied>>,
-    /// By store path: what a file made by `toFile` refers to.
-    references: RefCell<FxHashMap<StorePath, Vec<StorePath>>>,
+}
+
+/// How something is copied into the store.
+struct Copying<'a> {
+    name: String,
+    method: ContentAddressMethod,
+    /// What is left out.
+    filter: Option<Value<'a>>,
+    /// What the hash must be.
+    expected: Option<Hash>,
+    /// What the copy refers to.
+    references: BTreeSet<StorePath>,
+}
+
+impl Copying<'_> {
+    /// Everything, as an archive.
+    fn of(name: String) -> Self {
+        let method = ContentAddressMethod::NixArchive;
+        Copying { name, method, filter: None, expected: None, references: BTreeSet::new() }
+    }
 }
 
 /// Archives what the evaluator's file system shows.
@@ -122,65 +142,27 @@ impl<'a> Evaluator<'a> {
         Ok(bytes_of(&canonical(&text)).to_vec())
     }
 
-    /// The path that a value stands for, when all that has to be built to read it is there.
+    /// The path that a value stands for, once all that has to be built to read it is there.
     ///
     /// # Errors
-    /// When the value stands for no path, or something would have to be built first.
+    /// When the value stands for no path, or something can't be built.
     pub(crate) fn readable_path(&self, value: Value<'a>, pos: Pos) -> Result<Vec<u8>> {
         let mut context = 0;
         let path = self.coerce_to_path(value, &mut context, Pos::NONE, "while realising the context of a path")?;
-        self.realise(context)
-            .map_err(|error| error.traced(pos, format!("while realising the context of path '{}'", lossy(&path))))?;
-        if let Some(derivation) = self.known_derivation(&path)
-            && !self.fs.is_mounted(path_of(&path))
-        {
-            let contents = derivation.contents.clone();
-            self.fs.mount(path_of(&path), Mount::File { contents, executable: false });
+        if context == 0 {
+            return Ok(path);
         }
+        let rewrites = self
+            .realise(context)
+            .map_err(|error| error.traced(pos, format!("while realising the context of path '{}'", lossy(&path))))?;
+        let path = rewrites.apply(path);
+        self.mount_derivation(&lossy(&path));
         Ok(path)
     }
 
-    /// Makes sure that what a context names can be read.
-    ///
-    /// # Errors
-    /// When something would have to be built.
-    pub(crate) fn realise(&self, context: Context) -> Result<()> {
-        if context == 0 {
-            return Ok(());
-        }
-        for element in self.contexts.elements(context) {
-            let Element::Built { drv, output } = &element else { continue };
-            let Derived::Path(drv) = drv else {
-                return Err(self.cannot_build(&element));
-            };
-            let path: StorePath = drv.parse()?;
-            let Some(known) = self.known_derivation(self.store.print(&path).as_bytes()) else {
-                return Err(self.cannot_build(&element));
-            };
-            let parsed =
-                bento_store::derivation::Derivation::parse(&self.store, path.derivation_name()?, &known.contents)
-                    .map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
-            let out_path = match parsed.outputs.get(&**output) {
-                Some(out) => out.path(&self.store, &parsed.name, output)?,
-                None => None,
-            };
-            let exists = out_path
-                .is_some_and(|path| self.fs.exists(path_of(self.store.print(&path).as_bytes())).unwrap_or(false));
-            if !exists {
-                return Err(self.cannot_build(&element));
-            }
-        }
-        Ok(())
-    }
-
-    #[cold]
-    fn cannot_build(&self, element: &Element) -> Box<Error> {
-        let message = format!(
-            "cannot build '{}' during evaluation: import from derivation is not supported, and its output is not in \
-             the store; build it first with 'nix-store --realise'",
-            self.show_context_element(element)
-        );
-        Error::eval(Pos::NONE, message)
+    /// Files as archives are made of them: those that the evaluation sees.
+    pub(crate) fn tree(&self) -> impl nar::Files {
+        Tree(&*self.fs)
     }
 
     /// The store path of a copy of `path` with the name of `path`, printed, and the context of that.
@@ -195,22 +177,15 @@ impl<'a> Evaluator<'a> {
             return Err(Error::eval(Pos::NONE, "file names are not allowed to end in '.drv'"));
         }
         let source = self.resolve_links(path, Resolve::Ancestors)?;
-        let copied = self
-            .add_tree(&source, &lossy(base_name(path)), ContentAddressMethod::NixArchive, None, None)
-            .map_err(|error| placed(error, pos))?;
+        let copied =
+            self.add_tree(&source, &Copying::of(lossy(base_name(path)))).map_err(|error| placed(error, pos))?;
         self.state.paths.copied.borrow_mut().insert(path.to_vec(), copied.clone());
         Ok(copied)
     }
 
     /// Works out the store path of a file tree and serves it from where it is.
-    fn add_tree(
-        &self,
-        source: &Path,
-        name: &str,
-        method: ContentAddressMethod,
-        filter: Option<Value<'a>>,
-        expected: Option<Hash>,
-    ) -> Result<(Rc<str>, Context)> {
+    fn add_tree(&self, source: &Path, copying: &Copying<'a>) -> Result<(Rc<str>, Context)> {
+        let Copying { method, filter, expected, .. } = *copying;
         self.check_path(bytes_of(source))?;
         let shown = || lossy(bytes_of(source));
         if self.fs.lstat(source).map_err(|error| self.file_error(&error, Pos::NONE))?.is_none() {
@@ -218,9 +193,10 @@ impl<'a> Evaluator<'a> {
         }
         let mut kept: Vec<Vec<u8>> = vec![Vec::new()];
         let prefix = bytes_of(source).len() + usize::from(bytes_of(source) != b"/");
+        let mut flat = None;
         let hash = if method == ContentAddressMethod::Flat {
             let contents = self.fs.read_file(source).map_err(|error| self.file_error(&error, Pos::NONE))?;
-            Hash::digest(HashAlgo::Sha256, contents)
+            Hash::digest(HashAlgo::Sha256, flat.insert(contents))
         } else {
             let filter = |path: &Path, file_type: nar::FileType| -> Result<bool> {
                 let Some(filter) = filter else { return Ok(true) };
@@ -235,8 +211,7 @@ impl<'a> Evaluator<'a> {
             };
             nar::hash_tree(&Tree(&*self.fs), source, filter, HashAlgo::Sha256)?.0
         };
-        let address = |hash| ContentAddress { method, hash };
-        let path = self.store.make_fixed_output_path(name, &address(hash))?;
+        let path = self.copy_path(copying, hash)?;
         if expected.is_some_and(|expected| expected != hash) {
             let message = format!("store path mismatch in (possibly filtered) path added from '{}'", shown());
             return Err(Error::eval(Pos::NONE, message));
@@ -245,11 +220,26 @@ impl<'a> Evaluator<'a> {
         let place = path_of(printed.as_bytes());
         if !self.fs.is_mounted(place) {
             let filter = filter.map(|_| Rc::new(fs::FileSet::from_nodes(&kept)));
-            self.fs.mount(place, Mount::Tree { fs: self.fs.clone(), root: source.to_owned(), filter });
+            let mount = match flat {
+                // the contents are all that the store's file takes over
+                Some(contents) => Mount::File { contents: contents.into(), executable: false },
+                None => Mount::Tree { fs: self.fs.clone(), root: source.to_owned(), filter },
+            };
+            self.fs.mount(place, mount);
+        }
+        if !copying.references.is_empty() {
+            self.state.store.references.borrow_mut().insert(path.clone(), copying.references.clone());
         }
         self.allow_path(printed.as_bytes());
         let context = self.contexts.single(Element::Opaque(Rc::from(path.as_str())));
         Ok((printed, context))
+    }
+
+    /// The store path of a copy whose hash is `hash`.
+    fn copy_path(&self, copying: &Copying<'_>, hash: Hash) -> Result<StorePath> {
+        let address = ContentAddress { method: copying.method, hash };
+        let references = References { others: copying.references.clone(), itself: false };
+        Ok(self.store.make_content_addressed_path(&copying.name, &address, &references)?)
     }
 
     /// `builtins.nixPath`.
@@ -344,17 +334,21 @@ fn read_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
         return Err(Error::eval(pos, message));
     }
     let mut context = 0;
-    if let Ok((base, _)) = ev.store.split(&path) {
+    let place = ev.resolve_links(&path, Resolve::Full)?;
+    if let (Ok((base, _)), true) = (ev.store.split(bytes_of(&place)), may_refer(&contents)) {
         // A file keeps the references of which it has the hash part.
-        let references = ev.state.paths.references.borrow();
+        let references = ev.references(&base);
         let found = references
-            .get(&base)
-            .into_iter()
-            .flatten()
+            .iter()
             .filter(|reference| memchr::memmem::find(&contents, reference.hash_part().as_bytes()).is_some());
         context = ev.contexts.of(found.map(|reference| Element::Opaque(Rc::from(reference.as_str()))));
     }
     Ok(ev.heap.string_with_context(&contents, context))
+}
+
+/// Whether there is anything in a file that could be the hash part of a store path; few have it.
+fn may_refer(contents: &[u8]) -> bool {
+    contents.split(|byte| !base32::is_digit(*byte)).any(|digits| digits.len() >= HASH_LEN)
 }
 
 fn find_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
@@ -374,8 +368,7 @@ fn find_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
         let (path, _) = super::attrs::required(ev, attrs, sym::PATH, "in an element of the __nixPath")?;
         let what = "while evaluating the `path` attribute of an element of the list passed to builtins.findFile";
         let (path, context) = ev.to_string(path, Coerce::PLAIN, pos, what)?;
-        ev.realise(context)?;
-        entries.push((prefix, path));
+        entries.push((prefix, ev.realise(context)?.apply(path)));
     }
     let what = "while evaluating the second argument passed to builtins.findFile";
     let name = ev.force_string_no_context(args[1], pos, what)?;
@@ -385,7 +378,8 @@ fn find_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
 fn hash_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.hashFile";
     let name = lossy(ev.force_string_no_context(args[0], pos, what)?);
-    let algo: HashAlgo = name.parse().map_err(|_| Error::eval(pos, format!("unknown hash algorithm '{name}'")))?;
+    let algo = name.parse().map_err(|_| Error::eval(pos, format!("unknown hash algorithm '{name}'")))?;
+    let algo = enabled_algo(ev, algo)?;
     let path = ev.readable_path(args[1], pos)?;
     Ok(ev.heap.string(Hash::digest(algo, ev.read_file(&path)?).to_base16().as_bytes()))
 }
@@ -414,26 +408,34 @@ fn read_dir<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
     Ok(ev.heap.attrs(&mut attrs).into())
 }
 
+/// A derivation as Nix stores it in a string's context.
+fn stored(drv: &Derived) -> String {
+    match drv {
+        Derived::Path(path) => path.to_string(),
+        Derived::Output(drv, output) => format!("{output}!{}", stored(drv)),
+    }
+}
+
 fn to_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.toFile";
     let name = lossy(ev.force_string_no_context(args[0], pos, what)?);
     let what = "while evaluating the second argument passed to builtins.toFile";
     let (contents, context) = ev.force_string(args[1], pos, what)?;
-    let mut references = Vec::new();
+    let mut references = BTreeSet::new();
     for element in ev.contexts.elements(context) {
         let Element::Opaque(path) = &element else {
             // Nix names the element here as it stores it.
             let element = match &element {
-                Element::Built { drv: Derived::Path(drv), output } => format!("!{output}!{drv}"),
+                Element::Built { drv, output } => format!("!{output}!{}", stored(drv)),
                 Element::DrvDeep(drv) => format!("={drv}"),
-                other => ev.show_context_element(other),
+                Element::Opaque(path) => path.to_string(),
             };
             let message = format!(
                 "files created by builtins.toFile may not reference derivations, but {name} references {element}"
             );
             return Err(Error::eval(pos, message));
         };
-        references.push(path.parse::<StorePath>()?);
+        references.insert(path.parse::<StorePath>()?);
     }
     let hash = Hash::digest(HashAlgo::Sha256, contents);
     let path = ev.store.make_text_path(&name, &hash, &references)?;
@@ -441,26 +443,29 @@ fn to_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a
     ev.fs.mount(path_of(printed.as_bytes()), Mount::File { contents: Rc::from(contents), executable: false });
     ev.allow_path(printed.as_bytes());
     let context = ev.contexts.single(Element::Opaque(Rc::from(path.as_str())));
-    ev.state.paths.references.borrow_mut().insert(path, references);
+    ev.state.store.references.borrow_mut().insert(path, references);
     Ok(ev.heap.string_with_context(printed.as_bytes(), context))
 }
 
-#[allow(clippy::too_many_arguments)]
 fn add_path<'a>(
     ev: &Evaluator<'a>,
     path: &[u8],
     context: Context,
-    name: &str,
-    filter: Option<Value<'a>>,
-    method: ContentAddressMethod,
-    expected: Option<Hash>,
+    mut copying: Copying<'a>,
     pos: Pos,
 ) -> Evaluated<'a> {
-    let add = || {
-        ev.realise(context)?;
+    let mut add = || {
+        let mut path = path.to_vec();
+        // As in Nix, what stands for an output whose path is not known is no path in the store.
+        if context != 0 && ev.store.split(&path).is_ok() {
+            path = ev.realise(context)?.apply(path);
+            if let Ok((base, _)) = ev.store.split(&path) {
+                copying.references = ev.references(&base);
+            }
+        }
         // What is wanted may be there already: then it need not be read.
-        if let Some(hash) = expected {
-            let wanted = ev.store.make_fixed_output_path(name, &ContentAddress { method, hash })?;
+        if let Some(hash) = copying.expected {
+            let wanted = ev.copy_path(&copying, hash)?;
             let printed = ev.store.print(&wanted);
             if ev.fs.exists(path_of(printed.as_bytes())).unwrap_or(false) {
                 ev.allow_path(printed.as_bytes());
@@ -468,8 +473,8 @@ fn add_path<'a>(
                 return Ok((Rc::from(printed), context));
             }
         }
-        let source = ev.resolve_links(path, Resolve::Full)?;
-        ev.add_tree(&source, name, method, filter, expected)
+        let source = ev.resolve_links(&path, Resolve::Full)?;
+        ev.add_tree(&source, &copying)
     };
     let (printed, context) =
         add().map_err(|error: Box<Error>| error.traced(pos, format!("while adding path '{}'", lossy(path))))?;
@@ -482,14 +487,14 @@ fn filter_source<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalua
     let path = ev.coerce_to_path(args[1], &mut context, pos, what)?;
     let filter =
         ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.filterSource")?;
-    let name = lossy(base_name(&path));
-    add_path(ev, &path, context, &name, Some(filter), ContentAddressMethod::NixArchive, None, pos)
+    let copying = Copying { filter: Some(filter), ..Copying::of(lossy(base_name(&path))) };
+    add_path(ev, &path, context, copying, pos)
 }
 
 fn path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let attrs = ev.force_attrs(args[0], pos, "while evaluating the argument passed to 'builtins.path'")?;
-    let (mut source, mut name, mut filter, mut expected) = (None, String::new(), None, None);
-    let mut method = ContentAddressMethod::NixArchive;
+    let mut source = None;
+    let mut copying = Copying::of(String::new());
     let mut context = 0;
     for (symbol, attr_pos, cell) in ev.heap.flat(attrs).iter() {
         let value = cell.get();
@@ -500,22 +505,22 @@ fn path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
             }
             sym::NAME => {
                 let what = "while evaluating the `name` attribute passed to builtins.path";
-                name = lossy(ev.force_string_no_context(value, attr_pos, what)?);
+                copying.name = lossy(ev.force_string_no_context(value, attr_pos, what)?);
             }
             sym::FILTER => {
                 let what = "while evaluating the `filter` parameter passed to builtins.path";
-                filter = Some(ev.force_function(value, attr_pos, what)?);
+                copying.filter = Some(ev.force_function(value, attr_pos, what)?);
             }
             sym::RECURSIVE => {
                 let what = "while evaluating the `recursive` attribute passed to builtins.path";
                 if !ev.force_bool(value, attr_pos, what)? {
-                    method = ContentAddressMethod::Flat;
+                    copying.method = ContentAddressMethod::Flat;
                 }
             }
             sym::SHA256 => {
                 let what = "while evaluating the `sha256` attribute passed to builtins.path";
                 let text = lossy(ev.force_string_no_context(value, attr_pos, what)?);
-                expected = Some(parse_hash(ev, &text, Some(HashAlgo::Sha256))?);
+                copying.expected = Some(parse_hash(ev, &text, Some(HashAlgo::Sha256))?);
             }
             _ => {
                 let message = format!("unsupported argument '{}' to 'builtins.path'", ev.name(symbol));
@@ -527,8 +532,8 @@ fn path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
         let message = "missing required 'path' attribute in the first argument to 'builtins.path'";
         return Err(Error::eval(pos, message));
     };
-    if name.is_empty() {
-        name = lossy(base_name(&source));
+    if copying.name.is_empty() {
+        copying.name = lossy(base_name(&source));
     }
-    add_path(ev, &source, context, &name, filter, method, expected, pos)
+    add_path(ev, &source, context, copying, pos)
 }

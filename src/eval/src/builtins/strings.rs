@@ -1,6 +1,7 @@
 //! Strings: taking apart, putting together, regular expressions, hashes, versions.
 
 use super::PrimOp;
+use super::derivation::enabled_algo;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::eval::{Coerce, Evaluated, Evaluator};
@@ -96,22 +97,13 @@ fn string_length<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalua
 
 // ---- hashes ---------------------------------------------------------------------------------------------------------
 
-/// The algorithm of this name. BLAKE3 is an experimental feature of Nix that cannot be switched on here.
+/// The algorithm of this name.
 ///
 /// # Errors
 /// When Nix would not know it either.
-fn hash_algo(name: &[u8]) -> Result<HashAlgo> {
+fn hash_algo(ev: &Evaluator<'_>, name: &[u8]) -> Result<HashAlgo> {
     let algo = String::from_utf8_lossy(name).parse().map_err(|error| hash_error(&error))?;
-    enabled(algo)
-}
-
-fn enabled(algo: HashAlgo) -> Result<HashAlgo> {
-    if algo == HashAlgo::Blake3 {
-        let message = "experimental Nix feature 'blake3-hashes' is disabled; \
-                       add '--extra-experimental-features blake3-hashes' to enable it";
-        return Err(Error::eval(Pos::NONE, message));
-    }
-    Ok(algo)
+    enabled_algo(ev, algo)
 }
 
 fn hash_error(error: &HashError) -> Box<Error> {
@@ -120,7 +112,7 @@ fn hash_error(error: &HashError) -> Box<Error> {
 
 fn hash_string<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.hashString";
-    let algo = hash_algo(ev.force_string_no_context(args[0], pos, what)?)?;
+    let algo = hash_algo(ev, ev.force_string_no_context(args[0], pos, what)?)?;
     let what = "while evaluating the second argument passed to builtins.hashString";
     // The result depends on the text alone, so it has no context.
     let (text, _) = ev.force_string(args[1], pos, what)?;
@@ -142,7 +134,7 @@ fn convert_hash<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluat
         None => None,
         Some(cell) => {
             let what = "while evaluating the attribute 'hashAlgo'";
-            Some(hash_algo(ev.force_string_no_context(cell.get(), pos, what)?)?)
+            Some(hash_algo(ev, ev.force_string_no_context(cell.get(), pos, what)?)?)
         }
     };
     let format = required("toHashFormat")?.get();
@@ -151,7 +143,7 @@ fn convert_hash<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluat
     let hash = String::from_utf8_lossy(hash);
     if hash.starts_with("blake3:") || hash.starts_with("blake3-") {
         // Nix refuses the algorithm before it looks at the digits.
-        enabled(HashAlgo::Blake3)?;
+        enabled_algo(ev, HashAlgo::Blake3)?;
     }
     let hash = Hash::parse_any(&hash, algo).map_err(|error| hash_error(&error))?;
     Ok(ev.heap.string(hash.format(format, false).as_bytes()))

@@ -3,7 +3,7 @@
 use super::PrimOp;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::eval::{Coerce, Evaluated, Evaluator};
+use crate::eval::{Coerce, Evaluated, Evaluator, placed};
 use crate::position::{Location, Origin};
 use crate::print::shows_as_thunk;
 use crate::symbol::{Symbol, sym};
@@ -122,9 +122,9 @@ impl<'a> Sorted<'a> {
     }
 }
 
-/// A value to write: evaluated if `strict`, else as far as it is evaluated already.
-fn to_write<'a>(ev: &Evaluator<'a>, value: Value<'a>, strict: bool) -> Evaluated<'a> {
-    if strict { ev.force(value) } else { Ok(value.resolved()) }
+/// A value to write: evaluated if `strict`, else as far as it is evaluated already. `pos` is where it was asked for.
+fn to_write<'a>(ev: &Evaluator<'a>, value: Value<'a>, strict: bool, pos: Pos) -> Evaluated<'a> {
+    if strict { ev.force(value).map_err(|error| placed(error, pos)) } else { Ok(value.resolved()) }
 }
 
 // ---- JSON -----------------------------------------------------------------------------------------------------------
@@ -165,8 +165,12 @@ struct JsonPrinter<'p, 'a> {
 
 impl<'a> JsonPrinter<'_, 'a> {
     fn value(&mut self, value: Value<'a>, pos: Pos) -> Result<()> {
+        self.ev.nested(pos, || self.evaluated(value, pos))
+    }
+
+    fn evaluated(&mut self, value: Value<'a>, pos: Pos) -> Result<()> {
         let ev = self.ev;
-        let value = to_write(ev, value, self.strict)?;
+        let value = to_write(ev, value, self.strict, pos)?;
         match value.kind() {
             Kind::Null => self.out.extend_from_slice(b"null"),
             Kind::Bool(true) => self.out.extend_from_slice(b"true"),
@@ -183,8 +187,8 @@ impl<'a> JsonPrinter<'_, 'a> {
                 self.string(copied.as_bytes());
             }
             Kind::Path(path) => self.string(path.bytes()),
-            Kind::List(list) => return ev.nested(pos, || self.list(list, pos)),
-            Kind::Attrs(attrs) => return ev.nested(pos, || self.attrs(value, attrs, pos)),
+            Kind::List(list) => return self.list(list, pos),
+            Kind::Attrs(attrs) => return self.attrs(value, attrs, pos),
             Kind::Lambda(closure) => return Err(self.not_json(value, closure.lambda().pos)),
             Kind::Thunk(_) | Kind::PrimOp(_) | Kind::PrimOpApp(_) => return Err(self.not_json(value, pos)),
         }
@@ -289,7 +293,7 @@ struct XmlPrinter<'p, 'o, 'a> {
 impl<'a> XmlPrinter<'_, '_, 'a> {
     fn value(&mut self, value: Value<'a>, pos: Pos) -> Result<()> {
         let ev = self.ev;
-        let value = to_write(ev, value, self.strict)?;
+        let value = to_write(ev, value, self.strict, pos)?;
         match value.kind() {
             Kind::Null => self.doc.empty("null", &[]),
             Kind::Bool(truth) => self.scalar("bool", if truth { b"true" } else { b"false" }),
@@ -353,7 +357,7 @@ impl<'a> XmlPrinter<'_, '_, 'a> {
     /// The string that an attribute of a derivation is, if it is one.
     fn path(&self, attrs: Attrs<'a>, name: Symbol) -> Result<Option<&'a [u8]>> {
         let Some(cell) = attrs.get(name) else { return Ok(None) };
-        match to_write(self.ev, cell.get(), self.strict)?.kind() {
+        match to_write(self.ev, cell.get(), self.strict, Pos::NONE)?.kind() {
             Kind::Str(text) => Ok(Some(text.bytes())),
             _ => Ok(None),
         }

@@ -8,7 +8,7 @@ use crate::fs::{self, DirEntry, FileSystem, FileType, FsError, Metadata, Operati
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -42,9 +42,7 @@ impl Node {
 }
 
 /// What is being unpacked.
-struct Unpacker<'f> {
-    /// The archive, for messages.
-    file: &'f Path,
+struct Unpacker {
     contents: File,
     len: u64,
     root: BTreeMap<Vec<u8>, Node>,
@@ -53,43 +51,34 @@ struct Unpacker<'f> {
 }
 
 impl PackedFs {
-    /// Unpacks the archive `file`, whose kind its first bytes tell. If there is but one directory in it, that is what is
-    /// taken. Also gives the newest time of modification in there.
+    /// Unpacks the archive that `file` holds from its start; its first bytes tell its kind. If there is but one directory in
+    /// it, that is what is taken. Also gives the newest time of modification in there. `name` is the archive's for messages.
     ///
     /// # Errors
     /// When it cannot be read or is no archive, or holds what cannot be in a store path.
-    pub(super) fn unpack(file: &Path) -> Result<(PackedFs, u64), FlakeError> {
-        let mut unpacker = Unpacker {
-            file,
-            contents: tempfile::tempfile().map_err(|error| failed(file, &error))?,
-            len: 0,
-            root: BTreeMap::new(),
-            newest: 0,
+    pub(super) fn unpack(file: File, name: &str) -> Result<(PackedFs, u64), FlakeError> {
+        let unpack = || {
+            let mut unpacker = Unpacker { contents: tempfile::tempfile()?, len: 0, root: BTreeMap::new(), newest: 0 };
+            unpacker.read(file)?;
+            Ok(unpacker)
         };
-        unpacker.read().map_err(|error| failed(file, &error))?;
-        let mut root = unpacker.root;
+        let Unpacker { contents, mut root, newest, .. } = unpack().map_err(|error| failed(name, &error))?;
         if root.len() == 1
             && matches!(root.first_key_value(), Some((_, Node::Directory(_))))
             && let Some((_, Node::Directory(inner))) = root.pop_first()
         {
             root = inner;
         }
-        Ok((PackedFs { contents: unpacker.contents, root: Node::Directory(root) }, unpacker.newest))
+        Ok((PackedFs { contents, root: Node::Directory(root) }, newest))
     }
 
-    /// A tree that is one file with these contents; `file` is where they come from.
+    /// A tree that is one file, with what `file` holds.
     ///
     /// # Errors
-    /// When the temporary file cannot be written.
-    pub(super) fn of_file(contents: &[u8], file: &Path) -> Result<PackedFs, FlakeError> {
-        let write = || {
-            let mut copy = tempfile::tempfile()?;
-            copy.write_all(contents)?;
-            Ok(copy)
-        };
-        let copy = write().map_err(|error| failed(file, &error))?;
-        let root = Node::File { start: 0, len: contents.len() as u64, executable: false };
-        Ok(PackedFs { contents: copy, root })
+    /// When its size can't be told.
+    pub(super) fn of_file(file: File, name: &str) -> Result<PackedFs, FlakeError> {
+        let len = file.metadata().map_err(|error| failed(name, &error))?.len();
+        Ok(PackedFs { contents: file, root: Node::File { start: 0, len, executable: false } })
     }
 
     fn node(&self, path: &Path) -> Option<&Node> {
@@ -102,17 +91,16 @@ impl PackedFs {
     }
 }
 
-fn failed(file: &Path, error: &io::Error) -> FlakeError {
-    FlakeError::Source(format!("cannot unpack \"{}\": {}", file.display(), fs::io_reason(error)))
+fn failed(name: &str, error: &io::Error) -> FlakeError {
+    FlakeError::Source(format!("cannot unpack \"{name}\": {}", fs::io_reason(error)))
 }
 
 fn invalid(message: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message.into())
 }
 
-impl Unpacker<'_> {
-    fn read(&mut self) -> io::Result<()> {
-        let mut archive = File::open(self.file)?;
+impl Unpacker {
+    fn read(&mut self, mut archive: File) -> io::Result<()> {
         let mut start = [0; 6];
         let mut len = 0;
         while len < start.len() {

@@ -41,6 +41,16 @@ pub enum FlakeError {
         /// libgit2's error.
         source: git2::Error,
     },
+    /// A lock file that doesn't fit what `flake.nix` declares, and may not be changed.
+    #[error(
+        "flake '{flake}' requires lock file changes but they're not allowed ('bento flake-update' makes them):\n{reason}"
+    )]
+    StaleLock {
+        /// The flake's reference.
+        flake: String,
+        /// What would have to change.
+        reason: String,
+    },
     /// A source whose contents are not what was locked.
     #[error("NAR hash mismatch in input '{input}', expected '{expected}' but got '{got}'")]
     NarHashMismatch {
@@ -51,11 +61,19 @@ pub enum FlakeError {
         /// The hash of what is there.
         got: String,
     },
-    /// A source that is neither on this machine nor to be had without a network.
-    #[error("input '{input}' cannot be had offline: {reason}")]
+    /// A source that is neither on this machine nor to be had from elsewhere.
+    #[error("input '{input}' cannot be had: {reason}")]
     Unavailable {
         /// The input's reference.
         input: String,
+        /// Why.
+        reason: String,
+    },
+    /// A download that failed.
+    #[error("unable to download '{url}': {reason}")]
+    Download {
+        /// The address.
+        url: String,
         /// Why.
         reason: String,
     },

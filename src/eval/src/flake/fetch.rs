@@ -1,26 +1,36 @@
 //! Sources: from an input to a store path and the files below it.
 //!
-//! Nothing is copied and nothing is downloaded. A source is read where it is (a directory, a working directory with the
-//! tracked files alone, the objects of a Git repository, the store), its NAR is hashed, and the store path that follows
-//! from the hash is mounted into the file system that the evaluator reads. When a lock file gives the hash, the store
-//! path is known without reading anything; such a source is read, and verified, when the first file of it is.
+//! A source of this machine is read where it is (a directory, a working directory with the tracked files alone, the objects
+//! of a Git repository, the store); one of another machine is downloaded into a cache. Its NAR is hashed, and the store path
+//! that follows from the hash is mounted into the file system that the evaluator reads; the store itself is never written to.
+//! When a lock file gives the hash, the store path is known without reading anything; such a source is read, and verified,
+//! when the first file of it is.
 
 use super::archive::PackedFs;
+use super::cache::{FetchCache, Known};
 use super::error::FlakeError;
-use super::git::GitRepository;
-use super::reference::{Attr, Input, Scheme};
+use super::forge::Repository;
+use super::git::{FetchSubmodule, GitRepository};
+use super::git_cli;
+use super::http::{Contents, HttpClient, Reply, RequestHeader};
+use super::reference::{Attr, Input, Scheme, attrs_to_json};
+use super::registry::{self, UseRegistries};
+use super::settings::{FetchSettings, RegistryEntry};
 use super::url::Url;
 use crate::fs::{self, FileSet, FileSystem, FileType, FsError, LazyMount, Mount, Operation, OverlayFs};
 use bento_store::content_address::{ContentAddress, ContentAddressMethod};
 use bento_store::hash::{Hash, HashAlgo};
 use bento_store::nar::{self, NarError};
 use bento_store::store_path::{StoreDir, StorePath};
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use serde_json::json;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::io::{self, Write};
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use tempfile::TempDir;
 
 /// A source, mounted at its store path.
 #[derive(Clone, Debug)]
@@ -95,6 +105,7 @@ impl SourceInfo {
 }
 
 /// A source that was read.
+#[derive(Clone)]
 struct Reading {
     mount: Mount,
     hash: Hash,
@@ -107,6 +118,10 @@ struct Reading {
 struct Places {
     local: Rc<dyn FileSystem>,
     store: StoreDir,
+    settings: FetchSettings,
+    http: HttpClient,
+    /// Where what is fetched is kept, once that is needed; the directory is one that goes with the evaluation.
+    cache: OnceCell<(FetchCache, Option<TempDir>)>,
     warn: Rc<dyn Fn(&str)>,
 }
 
@@ -115,14 +130,107 @@ pub struct Fetcher {
     overlay: Rc<OverlayFs>,
     places: Rc<Places>,
     fetched: RefCell<HashMap<Input, Rc<SourceTree>>>,
+    /// The user's, the machine's and everybody's registry, as far as they were needed.
+    registries: [OnceCell<Vec<RegistryEntry>>; 3],
 }
 
 impl Fetcher {
     /// A fetcher that reads from `local`, mounts into `overlay` (whose base should be `local` and whose store directory
     /// `store`) and tells `warn` what the user should know.
-    pub fn new(overlay: Rc<OverlayFs>, local: Rc<dyn FileSystem>, store: StoreDir, warn: Rc<dyn Fn(&str)>) -> Self {
-        let places = Rc::new(Places { local, store, warn });
-        Fetcher { overlay, places, fetched: RefCell::default() }
+    pub fn new(
+        overlay: Rc<OverlayFs>,
+        local: Rc<dyn FileSystem>,
+        store: StoreDir,
+        settings: FetchSettings,
+        warn: Rc<dyn Fn(&str)>,
+    ) -> Self {
+        let places = Rc::new(Places { local, store, settings, http: HttpClient::new(), cache: OnceCell::new(), warn });
+        Fetcher { overlay, places, fetched: RefCell::default(), registries: Default::default() }
+    }
+
+    /// How it fetches.
+    pub(super) fn settings(&self) -> &FetchSettings {
+        &self.places.settings
+    }
+
+    /// What `input` stands for according to `use_registries` if it is a name, else itself; and the directory of the flake in
+    /// there, if the registry says it.
+    ///
+    /// # Errors
+    /// When it is a name that is not known, or a registry that may know it can't be had.
+    pub fn resolve(&self, input: &Input, use_registries: UseRegistries) -> Result<(Input, Option<String>), FlakeError> {
+        if input.is_direct() {
+            return Ok((input.clone(), None));
+        }
+        let settings = &self.places.settings.registries;
+        let all = match use_registries {
+            UseRegistries::No => {
+                let message = format!("'{input}' is an indirect flake reference, but registry lookups are not allowed");
+                return Err(FlakeError::Reference(message));
+            }
+            UseRegistries::Limited => false,
+            UseRegistries::All => true,
+        };
+        let [user, system, global] = &self.registries;
+        registry::look_up(input, |number, found| {
+            Ok(match number {
+                0 => Some(settings.overrides.as_slice()),
+                1 | 2 if !all => Some(&[]),
+                1 => Some(self.local_registry(user, settings.user.as_deref())),
+                2 => Some(self.local_registry(system, settings.system.as_deref())),
+                3 if settings.global.starts_with('/') => {
+                    Some(self.local_registry(global, Some(Path::new(&settings.global))))
+                }
+                // it gives names a meaning, no more, and need not be asked about anything else
+                3 if !settings.global.is_empty() && !found.is_direct() => Some(match global.get() {
+                    Some(entries) => entries,
+                    None => {
+                        let entries = self.download_registry(input)?;
+                        global.get_or_init(|| entries)
+                    }
+                }),
+                3 => Some(&[]),
+                _ => None,
+            })
+        })
+    }
+
+    fn local_registry<'f>(
+        &self,
+        registry: &'f OnceCell<Vec<RegistryEntry>>,
+        file: Option<&Path>,
+    ) -> &'f [RegistryEntry] {
+        registry.get_or_init(|| file.map_or_else(Vec::new, |file| self.read_registry(file)))
+    }
+
+    /// The entries of a registry. One that can't be read counts as empty, which is said.
+    fn read_registry(&self, file: &Path) -> Vec<RegistryEntry> {
+        let read = || {
+            let resolved = fs::SymlinkResolver::default().resolve(&*self.places.local, file, fs::Resolve::Full)?;
+            if !self.places.local.exists(&resolved)? {
+                return Ok(Vec::new());
+            }
+            registry::parse(&self.places.local.read_file(&resolved)?)
+        };
+        read().unwrap_or_else(|error: FlakeError| {
+            self.warn(&format!("cannot read flake registry '{}': {error}", file.display()));
+            Vec::new()
+        })
+    }
+
+    /// The registry that everybody has, in which `input` is to be looked up.
+    fn download_registry(&self, input: &Input) -> Result<Vec<RegistryEntry>, FlakeError> {
+        let url = &self.places.settings.registries.global;
+        let file = self
+            .places
+            .download(url, &[])
+            .map_err(|error| error.while_doing(format!("while looking up '{input}' in the flake registry '{url}'")))?;
+        registry::parse(&file).map_err(|error| error.while_doing(format!("while reading the flake registry '{url}'")))
+    }
+
+    /// Forgets what was fetched for `input`, because it was changed since.
+    pub(super) fn forget(&self, input: &Input) {
+        self.fetched.borrow_mut().remove(input);
     }
 
     /// The file system that everything is mounted into.
@@ -252,7 +360,7 @@ impl LazyMount for LockedSource {
     fn realise(&self) -> Result<Mount, Box<dyn Error + Send + Sync>> {
         let attempt = || {
             // what is in the store was verified when it got there
-            if let Some(mount) = self.places.in_store(&self.path)? {
+            if let Some(mount) = self.places.kept(&self.path, self.hash)? {
                 return Ok(mount);
             }
             let reading = self.places.read(&self.input)?;
@@ -277,42 +385,250 @@ impl Places {
             .map_err(|error| FlakeError::Source(format!("input '{input}': {error}")))
     }
 
-    fn in_store(&self, path: &str) -> Result<Option<Mount>, FlakeError> {
+    /// What the store or the cache has of the source with this store path and NAR hash.
+    fn kept(&self, path: &str, hash: Hash) -> Result<Option<Mount>, FlakeError> {
         let root = PathBuf::from(path);
-        Ok(self.local.exists(&root)?.then(|| Mount::Tree { fs: self.local.clone(), root, filter: None }))
+        if self.local.exists(&root)? {
+            return Ok(Some(Mount::Tree { fs: self.local.clone(), root, filter: None }));
+        }
+        // not made for this: where nothing was ever kept, nothing is
+        let cache = match self.cache.get() {
+            Some((cache, _)) => Some(cache.clone()),
+            None => self.settings.cache.clone().map(FetchCache::new),
+        };
+        Ok(cache.and_then(|cache| cache.tree(hash)).map(Mount::real))
     }
 
+    /// Where what is fetched is kept.
+    fn cache(&self) -> Result<&FetchCache, FlakeError> {
+        if let Some((cache, _)) = self.cache.get() {
+            return Ok(cache);
+        }
+        let (cache, temporary) = match &self.settings.cache {
+            Some(directory) => (FetchCache::new(directory.clone()), None),
+            None => {
+                let failed = |error| FlakeError::Source(format!("cannot make a temporary directory: {error}"));
+                let directory = tempfile::tempdir().map_err(failed)?;
+                (FetchCache::new(directory.path().to_owned()), Some(directory))
+            }
+        };
+        Ok(&self.cache.get_or_init(|| (cache, temporary)).0)
+    }
+
+    /// Reads what `input` is now.
     fn read(&self, input: &Input) -> Result<Reading, FlakeError> {
-        match input.scheme() {
-            Some(Scheme::Path) => self.read_path(input),
-            Some(Scheme::Git) => match local_repository(input)? {
-                Some(repository) => self.read_git(input, &repository),
-                None => self.read_from_store(input),
-            },
-            Some(scheme @ (Scheme::Tarball | Scheme::File)) => match local_file(input)? {
-                Some(file) => self.read_download(input, &file, scheme == Scheme::Tarball),
-                None => self.read_from_store(input),
-            },
-            Some(Scheme::Indirect) => Err(FlakeError::Unavailable {
+        let Some(scheme) = input.scheme() else {
+            let attrs = attrs_to_json(input.attrs());
+            return Err(FlakeError::Source(format!("cannot fetch unsupported input '{attrs}'")));
+        };
+        if scheme == Scheme::Path {
+            return self.read_path(input);
+        }
+        if scheme == Scheme::Git
+            && let Some(repository) = local_repository(input)?
+        {
+            return self.read_git(input, &repository);
+        }
+        if matches!(scheme, Scheme::Tarball | Scheme::File)
+            && let Some(file) = local_file(input)?
+        {
+            return self.read_file(input, &file, scheme == Scheme::Tarball);
+        }
+        // with its hash, and if it is known in full, it doesn't matter where it comes from
+        if tells_all(input)?
+            && let Some(reading) = self.read_kept(input)?
+        {
+            return Ok(reading);
+        }
+        let result = match scheme {
+            Scheme::Git => self.read_remote_git(input),
+            Scheme::Tarball | Scheme::File => self.read_remote_file(input, scheme == Scheme::Tarball),
+            Scheme::GitHub | Scheme::GitLab | Scheme::SourceHut => self.read_forge(input),
+            Scheme::Indirect => {
+                Err(FlakeError::Reference(format!("indirect input '{input}' cannot be fetched directly")))
+            }
+            Scheme::Mercurial => self.read_kept(input)?.ok_or_else(|| FlakeError::Unavailable {
                 input: input.to_string(),
-                reason: "it is an indirect reference, and there is no registry to look it up in".to_owned(),
+                reason: "Mercurial repositories are not supported; an archive of it, or a Git repository, is"
+                    .to_owned(),
             }),
-            _ => self.read_from_store(input),
+            Scheme::Path => self.read_path(input),
+        };
+        match result {
+            Err(FlakeError::Download { url, reason }) => {
+                if let Some(reading) = self.read_kept(input)? {
+                    return Ok(reading);
+                }
+                let way_out = match input.nar_hash()? {
+                    Some(hash) => format!(
+                        "where there is no network, a copy in the store, '{}', would do",
+                        self.store.print(&self.store_path(input, hash)?)
+                    ),
+                    None => {
+                        "where there is no network, another source can be given: '--override-input', a registry, or, \
+                             locked by its NAR hash, a copy in the store"
+                            .to_owned()
+                    }
+                };
+                Err(FlakeError::Unavailable {
+                    input: input.to_string(),
+                    reason: format!("unable to download '{url}': {reason}; {way_out}"),
+                })
+            }
+            other => other,
         }
     }
 
-    /// A source that only the store can have.
-    fn read_from_store(&self, input: &Input) -> Result<Reading, FlakeError> {
-        let unavailable = |reason| FlakeError::Unavailable { input: input.to_string(), reason };
-        let Some(hash) = input.nar_hash()? else {
-            return Err(unavailable(
-                "it is not on this machine, and no NAR hash tells where in the store it is".into(),
-            ));
-        };
+    /// A source whose hash is known, from the store or the cache.
+    fn read_kept(&self, input: &Input) -> Result<Option<Reading>, FlakeError> {
+        let Some(hash) = input.nar_hash()? else { return Ok(None) };
         let path = self.store.print(&self.store_path(input, hash)?);
-        match self.in_store(&path)? {
-            Some(mount) => Ok(Reading { mount, hash, input: input.clone(), work_tree: None }),
-            None => Err(unavailable(format!("it is not on this machine, and '{path}' is not in the store"))),
+        Ok(self.kept(&path, hash)?.map(|mount| Reading { mount, hash, input: input.clone(), work_tree: None }))
+    }
+
+    /// A source that was kept earlier, about which `known` was noted.
+    fn read_known(&self, input: &Input, known: &Known) -> Result<Option<Reading>, FlakeError> {
+        let Some(hash) = known.nar_hash() else { return Ok(None) };
+        let mut plain = input.clone();
+        plain.set("narHash", hash.to_sri());
+        let Some(Reading { mount, .. }) = self.read_kept(&plain)? else { return Ok(None) };
+        Ok(Some(Reading { mount, hash, input: input.clone(), work_tree: None }))
+    }
+
+    /// Keeps a source that was just fetched.
+    fn keep(&self, tree: &dyn FileSystem) -> Result<(Mount, Hash), FlakeError> {
+        let root = Path::new("/");
+        let (hash, _) = hash_tree(tree, root, None)?;
+        Ok((Mount::real(self.cache()?.add_tree(tree, root, hash)?), hash))
+    }
+
+    /// The contents of what is at `url`: a small file, which may change.
+    fn download(&self, url: &str, headers: &[RequestHeader]) -> Result<Vec<u8>, FlakeError> {
+        if let Some(file) = local_path(url) {
+            return Ok(self.local.read_file(&file)?);
+        }
+        let cache = self.cache()?;
+        let key = json!({"type": "text", "url": url});
+        let known = cache.look_up(&key).filter(|known| known.text("text").is_some());
+        let contents = |known: &Known| known.text("text").unwrap_or_default().as_bytes().to_vec();
+        if let Some(known) = known.as_ref().filter(|known| known.is_fresh(self.settings.ttl)) {
+            return Ok(contents(known));
+        }
+        let etag = known.as_ref().and_then(|known| known.text("etag")).unwrap_or_default();
+        match (self.http.get(&self.settings, url, headers, etag), known) {
+            (Ok(Reply::Contents(Contents { mut file, etag, .. })), _) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).map_err(|error| FlakeError::Download {
+                    url: url.to_owned(),
+                    reason: format!("it is no text: {error}"),
+                })?;
+                let mut attrs = serde_json::Map::new();
+                attrs.insert("etag".to_owned(), etag.into());
+                attrs.insert("text".to_owned(), text.as_str().into());
+                cache.note(&key, &attrs)?;
+                Ok(text.into_bytes())
+            }
+            (Ok(Reply::Unchanged), Some(known)) => {
+                cache.note(&key, &known.attrs)?;
+                Ok(contents(&known))
+            }
+            (Ok(Reply::Unchanged), None) => Err(FlakeError::Download {
+                url: url.to_owned(),
+                reason: "the server says that nothing changed, but it was never asked before".to_owned(),
+            }),
+            (Err(error), Some(known)) => {
+                (self.warn)(&format!("{error}; using cached version"));
+                Ok(contents(&known))
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// A repository on GitHub, GitLab or SourceHut.
+    fn read_forge(&self, input: &Input) -> Result<Reading, FlakeError> {
+        let Some(repository) = Repository::of(input)? else {
+            return Err(FlakeError::Source(format!("'{input}' is not on a forge")));
+        };
+        let headers = repository.headers(&self.settings, &*self.warn);
+        let rev = match input.rev()? {
+            Some(rev) => rev,
+            None => {
+                let reference = input.reference()?.unwrap_or("HEAD");
+                repository.commit(reference, |url| self.download(url, &headers))?
+            }
+        };
+        let mut found = input.clone();
+        found.remove("ref");
+        found.set("rev", rev.as_str());
+        let cache = self.cache()?;
+        // a commit is the same with and without a token
+        let key = json!({"type": "forge", "url": repository.archive(&rev, false)});
+        if let Some(known) = cache.look_up(&key)
+            && let (Some(reading), Some(time)) = (self.read_known(&found, &known)?, known.number("lastModified"))
+        {
+            found.set("lastModified", time);
+            return Ok(Reading { input: found, ..reading });
+        }
+        let url = repository.archive(&rev, !headers.is_empty());
+        let Reply::Contents(contents) = self.http.get(&self.settings, &url, &headers, "")? else {
+            let reason = "the server says that nothing changed, but it was never asked before".to_owned();
+            return Err(FlakeError::Download { url, reason });
+        };
+        let (tree, newest) = PackedFs::unpack(contents.file, &url)?;
+        let (mount, hash) = self.keep(&tree)?;
+        found.set("lastModified", newest);
+        let mut attrs = serde_json::Map::new();
+        attrs.insert("narHash".to_owned(), hash.to_sri().into());
+        attrs.insert("lastModified".to_owned(), newest.into());
+        cache.note(&key, &attrs)?;
+        Ok(Reading { mount, hash, input: found, work_tree: None })
+    }
+
+    /// A file of another machine, or what is packed into it.
+    fn read_remote_file(&self, input: &Input, unpack: bool) -> Result<Reading, FlakeError> {
+        let url = input.string("url")?;
+        let cache = self.cache()?;
+        let key = json!({"type": if unpack { "tarball" } else { "file" }, "url": url});
+        let known = match cache.look_up(&key) {
+            None => None,
+            Some(known) => self.read_known(input, &known)?.map(|reading| (known, reading)),
+        };
+        if let Some((known, reading)) = known.as_ref().filter(|(known, _)| known.is_fresh(self.settings.ttl)) {
+            return described(reading.clone(), known);
+        }
+        let etag = known.as_ref().and_then(|(known, _)| known.text("etag")).unwrap_or_default();
+        match (self.http.get(&self.settings, url, &[], etag), known) {
+            (Ok(Reply::Contents(contents)), _) => {
+                let mut attrs = serde_json::Map::new();
+                attrs.insert("etag".to_owned(), contents.etag.into());
+                let (tree, newest) = if unpack {
+                    PackedFs::unpack(contents.file, url)?
+                } else {
+                    (PackedFs::of_file(contents.file, url)?, 0)
+                };
+                let (mount, hash) = self.keep(&tree)?;
+                attrs.insert("narHash".to_owned(), hash.to_sri().into());
+                if unpack {
+                    attrs.insert("lastModified".to_owned(), newest.into());
+                    attrs.extend(contents.immutable_url.map(|url| ("immutableUrl".to_owned(), url.into())));
+                }
+                cache.note(&key, &attrs)?;
+                let known = Known::now(attrs);
+                described(Reading { mount, hash, input: input.clone(), work_tree: None }, &known)
+            }
+            (Ok(Reply::Unchanged), Some((known, reading))) => {
+                cache.note(&key, &known.attrs)?;
+                described(reading, &known)
+            }
+            (Ok(Reply::Unchanged), None) => Err(FlakeError::Download {
+                url: url.to_owned(),
+                reason: "the server says that nothing changed, but it was never asked before".to_owned(),
+            }),
+            (Err(error), Some((known, reading))) => {
+                (self.warn)(&format!("{error}; using cached version"));
+                described(reading, &known)
+            }
+            (Err(error), None) => Err(error),
         }
     }
 
@@ -337,13 +653,19 @@ impl Places {
     }
 
     /// A local file, or what is packed into it.
-    fn read_download(&self, input: &Input, file: &Path, unpack: bool) -> Result<Reading, FlakeError> {
+    fn read_file(&self, input: &Input, path: &Path, unpack: bool) -> Result<Reading, FlakeError> {
         let mut input = input.clone();
+        let name = path.to_string_lossy();
+        let open = || {
+            let resolved = fs::SymlinkResolver::default().resolve(&*self.local, path, fs::Resolve::Full)?;
+            std::fs::File::open(&resolved)
+                .map_err(|error| FlakeError::from(FsError::new(Operation::ReadFile, path, error)))
+        };
         let (tree, newest) = if unpack {
-            refuse_directories(&*self.local, file)?;
-            PackedFs::unpack(file)?
+            refuse_directories(&*self.local, path)?;
+            PackedFs::unpack(open()?, &name)?
         } else {
-            (PackedFs::of_file(&self.local.read_file(file)?, file)?, 0)
+            (PackedFs::of_file(open()?, &name)?, 0)
         };
         let (tree, root): (Rc<dyn FileSystem>, _) = (Rc::new(tree), PathBuf::from("/"));
         let (hash, _) = hash_tree(&*tree, &root, None)?;
@@ -360,51 +682,162 @@ impl Places {
         let repository = GitRepository::open(path)?;
         let by_commit = input.reference()?.is_some() || input.rev()?.is_some() || repository.is_bare();
         if by_commit {
-            self.read_commit(input, path, &repository)
+            self.read_local_commit(input, path, &repository)
         } else {
             self.read_work_tree(input, path, &repository)
         }
     }
 
-    fn read_commit(&self, input: &Input, path: &Path, repository: &GitRepository) -> Result<Reading, FlakeError> {
-        let mut input = input.clone();
-        let shallow = input.bool("shallow")?;
+    /// A commit of a repository of this machine.
+    fn read_local_commit(&self, input: &Input, path: &Path, repository: &GitRepository) -> Result<Reading, FlakeError> {
         let reference = match input.reference()? {
             Some(reference) => reference.to_owned(),
-            None => repository.head_ref()?.unwrap_or_else(|| {
-                let path = path.display();
-                (self.warn)(&format!("could not read HEAD ref from repo at '{path}', using 'master'"));
-                "master".to_owned()
-            }),
+            None => repository.head_ref()?.unwrap_or_else(|| self.no_head(&path.display().to_string())),
         };
         let commit = match input.rev()? {
             None => repository.resolve(&reference)?,
-            Some(rev) => repository.find_commit(&rev)?.ok_or_else(|| {
-                FlakeError::Source(format!(
-                    "Cannot find Git revision '{rev}' in ref '{reference}' of repository '{}'! Please make sure that \
-                     the rev exists on the ref you've specified.",
-                    path.display()
-                ))
-            })?,
+            Some(rev) => find_commit(repository, &rev, &reference, &path.display().to_string())?,
         };
+        self.read_commit(input, repository, reference, commit)
+    }
+
+    fn no_head(&self, repository: &str) -> String {
+        (self.warn)(&format!("could not read HEAD ref from repo at '{repository}', using 'master'"));
+        "master".to_owned()
+    }
+
+    /// A commit of a repository of another machine, by way of a clone in the cache.
+    fn read_remote_git(&self, input: &Input) -> Result<Reading, FlakeError> {
+        let mut url = Url::parse(input.string("url")?, false)?;
+        // old lock files have it in the address
+        url.query.remove("dir");
+        let url = url.to_string();
+        let reference = match input.reference()? {
+            Some(reference) => reference.to_owned(),
+            None => self.remote_head(&url)?.unwrap_or_else(|| self.no_head(&url)),
+        };
+        let rev = input.rev()?;
+        let shallow = input.bool("shallow")?;
+        let repository = self.clone_of(&url, &reference, rev.as_deref(), input.bool("allRefs")?, shallow)?;
+        let commit = match rev {
+            None => repository.resolve(&reference)?,
+            Some(rev) => find_commit(&repository, &rev, &reference, &url)?,
+        };
+        self.read_commit(input, &repository, reference, commit)
+    }
+
+    /// The branch that a repository of another machine has checked out.
+    fn remote_head(&self, url: &str) -> Result<Option<String>, FlakeError> {
+        let cache = self.cache()?;
+        let key = json!({"type": "git-head", "url": url});
+        let known = cache.look_up(&key);
+        let reference = |known: &Known| known.text("ref").map(str::to_owned);
+        if let Some(known) = known.as_ref().filter(|known| known.is_fresh(self.settings.ttl)) {
+            return Ok(reference(known));
+        }
+        self.use_network(url)?;
+        match (git_cli::remote_head(url), known) {
+            (Ok(head), _) => {
+                let mut attrs = serde_json::Map::new();
+                attrs.extend(head.as_ref().map(|head| ("ref".to_owned(), head.as_str().into())));
+                cache.note(&key, &attrs)?;
+                Ok(head)
+            }
+            (Err(_), Some(known)) => Ok(reference(&known)),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn use_network(&self, url: &str) -> Result<(), FlakeError> {
+        if self.settings.network {
+            return Ok(());
+        }
+        Err(FlakeError::Download { url: url.to_owned(), reason: "the network is not to be used".to_owned() })
+    }
+
+    /// The clone of the repository at `url`, with the commit `rev` in it, or else with what `reference` is now.
+    fn clone_of(
+        &self,
+        url: &str,
+        reference: &str,
+        rev: Option<&str>,
+        all_refs: bool,
+        shallow: bool,
+    ) -> Result<GitRepository, FlakeError> {
+        let cache = self.cache()?;
+        let (directory, _lock) = cache.clone_of(url, shallow)?;
+        let repository = GitRepository::open_clone(&directory, url)?;
+        let full = if reference.starts_with("refs/") || reference == "HEAD" {
+            reference.to_owned()
+        } else {
+            format!("refs/heads/{reference}")
+        };
+        let key = json!({"type": "git-ref", "url": url, "ref": full, "shallow": shallow});
+        let is_current = match rev {
+            Some(rev) => repository.find_commit(rev)?.is_some(),
+            None => {
+                let fresh = cache.look_up(&key).is_some_and(|known| known.is_fresh(self.settings.ttl));
+                !all_refs && fresh && repository.has_ref(&full)
+            }
+        };
+        if is_current {
+            return Ok(repository);
+        }
+        let refspec = match rev {
+            _ if all_refs => "refs/*:refs/*".to_owned(),
+            Some(rev) => rev.to_owned(),
+            None => format!("{full}:{full}"),
+        };
+        let fetched = self.use_network(url).and_then(|()| git_cli::fetch(&directory, url, &refspec, shallow));
+        match fetched {
+            Ok(()) if rev.is_none() => cache.note(&key, &serde_json::Map::new())?,
+            Ok(()) => {}
+            Err(error) if !repository.has_ref(&full) => return Err(error),
+            Err(error) => (self.warn)(&format!(
+                "could not update local clone of Git repository '{url}'; continuing with the most recent version: {error}"
+            )),
+        }
+        // what was fetched is seen by who opens it anew
+        GitRepository::open_clone(&directory, url)
+    }
+
+    fn read_commit(
+        &self,
+        input: &Input,
+        repository: &GitRepository,
+        reference: String,
+        commit: git2::Oid,
+    ) -> Result<Reading, FlakeError> {
+        let mut input = input.clone();
+        let shallow = input.bool("shallow")?;
         if repository.is_shallow() && !shallow {
             return Err(FlakeError::Source(format!(
                 "'{}' is a shallow Git repository, but shallow repositories are only allowed when `shallow = true;` is \
                  specified",
-                path.display()
+                repository.path().display()
             )));
         }
-        input.set("ref", reference);
+        input.set("ref", reference.as_str());
         input.set("rev", commit.to_string());
         input.set("lastModified", repository.last_modified(commit)?);
         if !shallow {
             input.set("revCount", repository.rev_count(commit)?);
         }
-        let tree: Rc<dyn FileSystem> = Rc::new(repository.tree(commit, input.bool("submodules")?)?);
+        let submodule = |url: &str, branch: Option<&str>, commit: git2::Oid| {
+            // `.`: the branch of the same name
+            let branch = branch.map_or("HEAD", |branch| if branch == "." { &reference } else { branch });
+            match local_path(url).or_else(|| url.starts_with('/').then(|| PathBuf::from(url))) {
+                Some(path) => GitRepository::open(&path),
+                None => self.clone_of(url, branch, Some(&commit.to_string()), true, false),
+            }
+        };
+        let submodules: Option<FetchSubmodule<'_>> = if input.bool("submodules")? { Some(&submodule) } else { None };
+        let tree: Rc<dyn FileSystem> = Rc::new(repository.tree(commit, submodules)?);
         let root = PathBuf::from("/");
-        refuse_attributes(&input, &*tree, &root, None)?;
-        let (hash, _) = hash_tree(&*tree, &root, None)?;
-        Ok(Reading { mount: Mount::Tree { fs: tree, root, filter: None }, hash, input, work_tree: None })
+        refuse_lfs(&input, &*tree, &root, None)?;
+        let filter = without_export_ignored(&input, &*tree, &root, None, repository.path(), Some(commit))?.map(Rc::new);
+        let (hash, _) = hash_tree(&*tree, &root, filter.as_deref())?;
+        Ok(Reading { mount: Mount::Tree { fs: tree, root, filter }, hash, input, work_tree: None })
     }
 
     fn read_work_tree(&self, input: &Input, path: &Path, repository: &GitRepository) -> Result<Reading, FlakeError> {
@@ -414,7 +847,13 @@ impl Places {
         let work_tree = collect_work_tree(repository, path, b"", submodules, &mut files)?;
         let (head, dirty) = (work_tree.head, work_tree.dirty);
         if dirty {
-            (self.warn)(&format!("Git tree '{}' is dirty", path.display()));
+            let message = format!("Git tree '{}' is dirty", path.display());
+            if self.settings.refuse_dirty {
+                return Err(FlakeError::Source(message));
+            }
+            if !self.settings.quiet_about_dirty {
+                (self.warn)(&message);
+            }
             if let Some(head) = head {
                 let rev = head.to_string();
                 input.set("dirtyShortRev", format!("{}-dirty", &rev[..7]));
@@ -431,12 +870,55 @@ impl Places {
             }
         }
         input.set("lastModified", head.map_or(Ok(0), |head| repository.last_modified(head))?);
+        refuse_lfs(&input, &*self.local, path, Some(&files))?;
+        let files = match without_export_ignored(&input, &*self.local, path, Some(&files), path, None)? {
+            Some(kept) => kept,
+            None => files,
+        };
         let filter = Some(Rc::new(files));
-        refuse_attributes(&input, &*self.local, path, filter.as_deref())?;
         let (hash, _) = hash_tree(&*self.local, path, filter.as_deref())?;
         let mount = Mount::Tree { fs: self.local.clone(), root: path.to_owned(), filter };
         Ok(Reading { mount, hash, input, work_tree: Some(path.to_owned()) })
     }
+}
+
+/// Whether an input says all that fetching it would find out.
+fn tells_all(input: &Input) -> Result<bool, FlakeError> {
+    Ok(input.nar_hash()?.is_some()
+        && match input.scheme() {
+            Some(Scheme::File) => true,
+            Some(Scheme::Tarball) => input.last_modified()?.is_some(),
+            Some(Scheme::GitHub | Scheme::GitLab | Scheme::SourceHut) => {
+                input.rev()?.is_some() && input.last_modified()?.is_some()
+            }
+            Some(Scheme::Git) => {
+                let counted = input.rev_count()?.is_some() || input.bool("shallow")?;
+                input.rev()?.is_some() && input.reference()?.is_some() && input.last_modified()?.is_some() && counted
+            }
+            _ => false,
+        })
+}
+
+/// A file or archive of another machine with what is known of it: an address that will always lead to this version counts
+/// for more than the one that was asked for.
+fn described(mut reading: Reading, known: &Known) -> Result<Reading, FlakeError> {
+    if let Some(url) = known.text("immutableUrl") {
+        let name = reading.input.maybe_string("name")?.map(str::to_owned);
+        reading.input = Input::parse_url(url)?;
+        if let Some(name) = name {
+            reading.input.set("name", name);
+        }
+        if reading.input.scheme() != Some(Scheme::Tarball) {
+            return Err(FlakeError::Source(
+                "tarball 'Link' headers that redirect to non-tarball URLs are not supported".to_owned(),
+            ));
+        }
+    }
+    if let (Some(time), None) = (known.number("lastModified").filter(|time| *time != 0), reading.input.last_modified()?)
+    {
+        reading.input.set("lastModified", time);
+    }
+    Ok(reading)
 }
 
 /// Adds the tracked files of a working directory, which is at `prefix` in the outermost one, to `files`.
@@ -522,24 +1004,109 @@ fn refuse_directories(files: &dyn FileSystem, file: &Path) -> Result<(), FlakeEr
     }))
 }
 
-/// Refuses sources that Git's attributes would change: files that an export leaves out, files that are kept in LFS.
-/// Both are rare enough, and a wrong source is worse than none.
-fn refuse_attributes(
+/// A commit of a repository.
+fn find_commit(
+    repository: &GitRepository,
+    rev: &str,
+    reference: &str,
+    location: &str,
+) -> Result<git2::Oid, FlakeError> {
+    repository.find_commit(rev)?.ok_or_else(|| {
+        FlakeError::Source(format!(
+            "Cannot find Git revision '{rev}' in ref '{reference}' of repository '{location}'! Please make sure that the \
+             rev exists on the ref you've specified or add allRefs = true; to fetchGit."
+        ))
+    })
+}
+
+/// Refuses sources with files that are kept in LFS, if they are wanted: a wrong source is worse than none.
+fn refuse_lfs(input: &Input, files: &dyn FileSystem, root: &Path, filter: Option<&FileSet>) -> Result<(), FlakeError> {
+    let found = if input.bool("lfs")? { find_attribute(files, root, b"", filter, "filter=lfs")? } else { None };
+    match found {
+        None => Ok(()),
+        Some(path) => Err(FlakeError::Source(format!(
+            "input '{input}' wants files that are kept in Git LFS, according to '{}'; that is not supported. Without 'lfs' \
+             it has the pointers to them",
+            path.display()
+        ))),
+    }
+}
+
+/// What is left of a tree, of which `filter` is seen, without the files that an export leaves out; `None` if the input wants
+/// everything or there are none. `repository` has the tree as `commit`, or in its index.
+fn without_export_ignored(
     input: &Input,
     files: &dyn FileSystem,
     root: &Path,
     filter: Option<&FileSet>,
+    repository: &Path,
+    commit: Option<git2::Oid>,
+) -> Result<Option<FileSet>, FlakeError> {
+    if !input.bool("exportIgnore")? {
+        return Ok(None);
+    }
+    if input.bool("submodules")? {
+        let message = "exportIgnore and submodules are not supported together yet";
+        return Err(FlakeError::Source(message.to_owned()));
+    }
+    if find_attribute(files, root, b"", filter, "export-ignore")?.is_none() {
+        return Ok(None);
+    }
+    let mut nodes = Vec::new();
+    list_nodes(files, root, b"", filter, &mut nodes)?;
+    // what is a directory is told by the working directory, as with Nix: a pattern for directories has no effect without one
+    let work_tree = if repository.join(".git").exists() { Some(repository) } else { None };
+    let asked: Vec<Vec<u8>> = nodes
+        .iter()
+        .map(|node| match work_tree {
+            Some(work_tree) if work_tree.join(fs::path_of(node)).is_dir() => [node, &b"/"[..]].concat(),
+            _ => node.clone(),
+        })
+        .collect();
+    let commit = commit.map(|commit| commit.to_string());
+    let mut ignored = HashSet::new();
+    for mut path in git_cli::export_ignored(repository, commit.as_deref(), &asked)? {
+        if path.last() == Some(&b'/') {
+            path.pop();
+        }
+        ignored.insert(path);
+    }
+    let is_ignored = |node: &[u8]| {
+        let ends = memchr::memchr_iter(b'/', node).chain([node.len()]);
+        ends.into_iter().any(|end| ignored.contains(&node[..end]))
+    };
+    Ok(Some(FileSet::from_nodes(nodes.iter().filter(|node| !is_ignored(node)))))
+}
+
+/// The paths of all nodes below a directory.
+fn list_nodes(
+    files: &dyn FileSystem,
+    directory: &Path,
+    relative: &[u8],
+    filter: Option<&FileSet>,
+    nodes: &mut Vec<Vec<u8>>,
 ) -> Result<(), FlakeError> {
-    for (option, word) in [("exportIgnore", "export-ignore"), ("lfs", "filter=lfs")] {
-        let found = if input.bool(option)? { find_attribute(files, root, b"", filter, word)? } else { None };
-        if let Some(path) = found {
-            return Err(FlakeError::Source(format!(
-                "input '{input}' wants '{option}', which '{}' makes a difference for; that is not supported",
-                path.display()
-            )));
+    for entry in files.read_dir(directory)? {
+        let inner = below(relative, &entry.name);
+        if filter.is_some_and(|filter| !filter.contains(&inner)) {
+            continue;
+        }
+        nodes.push(inner.clone());
+        if entry.file_type == FileType::Directory {
+            list_nodes(files, &directory.join(&entry.name), &inner, filter, nodes)?;
         }
     }
     Ok(())
+}
+
+/// `relative/name`.
+fn below(relative: &[u8], name: &OsStr) -> Vec<u8> {
+    let mut inner = relative.to_vec();
+    if !inner.is_empty() {
+        inner.push(b'/');
+    }
+    inner.extend_from_slice(fs::bytes_of(Path::new(name)));
+    inner
 }
 
 /// The first `.gitattributes` that `word` is in.
@@ -552,11 +1119,7 @@ fn find_attribute(
 ) -> Result<Option<PathBuf>, FlakeError> {
     for entry in files.read_dir(directory)? {
         let path = directory.join(&entry.name);
-        let mut inner = relative.to_vec();
-        if !inner.is_empty() {
-            inner.push(b'/');
-        }
-        inner.extend_from_slice(fs::bytes_of(Path::new(&entry.name)));
+        let inner = below(relative, &entry.name);
         if filter.is_some_and(|filter| !filter.contains(&inner)) {
             continue;
         }

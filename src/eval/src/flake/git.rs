@@ -17,6 +17,16 @@ pub(super) struct GitRepository {
     path: PathBuf,
 }
 
+/// Gets the repository with a submodule's commit: from this address, on this branch if one is known.
+pub(super) type FetchSubmodule<'f> = &'f dyn Fn(&str, Option<&str>, Oid) -> Result<GitRepository, FlakeError>;
+
+/// What `.gitmodules` says of a submodule.
+struct Submodule {
+    path: String,
+    url: Option<String>,
+    branch: Option<String>,
+}
+
 /// The state of a working directory.
 pub(super) struct WorkTree {
     /// The commit that is checked out; `None` before the first one.
@@ -38,6 +48,37 @@ impl GitRepository {
             source,
         })?;
         Ok(GitRepository { repository: Rc::new(repository), path: path.to_owned() })
+    }
+
+    /// Opens the bare repository `path`, which is a clone of `url`; makes an empty one if there is none.
+    pub(super) fn open_clone(path: &Path, url: &str) -> Result<Self, FlakeError> {
+        let open = || {
+            let repository = match Repository::open_bare(path) {
+                Err(error) if error.code() == ErrorCode::NotFound => Repository::init_bare(path)?,
+                other => other?,
+            };
+            // what the addresses of submodules are relative to
+            if repository.find_remote("origin").is_err() {
+                repository.remote("origin", url)?;
+            }
+            Ok(repository)
+        };
+        let repository = open().map_err(|source| FlakeError::Git {
+            action: format!("opening the clone of '{url}'"),
+            repository: path.to_owned(),
+            source,
+        })?;
+        Ok(GitRepository { repository: Rc::new(repository), path: path.to_owned() })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it has the reference with this full name.
+    pub(super) fn has_ref(&self, name: &str) -> bool {
+        self.repository.refname_to_id(name).is_ok()
     }
 
     fn fail(&self, action: impl Into<String>) -> impl FnOnce(git2::Error) -> FlakeError + '_ {
@@ -129,30 +170,33 @@ impl GitRepository {
         }
         let modules = self.path.join(".gitmodules");
         if modules.exists() {
-            result.submodules = self.submodule_paths(&modules)?;
+            result.submodules = self.submodules(&modules)?.into_iter().map(|module| module.path).collect();
         }
         Ok(result)
     }
 
-    /// The paths in a file `.gitmodules`.
-    fn submodule_paths(&self, file: &Path) -> Result<Vec<String>, FlakeError> {
+    /// What a file `.gitmodules` says, sorted by path.
+    fn submodules(&self, file: &Path) -> Result<Vec<Submodule>, FlakeError> {
         let read = || {
             let config = git2::Config::open(file)?;
-            let mut paths = Vec::new();
+            let mut modules = Vec::new();
             let mut entries = config.entries(Some("^submodule\\..*\\.path$"))?;
             while let Some(entry) = entries.next() {
-                paths.extend(entry?.value().map(str::to_owned));
+                let entry = entry?;
+                let (Some(name), Some(path)) = (entry.name(), entry.value()) else { continue };
+                let section = name.strip_suffix(".path").unwrap_or(name);
+                let setting = |name: &str| config.get_string(&format!("{section}.{name}")).ok();
+                modules.push(Submodule { path: path.to_owned(), url: setting("url"), branch: setting("branch") });
             }
-            paths.sort();
-            Ok(paths)
+            modules.sort_by(|a, b| a.path.cmp(&b.path));
+            Ok(modules)
         };
         read().map_err(self.fail("parsing .gitmodules file"))
     }
 
-    /// The files of `commit`, with those of submodules if `submodules`.
-    ///
-    /// A submodule's commit is looked for where Git keeps clones of submodules and in its working directory.
-    pub(super) fn tree(&self, commit: Oid, submodules: bool) -> Result<GitTree, FlakeError> {
+    /// The files of `commit`. With `fetch`, those of submodules too: a submodule's commit is looked for where Git keeps clones
+    /// of submodules and in its working directory, and fetched if it is in neither.
+    pub(super) fn tree(&self, commit: Oid, fetch: Option<FetchSubmodule<'_>>) -> Result<GitTree, FlakeError> {
         let tree = self
             .repository
             .find_commit(commit)
@@ -164,25 +208,26 @@ impl GitRepository {
             trees: RefCell::default(),
             modules: HashMap::new(),
         };
-        if let Some(modules) = tree.get_name(".gitmodules").filter(|_| submodules) {
+        if let (Some(modules), Some(fetch)) = (tree.get_name(".gitmodules"), fetch) {
             let blob =
                 self.repository.find_blob(modules.id()).map_err(self.fail("reading .gitmodules of the commit"))?;
             // libgit2 reads configurations from files only
             let failed = |error: io::Error| FlakeError::Source(format!("writing a temporary file: {error}"));
             let file = tempfile::NamedTempFile::new().map_err(failed)?;
             std::fs::write(file.path(), blob.content()).map_err(failed)?;
-            for path in self.submodule_paths(file.path())? {
-                let Ok(entry) = tree.get_path(Path::new(&path)) else { continue };
+            for module in self.submodules(file.path())? {
+                let Ok(entry) = tree.get_path(Path::new(&module.path)) else { continue };
                 if entry.kind() == Some(ObjectType::Commit) {
-                    let submodule = self.submodule(&path, entry.id())?;
-                    result.modules.insert(path.into_bytes(), submodule);
+                    let submodule = self.submodule(&module, entry.id(), fetch)?;
+                    result.modules.insert(module.path.into_bytes(), submodule);
                 }
             }
         }
         Ok(result)
     }
 
-    fn submodule(&self, path: &str, commit: Oid) -> Result<GitTree, FlakeError> {
+    fn submodule(&self, module: &Submodule, commit: Oid, fetch: FetchSubmodule<'_>) -> Result<GitTree, FlakeError> {
+        let path = &module.path;
         let mut places = vec![self.path.join(path), self.repository.path().join("modules").join(path)];
         if let Ok(submodule) = self.repository.find_submodule(path) {
             places.extend(submodule.name().map(|name| self.repository.path().join("modules").join(name)));
@@ -190,13 +235,39 @@ impl GitRepository {
         for place in places {
             let Ok(repository) = GitRepository::open(&place) else { continue };
             if let Some(commit) = repository.find_commit(&commit.to_string())? {
-                return repository.tree(commit, true);
+                return repository.tree(commit, Some(fetch));
             }
         }
-        Err(FlakeError::Unavailable {
-            input: self.path.display().to_string(),
-            reason: format!("commit {commit} of its submodule '{path}' is not in the local clone"),
-        })
+        let what = format!("while fetching commit {commit} of the submodule '{path}'");
+        let Some(url) = &module.url else {
+            return Err(
+                FlakeError::Source("'.gitmodules' doesn't say where it comes from".to_owned()).while_doing(what)
+            );
+        };
+        let fetched = fetch(&self.resolve_url(url), module.branch.as_deref(), commit);
+        fetched.and_then(|repository| repository.tree(commit, Some(fetch))).map_err(|error| error.while_doing(what))
+    }
+
+    /// The address of a submodule, which may be relative to that of the repository.
+    fn resolve_url(&self, url: &str) -> String {
+        if !url.starts_with("./") && !url.starts_with("../") {
+            return url.to_owned();
+        }
+        let remote = self.repository.find_remote("origin").ok();
+        let origin = remote.as_ref().and_then(|remote| remote.url()).map(str::to_owned);
+        let mut base = origin.unwrap_or_else(|| self.path.display().to_string());
+        base.truncate(base.trim_end_matches('/').len());
+        let mut rest = url;
+        loop {
+            if let Some(inner) = rest.strip_prefix("./") {
+                rest = inner;
+            } else if let Some(inner) = rest.strip_prefix("../") {
+                rest = inner;
+                base.truncate(base.rfind(['/', ':']).unwrap_or(0));
+            } else {
+                return format!("{base}/{rest}");
+            }
+        }
     }
 }
 

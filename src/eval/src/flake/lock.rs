@@ -97,6 +97,21 @@ impl LockFile {
         Reader::new(contents, path)?.read()
     }
 
+    /// An input that is not locked, neither by what it is nor, if `by_hash` is enough, by its NAR hash.
+    ///
+    /// # Errors
+    /// When an attribute is malformed.
+    pub fn unlocked(&self, by_hash: bool) -> Result<Option<&FlakeRef>, FlakeError> {
+        for lock in self.nodes.iter().filter_map(|node| node.lock.as_ref()) {
+            let input = &lock.locked.input;
+            let locked = input.is_locked()? || (by_hash && input.nar_hash()?.is_some());
+            if !locked && input.relative_path().is_none() {
+                return Ok(Some(&lock.locked));
+            }
+        }
+        Ok(None)
+    }
+
     /// The nodes' names in the file, by index, as Nix chooses them: an input's own name, and a number if it is taken.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {

@@ -6,17 +6,25 @@
 //! date in memory.
 
 mod archive;
+mod cache;
 mod error;
 pub mod fetch;
+mod forge;
 mod git;
+mod git_cli;
+mod http;
 pub mod lock;
 pub mod reference;
+mod registry;
 mod resolve;
+mod settings;
 mod url;
 
 pub use error::FlakeError;
 pub(crate) use fetch::local_path;
-pub use resolve::{LoadOptions, LockedFlake, NodeSource, load};
+pub use registry::UseRegistries;
+pub use resolve::{LoadOptions, LockPolicy, LockedFlake, NodeSource, Update, load};
+pub use settings::{FetchSettings, Registries, RegistryEntry};
 
 use lock::InputPath;
 use reference::{Attr, Attrs, FlakeRef, ParseOptions};

@@ -419,6 +419,49 @@ impl Input {
         self.scheme() != Some(Scheme::Indirect)
     }
 
+    /// The same input at another branch or tag, or commit.
+    ///
+    /// # Errors
+    /// When its scheme has none.
+    pub(super) fn with_overrides(&self, reference: Option<&str>, rev: Option<&str>) -> Result<Input, FlakeError> {
+        let mut result = self.clone();
+        match self.scheme() {
+            Some(Scheme::GitHub | Scheme::GitLab | Scheme::SourceHut) => {
+                if let (Some(reference), Some(rev)) = (reference, rev) {
+                    return Err(FlakeError::BadUrl(format!(
+                        "cannot apply both a commit hash ({rev}) and a branch/tag name ('{reference}') to input '{self}'"
+                    )));
+                }
+                if reference.is_some() || rev.is_some() {
+                    result.remove("ref");
+                    result.remove("rev");
+                }
+            }
+            Some(Scheme::Git | Scheme::Indirect | Scheme::Mercurial) => {}
+            _ => {
+                if let Some(reference) = reference {
+                    let message = format!("don't know how to set branch/tag name of input '{self}' to '{reference}'");
+                    return Err(FlakeError::Reference(message));
+                }
+                if let Some(rev) = rev {
+                    let message = format!("don't know how to set revision of input '{self}' to '{rev}'");
+                    return Err(FlakeError::Reference(message));
+                }
+            }
+        }
+        if let Some(reference) = reference {
+            result.set("ref", reference);
+        }
+        if let Some(rev) = rev {
+            result.set("rev", rev);
+        }
+        if self.scheme() == Some(Scheme::Git) && result.reference()?.is_none() && result.rev()?.is_some() {
+            let message = format!("Git input '{result}' has a commit hash but no branch/tag name");
+            return Err(FlakeError::Reference(message));
+        }
+        Ok(result)
+    }
+
     /// The path of a `path:` input that is relative to the flake that declares it.
     #[must_use]
     pub fn relative_path(&self) -> Option<&str> {
@@ -440,6 +483,23 @@ impl Input {
             Some(Scheme::GitHub | Scheme::GitLab | Scheme::SourceHut | Scheme::Mercurial) => self.rev()?.is_some(),
             Some(Scheme::Indirect) | None => false,
         })
+    }
+
+    /// The directory of this machine that it is, and whether that is the working directory of a Git repository. `None` if it
+    /// is no directory that could be written to.
+    ///
+    /// # Errors
+    /// When an attribute is malformed.
+    pub(super) fn directory(&self) -> Result<Option<(PathBuf, bool)>, FlakeError> {
+        match self.scheme() {
+            Some(Scheme::Path) => Ok(Some((PathBuf::from(self.string("path")?), false))),
+            Some(Scheme::Git) => {
+                let url = Url::parse(self.string("url")?, false)?;
+                let path = PathBuf::from(url.file_path()?);
+                Ok((url.scheme == "file" && path.join(".git").exists()).then_some((path, true)))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The input as a URL.

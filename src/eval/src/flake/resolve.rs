@@ -2,11 +2,15 @@
 
 use super::error::FlakeError;
 use super::fetch::{Fetcher, SourceInfo, SourceTree};
+use super::git_cli;
 use super::lock::{Edge, InputPath, Lock, LockFile, LockNode, ROOT, show_input_path};
 use super::reference::{FlakeRef, Input};
+use super::registry::UseRegistries;
 use super::{FlakeDeclaration, FlakeHost, InputDeclaration};
 use crate::fs::{self, FileSystem};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -18,12 +22,70 @@ pub struct LoadOptions {
     /// Whether an input that isn't in the lock file may be resolved although its reference can mean another source
     /// tomorrow. `builtins.getFlake` does not do that in pure evaluation; the command line does.
     pub allow_unlocked: bool,
+    /// Which of the locks that there are to replace by what the references mean now.
+    pub update: Update,
+    /// What to do about a lock file that doesn't fit what `flake.nix` declares.
+    pub policy: LockPolicy,
+    /// Whether names are looked up in registries.
+    pub registries: bool,
+    /// The lock file to start from, instead of the flake's (`--reference-lock-file`).
+    pub reference_lock_file: Option<PathBuf>,
+    /// Where [`LockPolicy::Write`] writes to, instead of the flake's lock file (`--output-lock-file`).
+    pub output_lock_file: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { overrides: Vec::new(), allow_unlocked: true }
+        LoadOptions {
+            overrides: Vec::new(),
+            allow_unlocked: true,
+            update: Update::Inputs(BTreeSet::new()),
+            policy: LockPolicy::InMemory,
+            registries: true,
+            reference_lock_file: None,
+            output_lock_file: None,
+        }
     }
+}
+
+impl LoadOptions {
+    /// `registries`, unless none are to be asked.
+    fn registries(&self, registries: UseRegistries) -> UseRegistries {
+        if self.registries { registries } else { UseRegistries::No }
+    }
+
+    /// The inputs that were named to be updated. If everything is, nothing is taken from the flake's lock file to begin with.
+    fn named_updates(&self) -> impl Iterator<Item = &InputPath> {
+        match &self.update {
+            Update::Everything => None,
+            Update::Inputs(paths) => Some(paths.iter()),
+        }
+        .into_iter()
+        .flatten()
+    }
+}
+
+/// Which locks are replaced although they fit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Update {
+    /// Those of these inputs.
+    Inputs(BTreeSet<InputPath>),
+    /// All.
+    Everything,
+}
+
+/// What to do about a lock file that doesn't fit what `flake.nix` declares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LockPolicy {
+    /// Bring it up to date in memory, and say so: Nix's `--no-write-lock-file`.
+    InMemory,
+    /// Refuse, before anything is fetched in order to lock it: Nix's `--no-update-lock-file`.
+    Refuse,
+    /// Write it. If an input can't be locked, that is an error if `must`, and else a warning.
+    Write {
+        /// Whether the file has to be written.
+        must: bool,
+    },
 }
 
 /// A flake whose inputs, theirs, and so on are all resolved to sources.
@@ -35,8 +97,12 @@ pub struct LockedFlake {
     pub description: Option<String>,
     /// The lock file that fits the declared inputs.
     pub lock: LockFile,
-    /// Whether that is another one than the file `flake.lock`.
+    /// Whether that is another one than the file `flake.lock` was before.
     pub lock_changed: bool,
+    /// Those inputs in [`LoadOptions::update`] that there are not.
+    pub unmatched_updates: Vec<InputPath>,
+    /// Whether the flake isn't the commit that it was read from, as its lock file is another one in memory.
+    is_dirty: bool,
     nodes: Vec<Node>,
 }
 
@@ -132,7 +198,7 @@ impl LockedFlake {
             let separator = if subdir.is_empty() { "" } else { "/" };
             let out_path = format!("{source_path}{separator}{subdir}{suffix}");
             let mut info = SourceInfo::of(&input)?;
-            if index == ROOT && self.lock_changed {
+            if index == ROOT && self.is_dirty {
                 info = info.forced_dirty();
             }
             return Ok(NodeSource { source_path, out_path, info });
@@ -157,10 +223,20 @@ pub fn load<H: FlakeHost>(
     flake_ref: &FlakeRef,
     options: &LoadOptions,
 ) -> Result<LockedFlake, H::Error> {
-    let root = read_flake(fetcher, host, flake_ref, &[], false)?;
+    let access = Access::Registries(options.registries(UseRegistries::All));
+    let root = read_flake(fetcher, host, flake_ref, &[], access)?;
     let locked_ref = root.locked_ref.clone();
     lock_inputs(fetcher, host, flake_ref, root, options)
         .map_err(|error| host.add_context(error, format!("while updating the lock file of flake '{locked_ref}'")))
+}
+
+/// How to get at a flake.
+#[derive(Clone, Copy)]
+enum Access {
+    /// Its reference is an entry of a lock file.
+    Locked,
+    /// Its reference may be a name, to be looked up in these registries.
+    Registries(UseRegistries),
 }
 
 /// A flake that was read.
@@ -179,10 +255,18 @@ fn read_flake<H: FlakeHost>(
     host: &H,
     flake_ref: &FlakeRef,
     prefix: &[String],
-    locked: bool,
+    access: Access,
 ) -> Result<Flake, H::Error> {
-    let fetch = |input: &Input| if locked { fetcher.fetch_locked(input) } else { fetcher.fetch(input) };
-    let mut tree = fetch(&flake_ref.input)?;
+    let mut flake_ref = flake_ref.clone();
+    let mut tree = match access {
+        Access::Locked => fetcher.fetch_locked(&flake_ref.input)?,
+        Access::Registries(registries) => {
+            let (input, dir) = fetcher.resolve(&flake_ref.input, registries)?;
+            flake_ref = FlakeRef { input, subdir: dir.unwrap_or(flake_ref.subdir) };
+            fetcher.fetch(&flake_ref.input)?
+        }
+    };
+    let flake_ref = &flake_ref;
     let mut declaration = read_declaration(fetcher, host, flake_ref, &tree, prefix)?;
     let mut wanted = tree.input.clone();
     for (name, attr) in &declaration.self_attrs {
@@ -264,7 +348,11 @@ fn read_lock(fetcher: &Fetcher, dir: &Path) -> Result<Rc<LockFile>, FlakeError> 
     if !fetcher.overlay().exists(&path)? {
         return Ok(Rc::default());
     }
-    let lock = LockFile::parse(&fetcher.overlay().read_file(&path)?, &path.to_string_lossy())?;
+    parse_lock(fetcher, &fetcher.overlay().read_file(&path)?, &path)
+}
+
+fn parse_lock(fetcher: &Fetcher, contents: &[u8], path: &Path) -> Result<Rc<LockFile>, FlakeError> {
+    let lock = LockFile::parse(contents, &path.to_string_lossy())?;
     for warning in &lock.warnings {
         fetcher.warn(warning);
     }
@@ -278,14 +366,19 @@ fn lock_inputs<H: FlakeHost>(
     root: Flake,
     options: &LoadOptions,
 ) -> Result<LockedFlake, H::Error> {
-    let old_lock = read_lock(fetcher, &root.dir)?;
+    let old_lock = match &options.reference_lock_file {
+        None => read_lock(fetcher, &root.dir)?,
+        Some(file) => parse_lock(fetcher, &std::fs::read(file).map_err(|error| unreadable(file, error))?, file)?,
+    };
     let mut resolver = Resolver {
         fetcher,
         host,
-        allow_unlocked: options.allow_unlocked,
+        top: flake_ref,
+        options,
         overrides: BTreeMap::new(),
         explicit: BTreeSet::new(),
         used: BTreeSet::new(),
+        seen: BTreeSet::new(),
         lock: LockFile::default(),
         fetched: HashMap::new(),
         parents: Vec::new(),
@@ -297,23 +390,130 @@ fn lock_inputs<H: FlakeHost>(
     }
     let old = OldNode { file: old_lock.clone(), index: ROOT };
     let place = NodeContext { path: &[], follows_prefix: &[], dir: &root.dir, trust_lock: false };
-    resolver.resolve(&root.declaration.inputs, ROOT, Some(&old), place)?;
+    let old = (options.update != Update::Everything).then_some(&old);
+    resolver.resolve(&root.declaration.inputs, ROOT, old, place)?;
     for (path, flake_ref) in &options.overrides {
         if !resolver.used.contains(path) {
             let path = show_input_path(path);
             fetcher.warn(&format!("the flag '--override-input {path} {flake_ref}' does not match any input"));
         }
     }
+    let unmatched_updates: Vec<InputPath> =
+        options.named_updates().filter(|path| !resolver.seen.contains(*path)).cloned().collect();
     let Resolver { lock, mut fetched, .. } = resolver;
     lock.check()?;
     let lock_changed = lock != *old_lock;
-    if lock_changed {
+    let mut is_dirty = false;
+    let mut locked_ref = root.locked_ref;
+    if lock_changed || (options.output_lock_file.is_some() && matches!(options.policy, LockPolicy::Write { .. })) {
         let changes = describe_changes(&old_lock, &lock);
-        fetcher.warn(&format!("not writing modified lock file of flake '{flake_ref}':\n{changes}"));
+        match options.policy {
+            LockPolicy::InMemory => {
+                fetcher.warn(&format!("not writing modified lock file of flake '{flake_ref}':\n{changes}"));
+                is_dirty = true;
+            }
+            LockPolicy::Refuse => {
+                return Err(FlakeError::StaleLock { flake: flake_ref.to_string(), reason: changes }.into());
+            }
+            LockPolicy::Write { must } => {
+                let target = LockTarget::of(flake_ref, options)?;
+                if let Some(unlocked) = lock.unlocked(fetcher.settings().allow_dirty_locks)? {
+                    let why =
+                        format!("lock file of flake '{flake_ref}' because it has an unlocked input ('{unlocked}')");
+                    if must {
+                        let help = "Use '--allow-dirty-locks' to allow this anyway.";
+                        return Err(FlakeError::Source(format!("Not writing {why}. {help}")).into());
+                    }
+                    if !fetcher.settings().quiet_about_dirty {
+                        fetcher.warn(&format!("not writing {why}"));
+                    }
+                } else {
+                    if let Some(message) = target.announcement(&changes) {
+                        fetcher.warn(&message);
+                    }
+                    target.write(&lock.to_text())?;
+                    // the flake isn't what it was: a repository that was clean is dirty now. Its files are still the old ones,
+                    // as with Nix.
+                    fetcher.forget(&flake_ref.input);
+                    let access = Access::Registries(options.registries(UseRegistries::All));
+                    locked_ref = read_flake(fetcher, host, flake_ref, &[], access)?.locked_ref;
+                }
+            }
+        }
     }
-    fetched.insert(ROOT, (root.tree, root.locked_ref.input.clone(), relative_subdir(&root.locked_ref.subdir)));
+    fetched.insert(ROOT, (root.tree, locked_ref.input.clone(), relative_subdir(&locked_ref.subdir)));
     let nodes = build_nodes(&lock, fetched)?;
-    Ok(LockedFlake { flake_ref: root.locked_ref, description: root.declaration.description, lock, lock_changed, nodes })
+    let description = root.declaration.description;
+    Ok(LockedFlake { flake_ref: locked_ref, description, lock, lock_changed, unmatched_updates, is_dirty, nodes })
+}
+
+/// Where a lock file is written to.
+struct LockTarget {
+    file: PathBuf,
+    /// The root of the repository that it is to be tracked in.
+    repository: Option<PathBuf>,
+    /// Whether it is the flake's own.
+    own: bool,
+}
+
+impl LockTarget {
+    /// Where the lock file of a flake goes.
+    ///
+    /// # Errors
+    /// When the flake is not on this machine, so that nothing can be written.
+    fn of(flake_ref: &FlakeRef, options: &LoadOptions) -> Result<LockTarget, FlakeError> {
+        if let Some(file) = &options.output_lock_file {
+            return Ok(LockTarget { file: file.clone(), repository: None, own: false });
+        }
+        let Some((root, is_repository)) = flake_ref.input.directory()? else {
+            return Err(FlakeError::Source(format!(
+                "cannot write modified lock file of flake '{flake_ref}' (use '--no-write-lock-file' to ignore)"
+            )));
+        };
+        let file = directory_in(&root, &flake_ref.subdir).join("flake.lock");
+        Ok(LockTarget { file, repository: is_repository.then_some(root), own: true })
+    }
+
+    /// What to say before it is written.
+    fn announcement(&self, changes: &str) -> Option<String> {
+        let file = self.file.display();
+        self.own.then(|| match (self.file.exists(), changes.is_empty()) {
+            (true, true) => format!("updating lock file \"{file}\""),
+            (true, false) => format!("updating lock file \"{file}\":\n{changes}"),
+            (false, _) => format!("creating lock file \"{file}\": \n{changes}"),
+        })
+    }
+
+    /// Writes the file, all or nothing, and has Git track it.
+    fn write(&self, text: &str) -> Result<(), FlakeError> {
+        let failed = |error: std::io::Error| {
+            FlakeError::Source(format!("cannot write \"{}\": {}", self.file.display(), fs::io_reason(&error)))
+        };
+        // a link stays one
+        let file = self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
+        let write = || {
+            let mut temporary = tempfile::Builder::new()
+                .prefix(".tmp-")
+                .permissions(std::fs::Permissions::from_mode(0o666))
+                .tempfile_in(file.parent().unwrap_or(Path::new("/")))?;
+            temporary.write_all(text.as_bytes())?;
+            if let Ok(metadata) = std::fs::metadata(&file) {
+                temporary.as_file().set_permissions(metadata.permissions())?;
+            }
+            temporary.as_file().sync_all()?;
+            temporary.persist(&file)?;
+            Ok(())
+        };
+        write().map_err(failed)?;
+        match &self.repository {
+            Some(repository) => git_cli::intend_to_add(repository, &self.file),
+            None => Ok(()),
+        }
+    }
+}
+
+fn unreadable(file: &Path, error: std::io::Error) -> FlakeError {
+    fs::FsError::new(fs::Operation::ReadFile, file, error).into()
 }
 
 /// A subdirectory in canonical form, without slashes at its ends.
@@ -407,11 +607,15 @@ struct NodeContext<'c> {
 struct Resolver<'r, H> {
     fetcher: &'r Fetcher,
     host: &'r H,
-    allow_unlocked: bool,
+    /// The flake whose inputs these are, as it was asked for.
+    top: &'r FlakeRef,
+    options: &'r LoadOptions,
     overrides: BTreeMap<InputPath, Override>,
     /// The paths in `overrides` that came from the command line.
     explicit: BTreeSet<InputPath>,
     used: BTreeSet<InputPath>,
+    /// The inputs that there are, but for those that follow others.
+    seen: BTreeSet<InputPath>,
     lock: LockFile,
     fetched: FetchedNodes,
     /// The references that led to the flake whose inputs are being resolved.
@@ -515,19 +719,23 @@ impl<H: FlakeHost> Resolver<'_, H> {
             Some(Edge::Node(index)) => Some(OldNode { file: old.file.clone(), index: *index }),
             _ => None,
         });
+        self.seen.insert(path.clone());
+        let old_input = old_input.filter(|_| !self.options.named_updates().any(|update| update == path));
         let kept = old_input.as_ref().and_then(|old_input| Some((old_input, old_input.lock()?))).filter(|(_, lock)| {
             lock.original.canonical() == flake_ref.canonical() && lock.parent == parent && !explicit
         });
         if let Some((old_input, old_lock)) = kept {
             let child = self.add_node(name, node, old_lock.clone());
-            return match self.inputs_of_lock(old_input, path, context) {
+            let updates_below = self.options.named_updates().any(|update| update.starts_with(path));
+            let inputs = if updates_below { None } else { self.inputs_of_lock(old_input, path, context) };
+            return match inputs {
                 Some(inputs) => {
                     let context = NodeContext { path, trust_lock: true, ..context };
                     self.resolve(&inputs, child, Some(old_input), context)
                 }
                 None => {
                     let dir = relative_dir()?;
-                    let flake = self.read_input(&old_lock.locked, dir.as_deref(), path, true)?;
+                    let flake = self.read_input(&old_lock.locked, dir.as_deref(), path, Access::Locked)?;
                     self.note_fetched(child, &flake);
                     let context = NodeContext { path, trust_lock: false, dir: &flake.dir, ..context };
                     self.resolve(&flake.declaration.inputs, child, Some(old_input), context)
@@ -535,11 +743,16 @@ impl<H: FlakeHost> Resolver<'_, H> {
             };
         }
 
-        if !self.allow_unlocked && relative.is_none() && !flake_ref.input.is_locked()? {
+        if self.options.policy == LockPolicy::Refuse {
+            let reason = format!("its input '{}' isn't locked as it is declared", show_input_path(path));
+            return Err(FlakeError::StaleLock { flake: self.top.to_string(), reason }.into());
+        }
+        if !self.options.allow_unlocked && relative.is_none() && !flake_ref.input.is_locked()? {
             let path = show_input_path(path);
             let message = format!("cannot update unlocked flake input '{path}' in pure mode");
             return Err(FlakeError::Source(message).into());
         }
+        let registries = self.options.registries(if explicit { UseRegistries::All } else { UseRegistries::Limited });
         // the lock file keeps what was declared, so that an override on the command line doesn't stick
         let original = match &declared.flake_ref {
             Some(declared) if explicit => declared.clone(),
@@ -547,7 +760,7 @@ impl<H: FlakeHost> Resolver<'_, H> {
         };
         if declared.is_flake {
             let dir = relative_dir()?;
-            let flake = self.read_input(&flake_ref, dir.as_deref(), path, false)?;
+            let flake = self.read_input(&flake_ref, dir.as_deref(), path, Access::Registries(registries))?;
             let lock = Lock { locked: flake.locked_ref.clone(), original, is_flake: true, parent };
             let child = self.add_node(name, node, lock);
             self.note_fetched(child, &flake);
@@ -567,7 +780,8 @@ impl<H: FlakeHost> Resolver<'_, H> {
                     (tree, flake_ref.clone(), subdir)
                 }
                 None => {
-                    let tree = self.fetcher.fetch(&flake_ref.input)?;
+                    let registries = self.options.registries(UseRegistries::Limited);
+                    let tree = self.fetcher.fetch(&self.fetcher.resolve(&flake_ref.input, registries)?.0)?;
                     let locked = FlakeRef { input: tree.input.clone(), subdir: flake_ref.subdir.clone() };
                     // the source as a whole, wherever the reference points in it
                     (tree, locked, String::new())
@@ -635,10 +849,10 @@ impl<H: FlakeHost> Resolver<'_, H> {
         flake_ref: &FlakeRef,
         relative_dir: Option<&Path>,
         path: &[String],
-        locked: bool,
+        access: Access,
     ) -> Result<Flake, H::Error> {
         let Some(dir) = relative_dir else {
-            return read_flake(self.fetcher, self.host, flake_ref, path, locked);
+            return read_flake(self.fetcher, self.host, flake_ref, path, access);
         };
         let (tree, _) = self.tree_around(dir, flake_ref)?;
         let dir = directory_in(dir, &flake_ref.subdir);

@@ -78,6 +78,26 @@ impl Url {
         })
     }
 
+    /// The host, empty if there is none.
+    pub(super) fn host(&self) -> &str {
+        self.authority.as_ref().map_or("", |authority| authority.host.as_str())
+    }
+
+    /// The name and the password in it; a name alone has an empty password.
+    pub(super) fn credentials(&self) -> Option<(String, String)> {
+        let authority = self.authority.as_ref()?;
+        Some((authority.user.clone()?, authority.password.clone().unwrap_or_default()))
+    }
+
+    /// The same without them.
+    pub(super) fn without_credentials(&self) -> Url {
+        let mut result = self.clone();
+        if let Some(authority) = &mut result.authority {
+            (authority.user, authority.password) = (None, None);
+        }
+        result
+    }
+
     /// The path as it stands in the URL but decoded, with empty segments left out.
     pub(super) fn segments(&self) -> Vec<&str> {
         self.path.iter().map(String::as_str).filter(|segment| !segment.is_empty()).collect()

@@ -12,6 +12,6 @@ mod strings;
 mod token;
 
 pub use error::ParseError;
-pub use parser::{MAX_DEPTH, MAX_HEIGHT, ParseOptions, parse};
+pub use parser::{Lint, Lints, MAX_DEPTH, MAX_HEIGHT, ParseOptions, parse};
 pub use position::{LineIndex, line_column};
 pub use show::{show, show_identifier};

@@ -12,7 +12,8 @@ use super::strings::IndentedPart;
 use super::token::{Grouping, Token, level};
 use crate::symbol::{Symbol, SymbolTable, sym};
 use bumpalo::Bump;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::str::FromStr;
 
 /// How deeply a text may be nested: brackets, right-hand sides, bodies. The parser needs less than 6 KiB of stack for each.
 pub const MAX_DEPTH: u32 = 10_000;
@@ -24,8 +25,8 @@ pub const MAX_HEIGHT: u32 = 20_000;
 /// More formal arguments than this can't be stored by Nix.
 const MAX_FORMALS: usize = u16::MAX as usize;
 
-/// What a text is parsed against.
-#[derive(Clone, Copy, Debug)]
+/// What a text is parsed against. The default has no directory and no home, and allows nothing experimental.
+#[derive(Clone, Copy, Default, Debug)]
 pub struct ParseOptions<'o> {
     /// The absolute directory that relative paths start from: the one that the file lies in.
     pub base_path: &'o [u8],
@@ -35,6 +36,47 @@ pub struct ParseOptions<'o> {
     pub pure: bool,
     /// Whether the experimental operators `<|` and `|>` are allowed.
     pub pipe_operators: bool,
+    /// What is to be said about discouraged literals.
+    pub lints: Lints,
+    /// Where the warnings of `lints` go; without it they are lost.
+    pub warnings: Option<&'o RefCell<Vec<ParseError>>>,
+}
+
+/// What to do about a discouraged way to write something.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Lint {
+    /// Nothing.
+    #[default]
+    Ignore,
+    /// Warn, and go on.
+    Warn,
+    /// Take it for an error.
+    Fatal,
+}
+
+impl FromStr for Lint {
+    type Err = ();
+
+    /// `ignore`, `warn` or `fatal`.
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        match text {
+            "ignore" => Ok(Lint::Ignore),
+            "warn" => Ok(Lint::Warn),
+            "fatal" => Ok(Lint::Fatal),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Nix's settings about literals.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Lints {
+    /// `lint-url-literals`: URLs without quotes.
+    pub url_literals: Lint,
+    /// `lint-absolute-path-literals`: paths that start with `/` or `~/`.
+    pub absolute_path_literals: Lint,
+    /// `lint-short-path-literals`: relative paths that don't start with a dot.
+    pub short_path_literals: Lint,
 }
 
 /// Parses a whole text.
@@ -152,6 +194,20 @@ impl<'p, 's> Parser<'p, 's, '_> {
             message.push_str(token.describe());
         }
         fail(self.lexer.error_pos(), message)
+    }
+
+    /// Says what `lint`, whose setting is `name`, has to say of the literal at `pos`; `message` is told whether that is fatal.
+    #[cold]
+    fn lint(&self, lint: Lint, name: &str, pos: Pos, message: impl FnOnce(bool) -> String) -> Result<()> {
+        let fatal = lint == Lint::Fatal;
+        let message = format!("{} ({name})", message(fatal));
+        if fatal {
+            return fail(pos, message);
+        }
+        if let Some(warnings) = self.options.warnings {
+            warnings.borrow_mut().push(ParseError { pos, message, previous: None });
+        }
+        Ok(())
     }
 
     #[cold]
@@ -714,7 +770,17 @@ impl<'p, 's> Parser<'p, 's, '_> {
             Token::Id => self.variable(pos, self.lexer.text()),
             Token::Int => self.node(Expr::Int(self.lexer.int)),
             Token::Float => self.node(Expr::Float(self.lexer.float)),
-            Token::Uri => self.node(Expr::Str(self.arena.alloc_slice_copy(self.lexer.text()))),
+            Token::Uri => {
+                let text = self.lexer.text();
+                if self.options.lints.url_literals != Lint::Ignore {
+                    self.lint(self.options.lints.url_literals, "lint-url-literals", pos, |fatal| {
+                        let judgement = if fatal { "disallowed" } else { "discouraged" };
+                        let text = String::from_utf8_lossy(text);
+                        format!("URL literals are {judgement}. Consider using a string literal \"{text}\" instead")
+                    })?;
+                }
+                self.node(Expr::Str(self.arena.alloc_slice_copy(text)))
+            }
             Token::SearchPath => {
                 let text = self.lexer.text();
                 let name = self.node(Expr::Str(self.arena.alloc_slice_copy(&text[1..text.len() - 1])));
@@ -823,18 +889,44 @@ impl<'p, 's> Parser<'p, 's, '_> {
     /// The path literal that is the current token.
     fn path_start(&mut self) -> Result<Node<'p>> {
         let literal = self.lexer.text();
-        self.buffer.clear();
+        let lints = self.options.lints;
+        let not_portable = |kind: &str| {
+            let pos = self.lexer.pos();
+            self.lint(lints.absolute_path_literals, "lint-absolute-path-literals", pos, |_| {
+                let literal = String::from_utf8_lossy(literal);
+                format!(
+                    "{kind} path literals are not portable. Consider replacing path literal '{literal}' by a string, \
+                     relative path, or parameter"
+                )
+            })
+        };
         if self.token() == Token::HomePath {
             if self.options.pure {
                 let literal = String::from_utf8_lossy(literal);
                 return fail(NO_POS, format!("the path '{literal}' can not be resolved in pure mode"));
             }
+            if lints.absolute_path_literals != Lint::Ignore {
+                not_portable("home")?;
+            }
             let Some(home) = self.options.home else {
                 return fail(NO_POS, "cannot determine user's home directory");
             };
+            self.buffer.clear();
             self.buffer.extend_from_slice(home);
             self.buffer.extend_from_slice(&literal[1..]);
         } else {
+            if literal[0] == b'/' {
+                if lints.absolute_path_literals != Lint::Ignore {
+                    not_portable("absolute")?;
+                }
+            } else if literal[0] != b'.' && lints.short_path_literals != Lint::Ignore {
+                let pos = self.lexer.pos();
+                self.lint(lints.short_path_literals, "lint-short-path-literals", pos, |_| {
+                    let literal = String::from_utf8_lossy(literal);
+                    format!("relative path literal '{literal}' should be prefixed with '.' for clarity: './{literal}'")
+                })?;
+            }
+            self.buffer.clear();
             if literal[0] != b'/' {
                 push_segments(&mut self.buffer, self.options.base_path);
             }

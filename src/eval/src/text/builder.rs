@@ -1,5 +1,6 @@
 //! How parsed documents become values.
 
+use super::json::JsonError;
 use std::vec::Drain;
 
 /// Makes the caller's values as a document is read, so that no tree stands between.
@@ -15,6 +16,13 @@ pub trait Builder {
     fn bool(&mut self, value: bool) -> Self::Value;
     /// An integer.
     fn int(&mut self, value: i64) -> Self::Value;
+    /// An integer beyond the signed ones.
+    ///
+    /// # Errors
+    /// Where there is no value for it, as in the language.
+    fn unsigned(&mut self, value: u64) -> Result<Self::Value, JsonError> {
+        Err(JsonError::IntegerRange(value))
+    }
     /// A float.
     fn float(&mut self, value: f64) -> Self::Value;
     /// A string, without NUL.

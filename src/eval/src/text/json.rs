@@ -4,6 +4,7 @@
 //! own stack, so the depth of the input does not matter.
 
 use std::ops::Range;
+use std::vec::Drain;
 
 use super::builder::{self, Builder};
 
@@ -62,7 +63,7 @@ pub fn parse<B: Builder>(text: &[u8], builder: &mut B) -> Result<B::Value, JsonE
             Token::False => builder.bool(false),
             Token::String => builder.string(lexer.string_value()?),
             Token::Int(value) => builder.int(value),
-            Token::Unsigned(value) => return Err(JsonError::IntegerRange(value)),
+            Token::Unsigned(value) => builder.unsigned(value)?,
             Token::Float(value) => builder.float(value),
             Token::TooLarge => {
                 let number = String::from_utf8_lossy(lexer.token_text());
@@ -118,6 +119,93 @@ pub fn parse<B: Builder>(text: &[u8], builder: &mut B) -> Result<B::Value, JsonE
                 }
             }
         }
+    }
+}
+
+/// Rewrites the JSON object `text` as nlohmann/json writes it: without white space, names in the order of their bytes, the
+/// last of equal ones only, numbers in their shortest form.
+///
+/// # Errors
+/// See [`JsonError`]; it is no object.
+pub fn normalise_object(text: &[u8]) -> Result<Vec<u8>, JsonError> {
+    let (kind, written) = parse(text, &mut Rewriter)?;
+    if kind == "object" {
+        return Ok(written);
+    }
+    Err(JsonError::Parse(format!("[json.exception.type_error.302] type must be object, but is {kind}")))
+}
+
+/// Makes of each value what kind it is and its text.
+struct Rewriter;
+
+impl Rewriter {
+    fn joined<'v>(
+        brackets: [u8; 2],
+        items: impl Iterator<Item = (Option<&'v Vec<u8>>, &'v (&'static str, Vec<u8>))>,
+    ) -> Vec<u8> {
+        let mut out = vec![brackets[0]];
+        for (index, (name, (_, value))) in items.enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            if let Some(name) = name {
+                out.extend_from_slice(&Self::quoted(name));
+                out.push(b':');
+            }
+            out.extend_from_slice(value);
+        }
+        out.push(brackets[1]);
+        out
+    }
+
+    fn quoted(text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len() + 2);
+        // the reader has let nothing through that is not UTF-8
+        let _ = write_json_string(&mut out, text);
+        out
+    }
+}
+
+impl Builder for Rewriter {
+    type Value = (&'static str, Vec<u8>);
+    type Key = Vec<u8>;
+
+    fn null(&mut self) -> Self::Value {
+        ("null", b"null".to_vec())
+    }
+
+    fn bool(&mut self, value: bool) -> Self::Value {
+        ("boolean", value.to_string().into_bytes())
+    }
+
+    fn int(&mut self, value: i64) -> Self::Value {
+        ("number", value.to_string().into_bytes())
+    }
+
+    fn unsigned(&mut self, value: u64) -> Result<Self::Value, JsonError> {
+        Ok(("number", value.to_string().into_bytes()))
+    }
+
+    fn float(&mut self, value: f64) -> Self::Value {
+        let mut out = Vec::new();
+        write_json_float(&mut out, value);
+        ("number", out)
+    }
+
+    fn string(&mut self, value: &[u8]) -> Self::Value {
+        ("string", Self::quoted(value))
+    }
+
+    fn key(&mut self, name: &[u8]) -> Vec<u8> {
+        name.to_vec()
+    }
+
+    fn list(&mut self, items: Drain<'_, Self::Value>) -> Self::Value {
+        ("array", Self::joined([b'[', b']'], items.as_slice().iter().map(|item| (None, item))))
+    }
+
+    fn attrs(&mut self, items: Drain<'_, (Vec<u8>, Self::Value)>) -> Self::Value {
+        ("object", Self::joined([b'{', b'}'], items.as_slice().iter().map(|(name, value)| (Some(name), value))))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bad input ends in one clear message: no crash, no endless loop.
 
-use crate::support::{Silent, eval, eval_file, is_true, rendered_error, settings};
-use bento_eval::{Aborted, Settings, evaluate};
+use crate::support::{eval, eval_file, is_true, rendered_error, settings};
+use bento_eval::{Aborted, NoHost, Settings, evaluate};
 use std::path::Path;
 
 const TOO_DEEP: &str = "stack overflow; max-call-depth exceeded";
@@ -55,7 +55,7 @@ fn values_that_are_too_deep() {
 fn values_that_need_too_much_memory() {
     const LIMIT: usize = 64 << 20;
     let endless = "builtins.foldl' (list: n: list ++ [ n ]) [ ] (builtins.genList (n: n) 1000000)";
-    let result = evaluate(Settings { max_heap: LIMIT, ..settings() }, Silent, |evaluator| {
+    let result = evaluate(Settings { max_heap: LIMIT, ..settings() }, NoHost, |evaluator| {
         evaluator.eval_string(endless.as_bytes(), b"/").and_then(|value| evaluator.force_deep(value)).is_ok()
     });
     let aborted = result.expect_err("more than there is");

@@ -1,56 +1,45 @@
 //! The rules of the language, one case per file.
 //!
-//! `lang/okay/NAME.nix` evaluates to what Nix printed into `NAME.exp`; `lang/fail/NAME.nix` fails with the first line of the
-//! message that Nix printed into `NAME.err`. Adding a case is adding a file; only Nix writes the golden files.
+//! `lang/okay/NAME.nix` evaluates to what Nix printed into `NAME.exp`; `lang/fail/NAME.nix` fails with the error that Nix
+//! printed into `NAME.err`: message, places and the whole trace. Adding a case is adding a file; only Nix writes the golden
+//! files.
 
-use crate::support::{Nix, Printed, assert_none, cases, eval_file, folder, settings};
+use crate::support::{Nix, Printed, assert_none, cases, eval_file, folder, rendered_error_of_file, settings};
 use std::path::Path;
 
 /// Stands for the folder of the case.
 const HERE: &str = "/HERE";
 
-/// The golden text of a result, whose folder does not depend on the machine.
-fn golden(result: Printed, path: &Path, fails: bool) -> String {
-    let text = match result {
-        Ok(value) if !fails => value,
-        Err(message) if fails => message,
-        Ok(value) => format!("no error, but {value}"),
-        Err(message) => format!("error: {message}"),
-    };
+/// A golden text, whose folder does not depend on the machine.
+fn golden(text: &str, path: &Path) -> String {
     let here = path.parent().expect("a case lies in a folder").to_str().expect("the path is UTF-8");
     text.replace(here, HERE) + "\n"
 }
 
-fn check(kind: &str, extension: &str, fails: bool) {
-    let mut differences = Vec::new();
-    for path in cases(kind) {
-        let ours = golden(eval_file(settings(), &path), &path, fails);
-        let file = path.with_extension(extension);
-        let expected = std::fs::read_to_string(&file).unwrap_or_else(|error| format!("{}: {error}\n", file.display()));
-        if ours != expected {
-            let name = path.file_name().expect("a case has a name").to_string_lossy();
-            differences.push(format!("{kind}/{name}:\n    ours:     {ours}    expected: {expected}"));
-        }
-    }
-    assert_none(&differences);
+fn value(result: Printed, path: &Path) -> String {
+    golden(&result.unwrap_or_else(|message| format!("error: {message}")), path)
+}
+
+fn name(path: &Path) -> String {
+    path.file_stem().expect("a case has a name").to_string_lossy().into_owned()
+}
+
+/// The golden file of a case.
+fn expected(path: &Path, extension: &str) -> String {
+    let file = path.with_extension(extension);
+    std::fs::read_to_string(&file).unwrap_or_else(|error| format!("{}: {error}\n", file.display()))
 }
 
 /// Compares the golden files with what Nix says now, or lets Nix write them.
-fn check_golden(nix: &Nix, kind: &str, extension: &str, fails: bool) {
+fn check_golden(kind: &str, extension: &str, nix_says: impl Fn(&Path) -> String) {
     let bless = std::env::var_os("BENTO_BLESS").is_some();
     let mut differences = Vec::new();
     for path in cases(kind) {
-        let result = nix.eval_file(&path);
-        if result.is_err() != fails {
-            differences.push(format!("{}: Nix says {result:?}", path.display()));
-            continue;
-        }
-        let text = golden(result, &path, fails);
-        let file = path.with_extension(extension);
+        let text = nix_says(&path);
         if bless {
-            std::fs::write(&file, text).expect("the golden file can be written");
-        } else if std::fs::read_to_string(&file).ok().as_deref() != Some(&text) {
-            differences.push(format!("{}: Nix says {text}", file.display()));
+            std::fs::write(path.with_extension(extension), text).expect("the golden file can be written");
+        } else if expected(&path, extension) != text {
+            differences.push(format!("{}: Nix says {text}", path.display()));
         }
     }
     assert_none(&differences);
@@ -58,20 +47,34 @@ fn check_golden(nix: &Nix, kind: &str, extension: &str, fails: bool) {
 
 #[test]
 fn evaluate_as_nix_does() {
-    check("okay", "exp", false);
+    let mut differences = Vec::new();
+    for path in cases("okay") {
+        let (ours, expected) = (value(eval_file(settings(), &path), &path), expected(&path, "exp"));
+        if ours != expected {
+            differences.push(format!("{}:\n    ours:     {ours}    expected: {expected}", name(&path)));
+        }
+    }
+    assert_none(&differences);
 }
 
 #[test]
 fn fail_as_nix_does() {
-    check("fail", "err", true);
+    let mut differences = Vec::new();
+    for path in cases("fail") {
+        let (ours, expected) = (golden(&rendered_error_of_file(&path), &path), expected(&path, "err"));
+        if ours != expected {
+            differences.push(format!("{}:\n--- ours\n{ours}--- expected\n{expected}", name(&path)));
+        }
+    }
+    assert_none(&differences);
 }
 
 #[test]
 fn golden_files_come_from_nix() {
     let Some(nix) = Nix::find() else { return };
-    check_golden(&nix, "okay", "exp", false);
-    check_golden(&nix, "fail", "err", true);
-    check_golden(&nix, "derivations", "exp", false);
+    check_golden("okay", "exp", |path| value(nix.eval_file(path), path));
+    check_golden("derivations", "exp", |path| value(nix.eval_file(path), path));
+    check_golden("fail", "err", |path| golden(&nix.rendered_error_of_file(path), path));
 }
 
 #[test]

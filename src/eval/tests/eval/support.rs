@@ -1,23 +1,12 @@
 //! What the tests share: our evaluator, Nix, and how both are asked.
 
 use bento_eval::value::Pos;
-use bento_eval::{Error, Evaluated, Evaluator, Host, RenderOptions, Settings, evaluate};
+use bento_eval::{Error, Evaluated, Evaluator, NoHost, RenderOptions, Settings, evaluate};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where relative paths of expressions start from.
 pub(crate) const BASE: &str = "/";
-
-/// A caller with an empty environment that hears nothing.
-pub(crate) struct Silent;
-
-impl Host for Silent {
-    fn env(&self, _: &str) -> Option<Vec<u8>> {
-        None
-    }
-    fn warn(&self, _: &str) {}
-    fn trace(&self, _: &str) {}
-}
 
 /// What an evaluation printed: the value, or the error's message.
 pub(crate) type Printed = Result<String, String>;
@@ -28,6 +17,9 @@ pub(crate) fn settings() -> Settings {
         system: "x86_64-linux".to_owned(),
         ca_derivations: true,
         impure_derivations: true,
+        dynamic_derivations: true,
+        git_hashing: true,
+        blake3_hashes: true,
         ..Settings::default()
     }
 }
@@ -44,13 +36,13 @@ fn print<'a>(evaluator: &Evaluator<'a>, value: Evaluated<'a>) -> Printed {
 /// A file's value, evaluated in full.
 pub(crate) fn eval_file(settings: Settings, path: &Path) -> Printed {
     let path = path.to_str().expect("the path is UTF-8").to_owned();
-    evaluate(settings, Silent, move |evaluator| print(evaluator, evaluator.eval_file(path.as_bytes())))
+    evaluate(settings, NoHost, move |evaluator| print(evaluator, evaluator.eval_file(path.as_bytes())))
         .expect("the evaluation starts")
 }
 
 /// An expression's value, evaluated in full.
 pub(crate) fn eval(settings: Settings, expression: &str) -> Printed {
-    evaluate(settings, Silent, |evaluator| {
+    evaluate(settings, NoHost, |evaluator| {
         print(evaluator, evaluator.eval_string(expression.as_bytes(), BASE.as_bytes()))
     })
     .expect("the evaluation starts")
@@ -58,19 +50,30 @@ pub(crate) fn eval(settings: Settings, expression: &str) -> Printed {
 
 /// An expression's error as users see it, with its whole trace.
 pub(crate) fn rendered_error(expression: &str) -> String {
-    evaluate(settings(), Silent, |evaluator| {
-        let value = evaluator.eval_string(expression.as_bytes(), BASE.as_bytes());
-        match value.and_then(|value| evaluator.force_deep(value)) {
-            Ok(value) => panic!("no error but {}", evaluator.type_of(value)),
-            Err(error) => evaluator.render_error(&error, &RenderOptions { color: false, show_trace: true }),
-        }
+    evaluate(settings(), NoHost, |evaluator| {
+        render(evaluator, evaluator.eval_string(expression.as_bytes(), BASE.as_bytes()))
     })
     .expect("the evaluation starts")
 }
 
+/// A file's error as users see it, with its whole trace.
+pub(crate) fn rendered_error_of_file(path: &Path) -> String {
+    let path = path.to_str().expect("the path is UTF-8").to_owned();
+    evaluate(settings(), NoHost, move |evaluator| render(evaluator, evaluator.eval_file(path.as_bytes())))
+        .expect("the evaluation starts")
+}
+
+fn render<'a>(evaluator: &Evaluator<'a>, value: Evaluated<'a>) -> String {
+    let printed = value.and_then(|value| evaluator.force_deep(value)).and_then(|value| evaluator.print(value, true));
+    match printed {
+        Ok(value) => format!("no error, but {}", String::from_utf8_lossy(&value)),
+        Err(error) => evaluator.render_error(&error, &RenderOptions { show_trace: true, ..RenderOptions::default() }),
+    }
+}
+
 /// Whether an expression is `true`; it is evaluated no further than that needs.
 pub(crate) fn is_true(expression: &str) -> Result<bool, String> {
-    evaluate(settings(), Silent, |evaluator| {
+    evaluate(settings(), NoHost, |evaluator| {
         let value = evaluator.eval_string(expression.as_bytes(), BASE.as_bytes());
         value.and_then(|value| evaluator.force_bool(value, Pos::NONE, "")).map_err(|error| message(&error))
     })
@@ -82,6 +85,10 @@ pub(crate) struct Nix {
     programs: PathBuf,
     home: tempfile::TempDir,
 }
+
+/// The experimental features of all comparisons.
+const EXPERIMENTAL: &str =
+    "flakes fetch-tree ca-derivations impure-derivations dynamic-derivations git-hashing blake3-hashes";
 
 impl Nix {
     /// Nix, or `None` (which is said) where there is none.
@@ -99,7 +106,7 @@ impl Nix {
             .arg("--store")
             .arg(format!("local?root={}", self.home.path().join("root").display()))
             .args(["--eval", "--strict", "--read-write-mode", "--option", "eval-system", "x86_64-linux"])
-            .args(["--extra-experimental-features", "flakes fetch-tree ca-derivations impure-derivations"])
+            .args(["--extra-experimental-features", EXPERIMENTAL])
             .env("HOME", self.home.path())
             .env("NIX_PATH", "")
             .env("NIX_CONF_DIR", self.home.path())
@@ -125,12 +132,38 @@ impl Nix {
         Nix::run(command)
     }
 
+    /// As [`rendered_error_of_file`].
+    pub(crate) fn rendered_error_of_file(&self, path: &Path) -> String {
+        let output = self.command().arg("--show-trace").arg(path).output().expect("nix-instantiate runs");
+        if output.status.success() {
+            return format!("no error, but {}", String::from_utf8_lossy(&output.stdout));
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        // Warnings come first.
+        let start = text.find("error:").unwrap_or_else(|| panic!("Nix says nothing of an error: {text}"));
+        comparable(&text[start..])
+    }
+
     /// As [`eval`].
     pub(crate) fn eval(&self, expression: &str) -> Printed {
         let mut command = self.command();
         command.arg("-E").arg(expression);
         Nix::run(command)
     }
+}
+
+/// An error of Nix's without what it says of its own file for `derivation`, which only Nix has, and of its options.
+fn comparable(error: &str) -> String {
+    let mut lines = Vec::new();
+    let mut in_own_file = false;
+    for line in error.lines() {
+        let starts = line.trim_start().starts_with("at «nix-internal»");
+        in_own_file = starts || in_own_file && line.contains('|');
+        if !in_own_file && !line.starts_with("Try 'nix-instantiate --help'") {
+            lines.push(line);
+        }
+    }
+    lines.join("\n").trim_end().to_owned()
 }
 
 /// A folder of these tests.

@@ -1,0 +1,258 @@
+"""Machines to test on: containers of systemd-nspawn that boot the fixture distribution with a real systemd, in a network of
+their own. They have the calls of the NixOS test driver's machines, so that a script can run on either.
+
+Everything is in name spaces of the process that `checks/machines/run` starts, and ends with it.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+BRIDGE = "br0"
+
+
+class Failure(AssertionError):
+    """A machine did not do what it should."""
+
+
+def run(*command, **options):
+    """Runs a program of this machine; its output is shown only if it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    if done.returncode != 0:
+        raise Failure(f"{shlex.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+class Machine:
+    """A container. `lowers` are the folders that its files come from, the uppermost first; what it writes is kept in `work`."""
+
+    def __init__(self, name, lowers, work, binds):
+        self.name = name
+        self.lowers = lowers
+        self.work = Path(work) / name
+        self.binds = binds
+        self.process = None
+        self.leader = None
+        self.boots = 0
+
+    # --- life
+
+    @property
+    def root(self):
+        return self.work / "root"
+
+    def reset(self):
+        """Makes it as it was at first; it is off then."""
+        self.crash()
+        if self.root.is_mount():
+            run("umount", "-l", str(self.root))
+        shutil.rmtree(self.work, ignore_errors=True)
+        for folder in ("upper", "scratch", "root"):
+            (self.work / folder).mkdir(parents=True)
+        options = f"lowerdir={':'.join(map(str, self.lowers))},upperdir={self.work}/upper,workdir={self.work}/scratch"
+        run("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
+
+    def start(self, wait=True):
+        """Switches it on."""
+        if self.process:
+            return
+        if not self.root.is_mount():
+            self.reset()
+        self.boots += 1
+        console = open(self.work / "console.log", "ab")
+        command = ["systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine={self.name}", "--register=no",
+                   "--keep-unit", f"--network-bridge={BRIDGE}", "--kill-signal=SIGRTMIN+3", "--console=pipe",
+                   "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
+        command += [f"--bind-ro={bind}" for bind in self.binds]
+        self.process = subprocess.Popen([*command, "/sbin/bootloader"], stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+        if wait:
+            self.connect()
+
+    def find_leader(self):
+        """The container's first process, when it is a systemd."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for child in children:
+            try:
+                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                    return int(child)
+            except FileNotFoundError:
+                pass
+        return None
+
+    def connect(self, timeout=60):
+        """Waits until it is up."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.process is None or self.process.poll() is not None:
+                raise Failure(f"{self.name} does not come up:\n{self.console()}")
+            self.leader = self.find_leader()
+            if self.leader and self.execute("systemctl is-system-running", timeout=10)[1].strip() in ("running", "degraded"):
+                return
+            time.sleep(0.1)
+        raise Failure(f"{self.name} does not come up within {timeout} s:\n{self.console()}")
+
+    def console(self):
+        """The end of what it has printed."""
+        return (self.work / "console.log").read_text(errors="replace")[-3000:]
+
+    def wait_for_shutdown(self, timeout=60):
+        """Waits until it is off."""
+        self.process.wait(timeout)
+        self.process = self.leader = None
+
+    def shutdown(self):
+        """Has it go down."""
+        if self.process:
+            self.execute("systemctl poweroff --no-block")
+            self.wait_for_shutdown()
+
+    def crash(self):
+        """Cuts its power."""
+        if self.process:
+            if self.leader or self.find_leader():
+                try:
+                    os.kill(self.leader or self.find_leader(), signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            self.process.kill()
+            self.process.wait()
+            self.process = self.leader = None
+
+    def reboot(self):
+        """Has it go down and come up."""
+        boot = self.boot_id()
+        self.execute("systemctl reboot --no-block")
+        self.wait_for_reboot(boot)
+
+    def boot_id(self):
+        return self.succeed("cat /proc/sys/kernel/random/boot_id").strip()
+
+    def wait_for_reboot(self, boot, timeout=90):
+        """Waits until it is up in another boot than the one of this id."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                # a kernel that panics: the firmware starts the machine again
+                self.process = self.leader = None
+                self.start(wait=False)
+            self.leader = self.find_leader()
+            if self.leader:
+                status, now = self.execute("cat /proc/sys/kernel/random/boot_id", timeout=10)
+                if status == 0 and now.strip() != boot:
+                    return self.connect()
+            time.sleep(0.2)
+        raise Failure(f"{self.name} does not restart within {timeout} s:\n{self.console()}")
+
+    # --- commands
+
+    def execute(self, command, timeout=900):
+        """Runs a shell command; gives its status and its output."""
+        if not self.leader:
+            raise Failure(f"{self.name} is off")
+        environment = {"PATH": "/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root",
+                       "NIX_REMOTE": "local", "NIX_PATH": "nixpkgs=/fixture", "LC_ALL": "C.UTF-8"}
+        try:
+            done = subprocess.run(
+                ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--",
+                 "/bin/sh", "-c", command],
+                env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
+        except subprocess.TimeoutExpired as expired:
+            return 124, (expired.output or b"").decode(errors="replace")
+        return done.returncode, done.stdout.decode(errors="replace")
+
+    def succeed(self, *commands, timeout=900):
+        """The commands must end with status 0; gives what they print."""
+        printed = ""
+        for command in commands:
+            status, output = self.execute(command, timeout)
+            if status != 0:
+                raise Failure(f"{self.name}: {command} ended with {status}:\n{output}")
+            printed += output
+        return printed
+
+    def fail(self, *commands, timeout=900):
+        """The commands must end with another status than 0; gives what they print."""
+        printed = ""
+        for command in commands:
+            status, output = self.execute(command, timeout)
+            if status == 0:
+                raise Failure(f"{self.name}: {command} should have failed:\n{output}")
+            printed += output
+        return printed
+
+    def wait_until_succeeds(self, command, timeout=900):
+        deadline = time.monotonic() + timeout
+        while True:
+            status, output = self.execute(command, timeout)
+            if status == 0:
+                return output
+            if time.monotonic() > deadline:
+                raise Failure(f"{self.name}: {command} does not succeed within {timeout} s:\n{output}")
+            time.sleep(0.2)
+
+    def wait_until_fails(self, command, timeout=900):
+        self.wait_until_succeeds(f"! ( {command} )", timeout)
+
+    def wait_for_unit(self, unit, timeout=900):
+        unit = unit if "." in unit else f"{unit}.service"
+        self.wait_until_succeeds(f"systemctl is-active --quiet {unit}", timeout)
+
+    def wait_for_file(self, path, timeout=900):
+        self.wait_until_succeeds(f"test -e {path}", timeout)
+
+    def wait_for_open_port(self, port, addr="localhost", timeout=900):
+        self.wait_until_succeeds(f"nc -z {addr} {port}", timeout)
+
+    def systemctl(self, words):
+        return self.execute(f"systemctl {words}")
+
+    def get_unit_property(self, unit, name):
+        return self.succeed(f"systemctl show -p {name} --value {unit}").strip()
+
+    def write(self, path, text):
+        """Writes a file in it; it must be on."""
+        done = subprocess.run(["nsenter", f"--target={self.leader}", "--mount", "--", "/bin/sh", "-c",
+                               f"mkdir -p {shlex.quote(os.path.dirname(path))} && cat > {shlex.quote(path)}"], input=text.encode())
+        if done.returncode != 0:
+            raise Failure(f"{self.name}: cannot write {path}")
+
+    # --- the network
+
+    def link(self):
+        """The other end of its cable."""
+        return f"vb-{self.name}"[:15]
+
+    def block(self):
+        """Pulls its cable."""
+        run("ip", "link", "set", self.link(), "down")
+
+    def unblock(self):
+        run("ip", "link", "set", self.link(), "up")
+
+
+@contextmanager
+def subtest(name):
+    """A part of a script, which a failure names."""
+    try:
+        yield
+    except Exception as error:
+        raise Failure(f"{name}: {error}") from error
+
+
+def make_network():
+    """The cable between the machines; the loopback is for programs that ask themselves."""
+    run("ip", "link", "set", "lo", "up")
+    run("ip", "link", "add", BRIDGE, "type", "bridge")
+    run("ip", "link", "set", BRIDGE, "up")
+
+
+def memory(machine, unit):
+    """The most memory that a unit's processes had resident, in KiB, as the kernel counted it."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", machine.succeed(f"cat /proc/$(systemctl show -p MainPID --value {unit})/status"))
+    return int(found.group(1)) if found else 0

@@ -1,0 +1,455 @@
+//! The activation machine: which state an attempt at a release is in, what each state calls for, and where each outcome
+//! leads.
+//!
+//! It is pure. A [`Phase`] says which [`Action`] comes next, the action (elsewhere) ends in an [`Event`], and
+//! [`Phase::next`] gives the phase after that, which is on disk before its own action begins. Whatever cuts a run short,
+//! the next run reads the phase, tells the machine in which boot and in which system it woke ([`Event::Woke`]), and goes
+//! on from there; so every action must be one that can be done again.
+//!
+//! What holds in every state: the boot entry names a system that has proven itself, so that a power cycle is a way back;
+//! and a system on trial is given up by itself unless it was confirmed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::{Outcome, Stage};
+use crate::store_path::StorePath;
+
+/// A system on trial, and what there was before.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Trial {
+    /// The system.
+    pub toplevel: StorePath,
+    /// What ran before: what to go back to.
+    pub previous: Option<StorePath>,
+    /// What the boot entry names as long as the system has not proven itself: what ran before, or what was booted if that
+    /// has another kernel.
+    pub standby: Option<StorePath>,
+    /// The boot in which this part of the trial takes place, as the kernel names it.
+    pub boot: String,
+    /// Units that had failed before: nobody blames the new system for them.
+    pub failed_units: Vec<String>,
+}
+
+/// Where an attempt at a release is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum Phase {
+    /// Nothing is under way.
+    Idle,
+    /// The files are there and verified; the build may begin.
+    Fetched,
+    /// The system is built; the machine may be looked at.
+    Realised {
+        /// It.
+        toplevel: StorePath,
+    },
+    /// The system is being tried out, under the watchdog.
+    Testing {
+        /// It, and what was before.
+        trial: Trial,
+    },
+    /// The system did not work out: what ran before is being brought back.
+    Returning {
+        /// It, and what was before.
+        trial: Trial,
+        /// Where it failed.
+        stage: Stage,
+        /// Why.
+        reason: String,
+    },
+    /// The system works; it may become the one that is booted.
+    Confirmed {
+        /// It, and what was before.
+        trial: Trial,
+        /// Whether it has to prove itself by a boot first, because its kernel is not the one that runs.
+        reboot: bool,
+    },
+    /// The next boot, and only that, will be one of the system; the report of this is missing.
+    Staged {
+        /// It, and what was before.
+        trial: Trial,
+    },
+    /// The system runs, and waits for the boot that proves it.
+    Waiting {
+        /// It, and what was before.
+        trial: Trial,
+    },
+    /// The machine is going down, to come up in the system.
+    Rebooting {
+        /// It, and what was before.
+        trial: Trial,
+    },
+    /// The machine came up in the system, and has to show that it works.
+    Proving {
+        /// It, and what was before.
+        trial: Trial,
+    },
+    /// The machine is going down, to come up in what was before.
+    Leaving {
+        /// What is left, and what was before.
+        trial: Trial,
+        /// Where it failed.
+        stage: Stage,
+        /// Why.
+        reason: String,
+        /// Whether activating what was before was tried, and failed.
+        stuck: bool,
+    },
+    /// The system is the one that is booted; the report is missing.
+    Booted {
+        /// It, and what was before.
+        trial: Trial,
+    },
+    /// The attempt ended in the old system; the report is missing.
+    Ended {
+        /// [`Outcome::Failure`] or [`Outcome::Rollback`].
+        outcome: Outcome,
+        /// Where it failed.
+        stage: Stage,
+        /// Why.
+        reason: String,
+        /// What was built, if it got that far.
+        built: Option<StorePath>,
+        /// What ran before.
+        previous: Option<StorePath>,
+        /// Whether the same release may be tried again.
+        retry: bool,
+    },
+    /// The report is queued; the release is done with.
+    Reported {
+        /// How it ended.
+        outcome: Outcome,
+    },
+}
+
+/// What a phase calls for. Each can be done again after it was cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Build the system.
+    Build,
+    /// Look at the machine: may a system be tried out now?
+    Check,
+    /// Arm the watchdog, activate the system for a test, and see whether it works.
+    Try,
+    /// See that boot entry and profile name what was before, and activate it.
+    Return,
+    /// Make the system the profile's and the boot entry's.
+    Keep,
+    /// Have the next boot, and only that, be one of the system.
+    PrepareBoot,
+    /// Have the machine go down.
+    Reboot,
+    /// See whether the booted system works.
+    Prove,
+    /// See that profile and boot entry name what was before, and have the machine go down.
+    Leave,
+    /// Queue the report.
+    Report,
+}
+
+/// What an action came to, or what a run found when it began.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A run began: what was under way was cut short, or waited for a boot.
+    Woke {
+        /// The boot.
+        boot: String,
+        /// The system that runs.
+        running: Option<StorePath>,
+    },
+    /// The files of a release are there and verified.
+    Fetched,
+    /// Now is the time for the boot that the system waits for.
+    RebootDue,
+    /// The system was built.
+    Built {
+        /// It.
+        toplevel: StorePath,
+    },
+    /// Build or check failed; nothing was changed.
+    Refused {
+        /// Where.
+        stage: Stage,
+        /// Why.
+        reason: String,
+        /// Whether it may pass by itself.
+        retry: bool,
+    },
+    /// The machine runs and boots the system already.
+    Runs {
+        /// It, as its own predecessor.
+        trial: Trial,
+    },
+    /// The machine is fit for a trial.
+    Ready {
+        /// It.
+        trial: Trial,
+    },
+    /// The system works.
+    Healthy {
+        /// Whether it has to prove itself by a boot.
+        reboot: bool,
+    },
+    /// The system does not work.
+    Unhealthy {
+        /// Where it failed.
+        stage: Stage,
+        /// Why.
+        reason: String,
+    },
+    /// What was before is back.
+    Restored {
+        /// Whether the hub can be reached from there.
+        hub: bool,
+    },
+    /// What was before could not be brought back.
+    Stuck {
+        /// Why.
+        reason: String,
+        /// Whether the hub can be reached all the same, and the boot entry names what was before.
+        safe: bool,
+    },
+    /// The system is the one that is booted.
+    Kept,
+    /// The next boot will be one of the system.
+    Prepared,
+    /// What [`Action::Keep`], [`Action::PrepareBoot`], [`Action::Reboot`] or [`Action::Leave`] should do did not work.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// The report is queued.
+    Told,
+}
+
+/// An event that can't happen in a phase.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent's state {phase} knows no event {event:?}: this is a defect of bento")]
+pub struct Misplaced {
+    /// The phase's name.
+    pub phase: &'static str,
+    /// The event.
+    pub event: Box<Event>,
+}
+
+impl Phase {
+    /// The name that it has on disk and in drawings.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Fetched => "fetched",
+            Self::Realised { .. } => "realised",
+            Self::Testing { .. } => "testing",
+            Self::Returning { .. } => "returning",
+            Self::Confirmed { .. } => "confirmed",
+            Self::Staged { .. } => "staged",
+            Self::Waiting { .. } => "waiting",
+            Self::Rebooting { .. } => "rebooting",
+            Self::Proving { .. } => "proving",
+            Self::Leaving { .. } => "leaving",
+            Self::Booted { .. } => "booted",
+            Self::Ended { .. } => "ended",
+            Self::Reported { .. } => "reported",
+        }
+    }
+
+    /// What is to be done now; nothing if the release is done with.
+    pub fn action(&self) -> Option<Action> {
+        Some(match self {
+            Self::Idle | Self::Waiting { .. } | Self::Reported { .. } => return None,
+            Self::Fetched => Action::Build,
+            Self::Realised { .. } => Action::Check,
+            Self::Testing { .. } => Action::Try,
+            Self::Returning { .. } => Action::Return,
+            Self::Confirmed { reboot: false, .. } => Action::Keep,
+            Self::Confirmed { reboot: true, .. } => Action::PrepareBoot,
+            Self::Rebooting { .. } => Action::Reboot,
+            Self::Proving { .. } => Action::Prove,
+            Self::Leaving { .. } => Action::Leave,
+            Self::Staged { .. } | Self::Booted { .. } | Self::Ended { .. } => Action::Report,
+        })
+    }
+
+    /// The system on trial, and what there was before, if one is.
+    pub fn trial(&self) -> Option<&Trial> {
+        match self {
+            Self::Testing { trial }
+            | Self::Returning { trial, .. }
+            | Self::Confirmed { trial, .. }
+            | Self::Staged { trial }
+            | Self::Waiting { trial }
+            | Self::Rebooting { trial }
+            | Self::Proving { trial }
+            | Self::Leaving { trial, .. }
+            | Self::Booted { trial } => Some(trial),
+            Self::Idle | Self::Fetched | Self::Realised { .. } | Self::Ended { .. } | Self::Reported { .. } => None,
+        }
+    }
+
+    /// The phase after an event; the same phase if nothing can be done about it in this run. An error is an event that this
+    /// phase can't see.
+    pub fn next(&self, event: Event) -> Result<Self, Misplaced> {
+        if let Event::Woke { boot, running } = event {
+            return Ok(self.clone().woken(boot, running.as_ref()));
+        }
+        let misplaced = |event| Err(Misplaced { phase: self.name(), event: Box::new(event) });
+        Ok(match self.clone() {
+            Self::Idle | Self::Reported { .. } => match event {
+                Event::Fetched => Self::Fetched,
+                event => return misplaced(event),
+            },
+            Self::Fetched => match event {
+                Event::Built { toplevel } => Self::Realised { toplevel },
+                Event::Refused { stage, reason, retry } => {
+                    Self::Ended { outcome: Outcome::Failure, stage, reason, built: None, previous: None, retry }
+                }
+                event => return misplaced(event),
+            },
+            Self::Realised { toplevel } => match event {
+                Event::Ready { trial } => Self::Testing { trial },
+                Event::Runs { trial } => Self::Booted { trial },
+                Event::Refused { stage, reason, retry } => Self::Ended {
+                    outcome: Outcome::Failure,
+                    stage,
+                    reason,
+                    built: Some(toplevel),
+                    previous: None,
+                    retry,
+                },
+                event => return misplaced(event),
+            },
+            Self::Testing { trial } => match event {
+                Event::Healthy { reboot } => Self::Confirmed { trial, reboot },
+                Event::Unhealthy { stage, reason } => Self::Returning { trial, stage, reason },
+                event => return misplaced(event),
+            },
+            Self::Returning { trial, stage, reason } => match event {
+                Event::Restored { hub } => {
+                    // a hub that is out of reach from the old system as well is down: not the release's fault
+                    let retry = stage == Stage::Confirm && !hub;
+                    let reason = if retry {
+                        format!("the hub is out of reach from the old system too: {reason}")
+                    } else {
+                        reason
+                    };
+                    trial.ended(Outcome::Rollback, stage, reason, retry)
+                }
+                Event::Stuck { reason: why, safe } => {
+                    let reason = format!("{reason}; going back failed too: {why}");
+                    if safe || trial.previous.is_none() {
+                        trial.ended(Outcome::Failure, stage, reason, false)
+                    } else {
+                        // the boot entry still names what was before
+                        Self::Leaving { trial, stage, reason, stuck: true }
+                    }
+                }
+                event => return misplaced(event),
+            },
+            Self::Confirmed { trial, reboot } => match event {
+                Event::Kept if !reboot => Self::Booted { trial },
+                Event::Prepared if reboot => Self::Staged { trial },
+                Event::Failed { reason } => Self::Returning { trial, stage: Stage::Boot, reason },
+                event => return misplaced(event),
+            },
+            Self::Staged { trial } => match event {
+                Event::Told => Self::Waiting { trial },
+                event => return misplaced(event),
+            },
+            Self::Waiting { trial } => match event {
+                Event::Fetched => Self::Fetched,
+                Event::RebootDue => Self::Rebooting { trial },
+                event => return misplaced(event),
+            },
+            Self::Rebooting { trial } => match event {
+                Event::Failed { .. } => Self::Waiting { trial },
+                event => return misplaced(event),
+            },
+            Self::Proving { trial } => match event {
+                Event::Healthy { .. } => Self::Confirmed { trial, reboot: false },
+                Event::Unhealthy { stage, reason } => Self::Leaving { trial, stage, reason, stuck: false },
+                event => return misplaced(event),
+            },
+            Self::Leaving { trial, stage, reason, stuck } => match event {
+                Event::Failed { reason: why } => {
+                    if stuck {
+                        // neither way works now, and nothing else is left: the next run tries again
+                        return Ok(self.clone());
+                    }
+                    let reason = format!("{reason}; the machine could not be restarted: {why}");
+                    Self::Returning { trial, stage, reason }
+                }
+                event => return misplaced(event),
+            },
+            Self::Booted { .. } => match event {
+                Event::Told => Self::Reported { outcome: Outcome::Success },
+                event => return misplaced(event),
+            },
+            Self::Ended { outcome, retry, .. } => match event {
+                Event::Told if retry => Self::Idle,
+                Event::Told => Self::Reported { outcome },
+                event => return misplaced(event),
+            },
+        })
+    }
+
+    /// The phase from which a run goes on that began in this boot, in this system.
+    fn woken(self, boot: String, running: Option<&StorePath>) -> Self {
+        let Some(trial) = self.trial().cloned() else {
+            return match self {
+                // nothing was changed yet: the poll begins anew
+                Self::Fetched | Self::Realised { .. } => Self::Idle,
+                other => other,
+            };
+        };
+        let same_boot = trial.boot == boot;
+        let in_it = running == Some(&trial.toplevel);
+        let trial = Trial { boot, ..trial };
+        let came_back = || match running {
+            Some(system) => format!("the machine restarted by itself, and came up in {system}"),
+            None => "the machine restarted by itself, and came up in an unknown system".to_owned(),
+        };
+        match self {
+            Self::Testing { .. } => {
+                let toplevel = &trial.toplevel;
+                let reason = if same_boot {
+                    format!("the agent was interrupted while it tried out {toplevel}")
+                } else {
+                    format!("{} while {toplevel} was tried out", came_back())
+                };
+                Self::Returning { trial, stage: Stage::Activate, reason }
+            }
+            Self::Returning { stage, reason, .. } => Self::Returning { trial, stage, reason },
+            // where a power cut undid what was confirmed, the release begins anew
+            Self::Confirmed { .. } if !same_boot && !in_it => Self::Idle,
+            Self::Confirmed { reboot: true, .. } if !same_boot => Self::Proving { trial },
+            Self::Confirmed { reboot, .. } => Self::Confirmed { trial, reboot },
+            Self::Staged { .. } if same_boot => Self::Staged { trial },
+            Self::Waiting { .. } if same_boot => Self::Waiting { trial },
+            Self::Rebooting { .. } if same_boot => Self::Rebooting { trial },
+            Self::Staged { .. } | Self::Waiting { .. } | Self::Rebooting { .. } | Self::Proving { .. } if in_it => {
+                Self::Proving { trial }
+            }
+            Self::Staged { .. } | Self::Waiting { .. } | Self::Rebooting { .. } | Self::Proving { .. } => {
+                let reason = format!("{} did not come up for good: {}", trial.toplevel, came_back());
+                Self::Returning { trial, stage: Stage::Boot, reason }
+            }
+            Self::Leaving { stage, reason, stuck, .. } if same_boot => Self::Leaving { trial, stage, reason, stuck },
+            // never a second restart for the same reason: what is left to do is done without
+            Self::Leaving { stage, reason, .. } => Self::Returning { trial, stage, reason },
+            Self::Booted { .. } if !same_boot && !in_it => {
+                let reason = format!("{}, not in {}", came_back(), trial.toplevel);
+                Self::Returning { trial, stage: Stage::Boot, reason }
+            }
+            Self::Booted { .. } => Self::Booted { trial },
+            Self::Idle | Self::Fetched | Self::Realised { .. } | Self::Ended { .. } | Self::Reported { .. } => self,
+        }
+    }
+}
+
+impl Trial {
+    /// The end of this trial.
+    fn ended(self, outcome: Outcome, stage: Stage, reason: String, retry: bool) -> Phase {
+        Phase::Ended { outcome, stage, reason, built: Some(self.toplevel), previous: self.previous, retry }
+    }
+}

@@ -1,0 +1,57 @@
+//! What evaluated code and the evaluator say on their way, on standard error.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStringExt;
+
+use bento_eval::Host;
+use bento_eval::store::Store;
+
+use crate::store::NixStore;
+
+/// The evaluator's messages go to standard error.
+pub(super) struct Terminal {
+    /// Whether they have colours.
+    pub(super) color: bool,
+    store: NixStore,
+}
+
+impl Terminal {
+    /// Standard error as it is: with colours if somebody sees them and wants them. What has to be built is built in `store`.
+    pub(super) fn new(store: NixStore) -> Terminal {
+        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        Terminal { color, store }
+    }
+
+    fn message(&self, kind: &str, message: &str) {
+        let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
+        say(&format!("{start}{kind}{end} {message}"));
+    }
+}
+
+impl Host for Terminal {
+    fn env(&self, name: &str) -> Option<Vec<u8>> {
+        std::env::var_os(name).map(OsString::into_vec)
+    }
+
+    fn warn(&self, message: &str) {
+        self.message("warning:", message);
+    }
+
+    fn evaluation_warning(&self, message: &str) {
+        self.message("evaluation warning:", message);
+    }
+
+    fn trace(&self, message: &str) {
+        say(&format!("trace: {message}"));
+    }
+
+    fn store(&self) -> Option<&dyn Store> {
+        Some(&self.store)
+    }
+}
+
+/// Writes a line to standard error; if nobody can read it, it is lost.
+pub(super) fn say(message: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{message}");
+}

@@ -1,0 +1,548 @@
+//! Fetching from other machines, compared with C++ Nix fetching the same from the same server.
+
+#![allow(clippy::unwrap_used)]
+
+mod net;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use net::{Reply, Request, Server, git_http};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const BENTO: &str = env!("CARGO_BIN_EXE_bento");
+/// A token that the server wants for some repositories.
+const TOKEN: &str = "s3cret";
+
+/// Makes the repositories and archives that the server has. Runs in its own directory.
+const SCRIPT: &str = r#"
+set -eu
+export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_DATE='1700000000 +0100' GIT_COMMITTER_DATE='1700000000 +0100'
+export GIT_AUTHOR_NAME=A GIT_AUTHOR_EMAIL=a@example.org GIT_COMMITTER_NAME=A GIT_COMMITTER_EMAIL=a@example.org
+umask 022
+git init -q -b trunk work
+cd work
+echo '{ outputs = _: { value = "one"; }; }' > flake.nix
+mkdir dir; printf '#!/bin/sh\n' > dir/run; chmod +x dir/run; ln -s dir/run link; echo hidden > hidden
+mkdir sub; echo '{ outputs = _: { value = "sub"; }; }' > sub/flake.nix
+printf 'hidden export-ignore\nonly-dir/ export-ignore\ngen* export-ignore\nkept -export-ignore\n' > .gitattributes
+mkdir only-dir; echo x > only-dir/x; echo x > gen-a; echo x > kept
+git add -A; git commit -q -m one
+git tag v1
+echo '{ outputs = _: { value = "two"; }; }' > flake.nix; git commit -qam two
+git branch side; git checkout -q side; echo side > side; git add side; git commit -qm side; git checkout -q trunk
+cd ..
+git clone -q --bare work repo
+git -C repo config uploadpack.allowAnySHA1InWant true; git -C repo update-server-info
+for r in trunk v1 side; do
+  rev=$(git -C repo rev-parse "$r^{commit}")
+  printf '%s' "$rev" > "rev-$r"
+  git -C repo -c tar.umask=0022 archive --worktree-attributes --format=tar.gz --prefix="repo-$rev/" "$rev" > "$rev.tar.gz"
+done
+mkdir plain; cp -r work/dir work/link work/flake.nix plain/
+find plain -exec touch -h -d @1650000000 {} +
+tar --owner=0 --group=0 -cf plain.tar plain; xz -k plain.tar; zstd -q -k plain.tar 2>/dev/null || true; bzip2 -k plain.tar; gzip -k plain.tar
+# two at the top, and no directory
+tar -C plain --owner=0 --group=0 -czf flat.tar.gz dir flake.nix link
+echo contents > file
+"#;
+
+/// The server's files, C++ Nix, and a directory for what they keep.
+struct Lab {
+    nix: PathBuf,
+    dir: TempDir,
+    server: Server,
+}
+
+impl Lab {
+    /// `None` (which is said) where C++ Nix or another program is missing.
+    fn find() -> Option<Lab> {
+        let Some(programs) = std::env::var_os("BENTO_NIX") else {
+            println!("skipped: BENTO_NIX does not name a folder with nix");
+            return None;
+        };
+        for program in ["git", "xz", "bzip2"] {
+            if Command::new(program).arg("--version").stdin(Stdio::null()).output().is_err() {
+                println!("skipped: there is no {program}");
+                return None;
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let site = dir.path().join("site");
+        fs::create_dir(&site).unwrap();
+        let made = Command::new("sh").arg("-c").arg(SCRIPT).current_dir(&site).env("HOME", &site).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let server = Server::start(move |request| answer(&site, request));
+        fs::write(dir.path().join("authority.pem"), &server.authority).unwrap();
+        Some(Lab { nix: PathBuf::from(programs), dir, server })
+    }
+
+    fn rev(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.path().join("site").join(format!("rev-{name}"))).unwrap()
+    }
+
+    /// A program, which sees the tests' configuration only.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        let home = self.dir.path().join("home");
+        fs::create_dir_all(&home).unwrap();
+        self.server.env(&mut command, &self.dir.path().join("authority.pem"));
+        command
+            .current_dir(self.dir.path())
+            .env("HOME", &home)
+            .env("XDG_CACHE_HOME", home.join(program.file_name().unwrap()))
+            .env("NIX_CONF_DIR", &home)
+            .env(
+                "NIX_CONFIG",
+                "experimental-features = nix-command flakes\nconnect-timeout = 5\ndownload-attempts = 1\n",
+            )
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_SSH_COMMAND", self.dir.path().join("ssh"))
+            .env_remove("NIX_PATH")
+            .env_remove("XDG_CONFIG_HOME");
+        command
+    }
+
+    fn nix(&self, program: &str) -> Command {
+        let mut command = self.command(&self.nix.join(program));
+        // a store of its own, so that nothing is there that we haven't fetched
+        command.env("NIX_REMOTE", format!("local?root={}", self.dir.path().join("root").display()));
+        command
+    }
+
+    fn bento(&self, args: &[&str]) -> Output {
+        self.command(Path::new(BENTO)).args(args).output().unwrap()
+    }
+
+    /// `HTTP/` stands for the address of the server, `SITE` for its directory, `REV-NAME` for a commit.
+    fn fill(&self, text: &str) -> String {
+        let mut text = text
+            .replace("HTTP/", &format!("http://{}/", self.server.address))
+            .replace("SITE", self.dir.path().join("site").to_str().unwrap());
+        for name in ["trunk", "v1", "side"] {
+            text = text.replace(&format!("REV-{name}"), &self.rev(name));
+        }
+        text
+    }
+
+    /// What both make of an expression: the value, or whether a word is in the complaint.
+    fn agree(&self, expression: &str, options: &[&str]) {
+        let expression = self.fill(expression);
+        let options: Vec<String> = options.iter().map(|option| self.fill(option)).collect();
+        let mut theirs = self.nix("nix-instantiate");
+        theirs.args(["--eval", "--strict", "--json", "--read-write-mode", "-E", &expression]).args(&options);
+        let theirs = theirs.output().unwrap();
+        let mut ours = self.command(Path::new(BENTO));
+        let ours = ours.args(["eval", "--strict", "--json", "-E", &expression]).args(&options).output().unwrap();
+        let (said, wanted) = (text(&ours.stderr), text(&theirs.stderr));
+        let value = |output: &Output| serde_json::from_slice::<Value>(&output.stdout).ok();
+        assert_eq!(value(&ours), value(&theirs), "{expression}\nours: {said}\nNix: {wanted}");
+        assert!(theirs.status.success(), "{expression}: {wanted}");
+    }
+
+    /// That both refuse an expression, with all of these words.
+    fn both_refuse(&self, expression: &str, options: &[&str], words: &[&str]) {
+        let expression = self.fill(expression);
+        let mut theirs = self.nix("nix-instantiate");
+        theirs.args(["--eval", "--strict", "--json", "--read-write-mode", "-E", &expression]).args(options);
+        let mut ours = self.command(Path::new(BENTO));
+        ours.args(["eval", "--strict", "--json", "-E", &expression]).args(options);
+        for mut command in [theirs, ours] {
+            let output = command.output().unwrap();
+            let said = text(&output.stderr);
+            assert!(!output.status.success(), "{expression}: {}", text(&output.stdout));
+            for word in words {
+                assert!(said.contains(&self.fill(word)), "{expression} says nothing of {word}: {said}");
+            }
+        }
+    }
+
+    /// What we make of an expression.
+    fn eval(&self, expression: &str, options: &[&str]) -> Result<Value, String> {
+        let expression = self.fill(expression);
+        let output = self.bento(&[&["eval", "--strict", "--json", "-E", expression.as_str()], options].concat());
+        if output.status.success() {
+            Ok(serde_json::from_slice(&output.stdout).unwrap())
+        } else {
+            Err(text(&output.stderr))
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What the web has.
+fn answer(site: &Path, request: &Request) -> Reply {
+    let rev = |name: &str| fs::read_to_string(site.join(format!("rev-{name}"))).unwrap();
+    let names: BTreeMap<&str, String> =
+        [("HEAD", rev("trunk")), ("trunk", rev("trunk")), ("v1", rev("v1")), ("side", rev("side"))].into();
+    let file = |name: &str| match fs::read(site.join(name)) {
+        Ok(contents) => Reply::ok(contents),
+        Err(_) => Reply::not_found(),
+    };
+    let authorization = request.headers.get("authorization").map(String::as_str);
+    let private = request.path.contains("private");
+    let known = [format!("token {TOKEN}"), format!("Bearer {TOKEN}")];
+    let by_token = authorization.is_some_and(|given| known.iter().any(|known| known == given))
+        || request.headers.get("private-token").is_some_and(|given| given == TOKEN);
+    let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    if private && !by_token {
+        return Reply::not_found();
+    }
+    let commit = |name: &str| match names.get(name) {
+        Some(rev) => Reply::ok(json!({"sha": rev, "commit": {"tree": {"sha": rev}}}).to_string()),
+        None => Reply::not_found(),
+    };
+    match (request.host.as_str(), parts.as_slice()) {
+        ("api.github.com", ["repos", "o", _, "commits", name]) => commit(name),
+        ("forge.example.org", ["api", "v3", "repos", "o", _, "commits", name]) => commit(name),
+        ("github.com", ["o", "repo", "archive", archive]) => {
+            Reply::redirect(&format!("https://files.example.org/{archive}"))
+        }
+        ("api.github.com", ["repos", "o", _, "tarball", rev])
+        | ("forge.example.org", ["api", "v3", "repos", "o", _, "tarball", rev]) => file(&format!("{rev}.tar.gz")),
+        ("gitlab.com", ["api", "v4", "projects", _, "repository", "commits"]) => {
+            let name = query.strip_prefix("ref_name=").unwrap();
+            match names.get(name) {
+                Some(rev) => Reply::ok(json!([{"id": rev}]).to_string()),
+                None => Reply::ok("[]"),
+            }
+        }
+        ("gitlab.com", ["api", "v4", "projects", _, "repository", "archive.tar.gz"]) => {
+            file(&format!("{}.tar.gz", query.strip_prefix("sha=").unwrap()))
+        }
+        ("git.sr.ht", ["~o", _, "HEAD"]) => Reply::ok("ref: refs/heads/trunk\n"),
+        ("git.sr.ht", ["~o", _, "info", "refs"]) => Reply::ok(format!(
+            "{}\trefs/heads/side\n{}\trefs/heads/trunk\n{}\trefs/tags/v1\n",
+            names["side"], names["trunk"], names["v1"]
+        )),
+        ("git.sr.ht", ["~o", _, "archive", archive]) => file(archive),
+        ("channels.nixos.org", ["some", "nixexprs.tar.xz"]) => {
+            Reply::redirect("https://files.example.org/plain.tar.xz")
+        }
+        ("files.example.org", [name]) => file(name),
+        ("127.0.0.1", ["git", ..]) => {
+            git_http(site, &Request { path: request.path.replacen("/git", "", 1), ..request.clone() })
+        }
+        ("127.0.0.1", ["away", name]) => Reply::redirect(&format!("/files/{name}")),
+        ("127.0.0.1", ["circle"]) => Reply::redirect("/circle"),
+        ("127.0.0.1", ["lockable", name]) => {
+            let address = format!("http://{}/files/{name}?rev={}&revCount=7", request.headers["host"], rev("v1"));
+            file(name).with("Link", &format!("<{address}>; rel=\"immutable\""))
+        }
+        ("127.0.0.1", ["etag", name]) => {
+            if request.headers.get("if-none-match").is_some_and(|etag| etag == "\"v1\"") {
+                return Reply { status: 304, headers: Vec::new(), body: Vec::new() }.with("ETag", "\"v1\"");
+            }
+            file(name).with("ETag", "\"v1\"")
+        }
+        // "user:pass"
+        ("127.0.0.1", ["guarded", name]) if authorization == Some("Basic dXNlcjpwYXNz") => file(name),
+        ("127.0.0.1", ["guarded", _]) => Reply { status: 401, headers: Vec::new(), body: Vec::new() },
+        ("127.0.0.1", ["files", name]) => file(name),
+        _ => Reply::not_found(),
+    }
+}
+
+#[test]
+fn forges_give_what_they_give_nix() {
+    let Some(lab) = Lab::find() else { return };
+    for url in [
+        "github:o/repo",
+        "github:o/repo/trunk",
+        "github:o/repo/v1",
+        "github:o/repo/REV-side",
+        "github:o/repo?host=forge.example.org",
+        "github:o/repo/side?host=forge.example.org",
+        "gitlab:o/repo",
+        "gitlab:o/repo/side",
+        "gitlab:o/repo/REV-v1",
+        "sourcehut:~o/repo",
+        "sourcehut:~o/repo/v1",
+        "sourcehut:~o/repo/side",
+    ] {
+        lab.agree(&format!("builtins.fetchTree \"{url}\""), &[]);
+    }
+    lab.agree("(builtins.getFlake \"github:o/repo/REV-v1?dir=sub\").value", &[]);
+    lab.both_refuse(
+        "builtins.fetchTree \"github:o/repo/nope\"",
+        &[],
+        &["unable to download 'https://api.github.com/repos/o/repo/commits/nope'"],
+    );
+    lab.both_refuse("builtins.fetchTree \"gitlab:o/repo/nope\"", &[], &["No commits returned by GitLab API"]);
+    lab.both_refuse("builtins.fetchTree \"sourcehut:~o/repo/nope\"", &[], &["couldn't find ref 'nope'"]);
+    lab.both_refuse(
+        "builtins.fetchTree \"github:o/repo/REV-v1?narHash=sha256-47DEQpj8HBSa%2B/TImW%2B5JCeuQeRkm5NMpJWZG3hSuFU%3D\"",
+        &[],
+        &["NAR hash mismatch in input"],
+    );
+}
+
+#[test]
+fn tokens_open_what_is_private() {
+    let Some(lab) = Lab::find() else { return };
+    lab.both_refuse("builtins.fetchTree \"github:o/private\"", &[], &["unable to download 'https://api.github.com/"]);
+    let github = ["--option", "access-tokens", "github.com=wrong github.com/o/private=s3cret"];
+    lab.agree("builtins.fetchTree \"github:o/private\"", &github);
+    lab.agree("builtins.fetchTree \"github:o/private/REV-v1\"", &github);
+    lab.agree("builtins.fetchTree \"gitlab:o/private\"", &["--option", "access-tokens", "gitlab.com=PAT:s3cret"]);
+    lab.agree(
+        "builtins.fetchTree \"gitlab:o/private/side\"",
+        &["--option", "access-tokens", "gitlab.com=OAuth2:s3cret"],
+    );
+    // nobody else hears of them
+    lab.server.requests();
+    lab.eval(
+        "builtins.fetchTree \"github:o/repo/REV-side\"",
+        &["--option", "access-tokens", "github.com=s3cret", "--refresh"],
+    )
+    .unwrap();
+    let asked = lab.server.requests();
+    assert!(!asked.is_empty());
+    for request in asked {
+        let told = request.headers.contains_key("authorization");
+        assert_eq!(told, request.host == "api.github.com", "{request:?}");
+    }
+}
+
+#[test]
+fn archives_and_files_are_those_that_nix_gets() {
+    let Some(lab) = Lab::find() else { return };
+    for name in ["plain.tar", "plain.tar.gz", "plain.tar.xz", "plain.tar.bz2", "flat.tar.gz"] {
+        lab.agree(&format!("builtins.fetchTree {{ type = \"tarball\"; url = \"HTTP/files/{name}\"; }}"), &[]);
+    }
+    lab.agree("builtins.fetchTree \"HTTP/away/plain.tar.gz\"", &[]);
+    lab.agree("builtins.fetchTree \"HTTP/lockable/plain.tar.gz\"", &[]);
+    lab.agree("builtins.fetchTree { type = \"file\"; url = \"HTTP/files/file\"; }", &[]);
+    lab.agree("builtins.fetchTree \"https://files.example.org/plain.tar.gz\"", &[]);
+    lab.agree("builtins.fetchTree \"file+HTTP/files/plain.tar.gz\"", &[]);
+    lab.agree("builtins.readFile (builtins.fetchurl \"HTTP/files/file\")", &[]);
+    lab.agree(
+        "[ (builtins.fetchurl \"HTTP/files/file\") (builtins.fetchurl { url = \"HTTP/files/file\"; name = \"x\"; }) ]",
+        &[],
+    );
+    lab.agree("builtins.fetchTarball \"HTTP/files/plain.tar.gz\"", &[]);
+    lab.agree("builtins.fetchTarball { url = \"HTTP/lockable/plain.tar.gz\"; name = \"x\"; }", &[]);
+    lab.agree("builtins.readDir (builtins.fetchTarball \"HTTP/files/flat.tar.gz\")", &[]);
+    lab.agree("builtins.readDir <some/dir>", &["-I", "some=HTTP/files/plain.tar.gz"]);
+    lab.agree("builtins.readDir <some>", &["-I", "some=channel:some"]);
+    let registry = ["--option", "flake-registry", "HTTP/files/registry.json"];
+    write_registry(&lab);
+    lab.agree("builtins.readDir <some>", &[&["-I", "some=flake:github:o/repo/REV-v1"], &registry[..]].concat());
+    lab.agree("builtins.readDir <some>", &[&["-I", "some=flake:named/v1"], &registry[..]].concat());
+    lab.agree("builtins.fetchTree { type = \"indirect\"; id = \"named\"; ref = \"side\"; }", &registry);
+    lab.agree("builtins.fetchTarball \"channel:some\"", &[]);
+    let wrong = "0000000000000000000000000000000000000000000000000000";
+    lab.both_refuse(
+        &format!("builtins.fetchurl {{ url = \"HTTP/files/file\"; sha256 = \"{wrong}\"; }}"),
+        &[],
+        &["hash mismatch in file downloaded from 'HTTP/files/file'", "specified: sha256:0000"],
+    );
+    lab.both_refuse(
+        &format!("builtins.fetchTarball {{ url = \"HTTP/files/plain.tar\"; sha256 = \"{wrong}\"; }}"),
+        &[],
+        &["hash mismatch in file downloaded from 'HTTP/files/plain.tar'"],
+    );
+    lab.both_refuse(
+        "builtins.fetchurl \"HTTP/files/nothing\"",
+        &[],
+        &["unable to download 'HTTP/files/nothing'", "HTTP error 404"],
+    );
+    lab.both_refuse("builtins.fetchurl \"HTTP/circle\"", &[], &["unable to download 'HTTP/circle'"]);
+    lab.both_refuse("builtins.fetchTree \"HTTP/files/file\"", &[], &["HTTP/files/file"]);
+    // pure evaluation wants hashes
+    let pure = ["--option", "pure-eval", "true"];
+    lab.both_refuse(
+        "builtins.fetchurl \"HTTP/files/file\"",
+        &pure,
+        &["in pure evaluation mode, 'fetchurl' requires a 'sha256' argument"],
+    );
+    lab.both_refuse(
+        "builtins.fetchTarball \"HTTP/files/plain.tar\"",
+        &pure,
+        &["in pure evaluation mode, 'fetchTarball' requires"],
+    );
+    lab.both_refuse(
+        "builtins.fetchTree \"github:o/repo\"",
+        &pure,
+        &["in pure evaluation mode, 'fetchTree' doesn't fetch unlocked input"],
+    );
+    lab.both_refuse(
+        "builtins.fetchGit \"HTTP/git/repo\"",
+        &pure,
+        &["in pure evaluation mode, 'fetchGit' doesn't fetch unlocked input"],
+    );
+    lab.agree("builtins.fetchTree \"github:o/repo/REV-side\"", &pure);
+    // and restricted evaluation nothing from the network
+    let restricted = ["--option", "restrict-eval", "true"];
+    lab.both_refuse(
+        "builtins.fetchurl \"HTTP/files/file\"",
+        &restricted,
+        &["access to URI 'HTTP/files/file' is forbidden in restricted mode"],
+    );
+}
+
+#[test]
+fn names_and_passwords_come_from_netrc() {
+    let Some(lab) = Lab::find() else { return };
+    lab.both_refuse("builtins.fetchurl \"HTTP/guarded/file\"", &[], &["HTTP error 401"]);
+    let netrc = lab.dir.path().join("netrc");
+    fs::write(&netrc, "machine other login a password b\nmachine 127.0.0.1\n  login user\n  password pass\n").unwrap();
+    lab.agree("builtins.fetchurl \"HTTP/guarded/file\"", &["--option", "netrc-file", netrc.to_str().unwrap()]);
+}
+
+#[test]
+fn repositories_are_those_that_nix_gets() {
+    let Some(lab) = Lab::find() else { return };
+    // the other end of "ssh" is this machine
+    let ssh = lab.dir.path().join("ssh");
+    fs::write(&ssh, "#!/bin/sh\nfor last; do :; done\nexec sh -c \"$last\"\n").unwrap();
+    let mut permissions = fs::metadata(&ssh).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
+    fs::set_permissions(&ssh, permissions).unwrap();
+    for expression in [
+        "builtins.fetchTree \"git+HTTP/git/repo\"",
+        "builtins.fetchTree \"git+HTTP/git/repo?ref=side\"",
+        "builtins.fetchTree \"git+HTTP/git/repo?ref=refs/tags/v1\"",
+        "builtins.fetchTree \"git+HTTP/git/repo?rev=REV-v1\"",
+        "builtins.fetchTree \"git+HTTP/git/repo?rev=REV-side&allRefs=1\"",
+        "builtins.fetchTree \"git+HTTP/git/repo?shallow=1\"",
+        "builtins.fetchTree \"git+ssh://git@forge.example.org/SITE/repo?ref=side\"",
+        "builtins.fetchTree \"git+ssh://git@forge.example.org/SITE/repo\"",
+        "builtins.fetchGit \"HTTP/git/repo\"",
+        "builtins.fetchGit { url = \"HTTP/git/repo\"; ref = \"side\"; name = \"x\"; }",
+        "builtins.fetchGit { url = \"HTTP/git/repo\"; rev = \"REV-side\"; allRefs = true; }",
+        "builtins.fetchGit { url = \"HTTP/git/repo\"; rev = \"REV-v1\"; shallow = true; }",
+        "builtins.readDir (builtins.fetchGit { url = \"HTTP/git/repo\"; rev = \"REV-v1\"; exportIgnore = false; })",
+        "builtins.readDir (builtins.fetchGit { url = \"HTTP/git/repo\"; rev = \"REV-v1\"; })",
+    ] {
+        lab.agree(expression, &[]);
+    }
+    lab.both_refuse("builtins.fetchTree \"git+HTTP/git/nothing\"", &[], &["HTTP/git/nothing"]);
+    lab.both_refuse("builtins.fetchTree \"git+HTTP/git/repo?ref=nope\"", &[], &["HTTP/git/repo"]);
+    let nowhere = "f".repeat(40);
+    lab.both_refuse(&format!("builtins.fetchTree \"git+HTTP/git/repo?rev={nowhere}\""), &[], &["HTTP/git/repo"]);
+}
+
+#[test]
+fn repositories_of_this_machine_are_exported_as_nix_exports_them() {
+    let Some(lab) = Lab::find() else { return };
+    // a commit each, as Nix remembers what it made of one
+    for expression in [
+        "builtins.fetchGit SITE/work",
+        "builtins.readDir (builtins.fetchGit SITE/work)",
+        "builtins.readDir (builtins.fetchGit { url = SITE/work; rev = \"REV-v1\"; })",
+        "builtins.readDir (builtins.fetchGit { url = SITE/work; ref = \"side\"; exportIgnore = false; })",
+        "builtins.readDir (builtins.fetchTree { type = \"git\"; url = \"file://SITE/work\"; ref = \"side\"; exportIgnore = true; })",
+        "builtins.fetchGit { url = \"file://SITE/repo\"; ref = \"side\"; exportIgnore = false; }",
+    ] {
+        lab.agree(expression, &[]);
+    }
+}
+
+/// A flake `f` with inputs from the server.
+fn write_flake(lab: &Lab) {
+    let flake = lab.dir.path().join("f");
+    let _ = fs::remove_dir_all(&flake);
+    fs::create_dir(&flake).unwrap();
+    let inputs = "hub.url = \"github:o/repo\"; lab.url = \"gitlab:o/repo/side\"; hut = { url = \"sourcehut:~o/repo/v1\"; flake = false; }; \
+                  git.url = \"git+HTTP/git/repo?dir=sub\"; tar.url = \"HTTP/lockable/plain.tar.gz\"; \
+                  file = { url = \"file+HTTP/files/file\"; flake = false; }; \
+                  named.url = \"named/side\";";
+    let outputs = "i: { values = [ i.hub.value i.lab.value i.git.value i.tar.value i.named.value (builtins.readFile i.file) \
+                   (builtins.attrNames (builtins.readDir i.hut)) ]; \
+                   sources = map (input: input.sourceInfo) [ i.hub i.lab i.hut i.git i.tar i.file i.named ]; }";
+    fs::write(flake.join("flake.nix"), lab.fill(&format!("{{ inputs = {{ {inputs} }}; outputs = {outputs}; }}\n")))
+        .unwrap();
+    write_registry(lab);
+}
+
+/// A registry on the server.
+fn write_registry(lab: &Lab) {
+    let registry = json!({"version": 2, "flakes": [{
+        "from": {"type": "indirect", "id": "named"}, "to": {"type": "github", "owner": "o", "repo": "repo"}}]});
+    fs::write(lab.dir.path().join("site/registry.json"), registry.to_string()).unwrap();
+}
+
+#[test]
+fn a_flake_is_locked_once_and_needs_no_network_then() {
+    let Some(lab) = Lab::find() else { return };
+    let registry = lab.fill("HTTP/files/registry.json");
+    let lock = lab.dir.path().join("f/flake.lock");
+    write_flake(&lab);
+    let options = ["--flake-registry", registry.as_str()];
+    let theirs = lab.nix("nix").args(["flake", "update", "--flake", "path:./f"]).args(options).output().unwrap();
+    assert!(theirs.status.success(), "{}", text(&theirs.stderr));
+    let expected = fs::read_to_string(&lock).unwrap();
+    write_flake(&lab);
+    let ours = lab.command(Path::new(BENTO)).env("BENTO_DIR", "f").arg("flake-update").args(options).output().unwrap();
+    assert!(ours.status.success(), "{}", text(&ours.stderr));
+    assert_eq!(fs::read_to_string(&lock).unwrap(), expected);
+    let evaluate = ["eval", "--flake", "path:./f", "--json", "--strict", "-A", "values", "-A", "sources"];
+    let values = lab.bento(&evaluate);
+    assert!(values.status.success(), "{}", text(&values.stderr));
+    let nix = |attr: &str| {
+        let output = lab.nix("nix").args(["eval", "--impure", "--json", &format!("path:./f#{attr}")]).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    assert_eq!(text(&values.stdout), nix("values") + &nix("sources"));
+    // without a network it is in the cache
+    lab.server.requests();
+    let again = lab.bento(&[&evaluate[..], &["--offline"]].concat());
+    assert_eq!((text(&again.stdout), again.status.success()), (text(&values.stdout), true), "{}", text(&again.stderr));
+    assert!(lab.server.requests().is_empty());
+}
+
+#[test]
+fn what_cannot_be_had_offline_says_how_it_could_be() {
+    let Some(lab) = Lab::find() else { return };
+    for (expression, url) in [
+        ("builtins.fetchTree \"github:o/repo/v1\"", "https://api.github.com/repos/o/repo/commits/v1"),
+        ("builtins.fetchTree \"github:o/repo/REV-v1\"", "https://github.com/o/repo/archive/REV-v1.tar.gz"),
+        ("builtins.fetchTree \"git+HTTP/git/repo\"", "HTTP/git/repo"),
+        ("builtins.fetchTarball \"HTTP/files/plain.tar\"", "HTTP/files/plain.tar"),
+        ("builtins.fetchurl \"HTTP/files/file\"", "HTTP/files/file"),
+    ] {
+        let error = lab.eval(expression, &["--offline"]).unwrap_err();
+        let said = error.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(&format!("unable to download '{}'", lab.fill(url))), "{error}");
+        assert!(said.contains("the network is not to be used; where there is no network, another source"), "{error}");
+    }
+    assert!(lab.server.requests().is_empty());
+}
+
+#[test]
+fn what_is_cached_is_asked_for_once() {
+    let Some(lab) = Lab::find() else { return };
+    let expression = "(builtins.fetchTree { type = \"tarball\"; url = \"HTTP/etag/plain.tar.gz\"; }).narHash";
+    let first = lab.eval(expression, &[]).unwrap();
+    assert_eq!(lab.server.requests().len(), 1);
+    assert_eq!(lab.eval(expression, &[]).unwrap(), first);
+    assert!(lab.server.requests().is_empty());
+    // asked again, the server says that nothing changed
+    assert_eq!(lab.eval(expression, &["--refresh"]).unwrap(), first);
+    let asked = lab.server.requests();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].headers["if-none-match"], "\"v1\"");
+    // a commit is a commit
+    let expression = "(builtins.fetchTree \"github:o/repo/REV-v1\").narHash";
+    let first = lab.eval(expression, &[]).unwrap();
+    lab.server.requests();
+    assert_eq!(lab.eval(expression, &["--refresh"]).unwrap(), first);
+    assert!(lab.server.requests().is_empty());
+    let expression = "(builtins.fetchTree \"git+HTTP/git/repo?ref=trunk\").rev";
+    assert_eq!(lab.eval(expression, &[]).unwrap(), json!(lab.rev("trunk")));
+    lab.server.requests();
+    assert_eq!(lab.eval(expression, &[]).unwrap(), json!(lab.rev("trunk")));
+    assert!(lab.server.requests().is_empty());
+    lab.eval(expression, &["--refresh"]).unwrap();
+    assert!(!lab.server.requests().is_empty());
+}

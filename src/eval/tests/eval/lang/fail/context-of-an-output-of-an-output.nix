@@ -1,0 +1,1 @@
+let d = derivation ({ name = "n"; system = "x86_64-linux"; builder = "/bin/sh"; } // { name = "x.drv"; __contentAddressed = true; outputHashMode = "text"; }); in builtins.getContext (builtins.outputOf d.outPath "out")

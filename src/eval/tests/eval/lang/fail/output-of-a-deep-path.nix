@@ -1,0 +1,1 @@
+builtins.outputOf (derivation { name = "n"; system = "x86_64-linux"; builder = "/bin/sh"; outputs = [ "out" "dev" ]; }).drvPath "out"
