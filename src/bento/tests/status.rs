@@ -379,6 +379,55 @@ fn a_check_fails_when_a_host_needs_a_person() {
     assert!(command(&place, &[]).status().unwrap().success());
 }
 
+#[test]
+fn status_is_told_as_metrics() {
+    let place = Place::new("flake", 3);
+    place.report(3, 1, "failure", 1);
+    let booted = format!("/nix/store/{}-system", HASH[1]);
+    place.presence(60, &serde_json::json!({ "booted": booted, "failed_units": 2, "reboot_needed": true }));
+    fs::create_dir_all(place.dir.path().join("db")).unwrap();
+    let hosts = status(&Hub::new(place.dir.path()), 900, now()).unwrap();
+    let text = bento::status::metrics::render(&hosts);
+    let version = format!(
+        "bento_host_version_info{{host=\"web\",desired=\"{}-system\",running=\"{}-system\",booted=\"{1}-system\"}} 1",
+        HASH[0], HASH[1]
+    );
+    for line in [
+        "bento_hosts{state=\"failing\"} 1",
+        "bento_hosts{state=\"not published\"} 1",
+        "bento_hosts{state=\"up to date\"} 0",
+        "bento_host_state{host=\"web\",state=\"failing\"} 1",
+        "bento_host_needs_attention{host=\"web\"} 1",
+        "bento_host_runs_desired{host=\"web\"} 0",
+        "bento_host_reboot_needed{host=\"web\"} 1",
+        "bento_host_reboot_needed{host=\"db\"} 0",
+        "bento_host_serial{host=\"web\"} 3",
+        "bento_host_failed_units{host=\"web\"} 2",
+        "bento_host_published_timestamp_seconds{host=\"web\"} 1735470000",
+        &version,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    // what is not known of a host is not told
+    assert!(!text.contains("bento_host_serial{host=\"db\"}"));
+    let printed = command(&place, &["--metrics"]).output().unwrap();
+    assert!(String::from_utf8(printed.stdout).unwrap().contains("bento_hosts{state=\"failing\"} 1"));
+    // Prometheus itself finds nothing to say
+    use std::io::Write;
+    let promtool = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = promtool else {
+        eprintln!("skipped: promtool is missing");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// `bento status` on a terminal of its own.
 struct Terminal {
     process: std::process::Child,
