@@ -564,12 +564,16 @@ fn status_of_500_hosts_takes_less_than_a_fifth_of_a_second() {
             copy(&web.join("logs").join(&file), &other.join("logs").join(&file), &name);
         }
     }
-    // the best of a few runs: other tests want the processor too
+    // the processor's time for this thread, and not the clock's: others want the processor too
+    let spent = || -> u64 {
+        let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    };
     let took = (0..5).map(|_| {
-        let start = std::time::Instant::now();
+        let start = spent();
         let hosts = status(&Hub::new(place.dir.path()), 900, now()).unwrap();
         assert_eq!(hosts.iter().filter(|host| host.state == HostState::UpToDate).count(), 500);
-        start.elapsed()
+        Duration::from_nanos(spent() - start)
     });
     let best = took.min().unwrap();
     println!("{best:?}");
