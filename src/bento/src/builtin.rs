@@ -35,33 +35,57 @@ impl Evaluator for BuiltinEvaluator {
     }
 
     fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
-        let paths = "toplevel: [ toplevel.drvPath toplevel.outPath ]";
-        let paths = match host.kind {
-            HostKind::Flake => {
-                let url = flake_url(&tree.path())?;
-                let name = nix_string(host.name.as_str());
-                let expression = format!("flake: ({paths}) flake.nixosConfigurations.{name}.{TOPLEVEL}");
-                run(tree, settings(true), move |evaluator| {
-                    let select = evaluator.eval_string(expression.as_bytes(), BASE)?;
-                    let found = evaluator.call(select, &[flake(evaluator, &url)?], Pos::NONE)?;
-                    strings(evaluator, found, "while evaluating the paths of the system")
-                })?
-            }
-            HostKind::NonFlake => {
-                let expression = format!("({paths}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
-                let settings = Settings { search_path: search_path.pairs(), ..settings(false) };
-                run(tree, settings, move |evaluator| {
-                    let found = evaluator.eval_string(expression.as_bytes(), BASE)?;
-                    strings(evaluator, found, "while evaluating the paths of the system")
-                })?
-            }
-        };
-        let path =
-            |text: &String| StorePath::new(text.as_str()).with_context(|| format!("{TOPLEVEL} is no derivation"));
-        match paths.as_slice() {
-            [drv_path, toplevel] => Ok(Evaluation { drv_path: path(drv_path)?, toplevel: path(toplevel)? }),
-            _ => Err(anyhow!("{TOPLEVEL} does not have a derivation's two paths")),
+        system(tree, host, search_path, |_, _| Ok(()))
+    }
+
+    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
+        system(tree, host, search_path, |evaluator, drv_path| {
+            let store = NixStore::new(evaluator.store_dir().clone());
+            let added =
+                store.dir().parse(drv_path).map_err(anyhow::Error::from).and_then(|drv| store.add(evaluator, &[drv]));
+            added.map(|_| ()).map_err(|error| bento_eval::Error::eval(Pos::NONE, format!("{error:#}")))
+        })
+    }
+}
+
+/// Evaluates a host's system. `then` is given the path of its derivation, while the evaluation still knows it.
+fn system(
+    tree: &SourceTree,
+    host: &Host,
+    search_path: &SearchPath,
+    then: impl Fn(&bento_eval::Evaluator<'_>, &str) -> bento_eval::Result<()> + Send + Sync,
+) -> Result<Evaluation> {
+    let paths = "toplevel: [ toplevel.drvPath toplevel.outPath ]";
+    let finish = |evaluator: &bento_eval::Evaluator<'_>, found: Vec<String>| -> bento_eval::Result<Vec<String>> {
+        if let Some(drv_path) = found.first() {
+            then(evaluator, drv_path)?;
         }
+        Ok(found)
+    };
+    let paths = match host.kind {
+        HostKind::Flake => {
+            let url = flake_url(&tree.path())?;
+            let name = nix_string(host.name.as_str());
+            let expression = format!("flake: ({paths}) flake.nixosConfigurations.{name}.{TOPLEVEL}");
+            run(tree, settings(true), move |evaluator| {
+                let select = evaluator.eval_string(expression.as_bytes(), BASE)?;
+                let found = evaluator.call(select, &[flake(evaluator, &url)?], Pos::NONE)?;
+                finish(evaluator, strings(evaluator, found, "while evaluating the paths of the system")?)
+            })?
+        }
+        HostKind::NonFlake => {
+            let expression = format!("({paths}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
+            let settings = Settings { search_path: search_path.pairs(), ..settings(false) };
+            run(tree, settings, move |evaluator| {
+                let found = evaluator.eval_string(expression.as_bytes(), BASE)?;
+                finish(evaluator, strings(evaluator, found, "while evaluating the paths of the system")?)
+            })?
+        }
+    };
+    let path = |text: &String| StorePath::new(text.as_str()).with_context(|| format!("{TOPLEVEL} is no derivation"));
+    match paths.as_slice() {
+        [drv_path, toplevel] => Ok(Evaluation { drv_path: path(drv_path)?, toplevel: path(toplevel)? }),
+        _ => Err(anyhow!("{TOPLEVEL} does not have a derivation's two paths")),
     }
 }
 

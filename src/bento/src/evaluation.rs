@@ -35,12 +35,16 @@ pub trait Evaluator {
     /// non-flake's is `(import <nixpkgs/nixos> { configuration = TREE/configuration.nix; }).config.system.build.toplevel`,
     /// where `<nixpkgs>` is looked up in `search_path`.
     fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation>;
+
+    /// As [`Evaluator::evaluate`]; the derivation, with all that it needs, is in this machine's Nix store then, and can be
+    /// built.
+    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation>;
 }
 
 /// The evaluators to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EvaluatorChoice {
-    /// bento's own: no Nix is needed, but the inputs of flakes must be on this machine.
+    /// bento's own: no Nix is needed.
     Builtin,
     /// The C++ Nix that is installed on this machine: it fetches inputs, and builds what an evaluation reads.
     Nix,

@@ -5,14 +5,14 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use bento_eval::store::{BuiltOutput, Store, StoreError, Wanted};
 use bento_store::derived_path::{DerivedPath, OutputsSpec, SingleDerivedPath};
 use bento_store::store_path::{DRV_EXTENSION, StoreDir, StorePath};
 use bento_store::worker::{
-    Activity, Added, BuildMode, BuildStatus, Connection, Contents, Event, Object, Options, WorkerError,
+    Activity, Added, BuildMode, BuildStatus, Connection, Contents, Event, Listener, Object, Options, WorkerError,
 };
 use tempfile::TempDir;
 
@@ -24,11 +24,35 @@ pub struct NixStore {
 }
 
 /// What is only there while the store is in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
     connection: Option<Connection>,
     /// Holds copies of what the store has and this process can't see.
     copies: Option<TempDir>,
+    /// The process that it belongs to.
+    process: u32,
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self { connection: None, copies: None, process: std::process::id() }
+    }
+}
+
+impl Open {
+    /// Leaves what it has to the process that has forked this one, which goes on using it.
+    fn leave_to_parent(&mut self) {
+        if self.process != std::process::id() {
+            std::mem::forget((self.connection.take(), self.copies.take()));
+            self.process = std::process::id();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.leave_to_parent();
+    }
 }
 
 /// How much a daemon has to want to say something for it to be shown: as much as Nix shows, unless told otherwise.
@@ -44,6 +68,30 @@ impl NixStore {
     /// The store directory.
     pub fn dir(&self) -> &StoreDir {
         &self.dir
+    }
+
+    /// Opens a connection of the caller's own; `listener` makes what hears what the daemon tells while it works.
+    ///
+    /// # Errors
+    /// There is no Nix on this machine, or it can't be reached.
+    pub fn connect(&self, listener: impl Fn() -> Listener) -> Result<Connection, WorkerError> {
+        let options = || Options { listener: listener(), ..Options::default() };
+        let writable = |path: &Path| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok();
+        let command = match way(|name| std::env::var_os(name), writable) {
+            Way::Socket(socket) => return Connection::open(&socket, self.dir.clone(), options()),
+            Way::Process => |program: &str, arguments: &[&str]| {
+                let mut command = Command::new(program);
+                command.args(arguments);
+                Connection::start(command, self.dir.clone(), options())
+            },
+        };
+        match command("nix-daemon", &["--stdio"]) {
+            // where Nix was installed without the names of old
+            Err(WorkerError::Start { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                command("nix", &["--extra-experimental-features", "nix-command", "daemon", "--stdio"])
+            }
+            other => other,
+        }
     }
 
     /// Sees to it that these derivations, which an evaluation has made, are in the store, with all that they need. Gives how
@@ -79,15 +127,21 @@ impl NixStore {
 
     /// Closes the connection, and removes what was copied for this process to read.
     pub fn close(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Open::default();
+        *self.lock() = Open::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.leave_to_parent();
+        open
     }
 
     /// Asks the store for something.
     fn with<T>(&self, ask: impl FnOnce(&mut Connection) -> Result<T, WorkerError>) -> Result<T, WorkerError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         let mut connection = match open.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.dir)?,
+            None => self.connect(|| Box::new(tell))?,
         };
         let answer = ask(&mut connection);
         // after any other error there is nothing to be asked any more
@@ -133,7 +187,7 @@ impl NixStore {
             return Ok(None);
         }
         let place = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self.lock();
             let copies = match open.copies.take() {
                 Some(copies) => copies,
                 None => tempfile::Builder::new().prefix("bento-").tempdir().context("cannot make a directory")?,
@@ -208,8 +262,10 @@ fn resolve(connection: &mut Connection, path: &SingleDerivedPath) -> Result<Stor
             let drv = resolve(connection, drv)?;
             let outputs = connection.query_outputs(&drv)?;
             outputs.get(output).cloned().flatten().ok_or_else(|| {
+                // of impure ones it is not kept; these are Nix's words for it
                 let drv = connection.store().print(&drv);
-                WorkerError::Protocol(format!("it does not tell where the output '{output}' of '{drv}' is"))
+                let message = format!("cannot operate on output '{output}' of the unbuilt derivation '{drv}'");
+                WorkerError::Failed { message, trace: Vec::new() }
             })
         }
     }
@@ -250,27 +306,6 @@ fn way(env: impl Fn(&str) -> Option<OsString>, writable: impl Fn(&Path) -> bool)
             Some(path) => Way::Socket(path.into()),
             None => Way::Process,
         },
-    }
-}
-
-fn connect(dir: &StoreDir) -> Result<Connection, WorkerError> {
-    let options = || Options { listener: Box::new(tell), ..Options::default() };
-    let writable = |path: &Path| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok();
-    match way(|name| std::env::var_os(name), writable) {
-        Way::Socket(socket) => Connection::open(&socket, dir.clone(), options()),
-        Way::Process => {
-            let mut command = Command::new("nix-daemon");
-            command.arg("--stdio");
-            match Connection::start(command, dir.clone(), options()) {
-                // where Nix was installed without the names of old
-                Err(WorkerError::Start { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                    let mut command = Command::new("nix");
-                    command.args(["--extra-experimental-features", "nix-command", "daemon", "--stdio"]);
-                    Connection::start(command, dir.clone(), options())
-                }
-                other => other,
-            }
-        }
     }
 }
 

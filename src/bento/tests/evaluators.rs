@@ -111,6 +111,17 @@ fn agree_on_a_host_that_takes_all_that_may_differ_into_itself() {
     assert_eq!(same_systems(&lab, &tiny), ["router", "web"]);
 }
 
+#[test]
+fn agree_on_hosts_that_read_what_is_built_for_that() {
+    let Some(lab) = Lab::new() else { return };
+    let built = "builtins.readFile (derivation { name = \"text\"; system = \"x86_64-linux\"; builder = \"/bin/sh\"; \
+                 args = [ \"-c\" \"echo built > $out\" ]; })";
+    lab.non_flake("router", &format!("text = {built};"));
+    lab.flake_host("web", &format!("text = {built};"));
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny");
+    assert_eq!(same_systems(&lab, &tiny), ["router", "web"]);
+}
+
 /// Something wrong with a system.
 struct Mistake {
     /// The attributes of the system.

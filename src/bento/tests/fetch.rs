@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use net::{Reply, Request, Server, git_http};
 use serde_json::{Value, json};
@@ -42,6 +43,10 @@ for r in trunk v1 side; do
   printf '%s' "$rev" > "rev-$r"
   git -C repo -c tar.umask=0022 archive --worktree-attributes --format=tar.gz --prefix="repo-$rev/" "$rev" > "$rev.tar.gz"
 done
+git init -q -b trunk super; cd super
+git -c protocol.file.allow=always submodule --quiet add ../repo mod
+echo 'big filter=lfs' > .gitattributes; echo pointer > big
+git add -A; git commit -qm super; cd ..; git clone -q --bare super super.git
 mkdir plain; cp -r work/dir work/link work/flake.nix plain/
 find plain -exec touch -h -d @1650000000 {} +
 tar --owner=0 --group=0 -cf plain.tar plain; xz -k plain.tar; zstd -q -k plain.tar 2>/dev/null || true; bzip2 -k plain.tar; gzip -k plain.tar
@@ -232,6 +237,27 @@ fn answer(site: &Path, request: &Request) -> Reply {
             git_http(site, &Request { path: request.path.replacen("/git", "", 1), ..request.clone() })
         }
         ("127.0.0.1", ["away", name]) => Reply::redirect(&format!("/files/{name}")),
+        ("api.github.com", ["repos", "moved", _, "tarball", rev]) => {
+            Reply::redirect(&format!("https://files.example.org/{rev}.tar.gz"))
+        }
+        ("127.0.0.1", ["flaky", name]) => {
+            // it works every third time
+            static ASKED: AtomicUsize = AtomicUsize::new(0);
+            match ASKED.fetch_add(1, Ordering::Relaxed) % 3 {
+                2 => file(name),
+                _ => Reply { status: 503, headers: Vec::new(), body: Vec::new() },
+            }
+        }
+        ("127.0.0.1", ["torn", name]) => {
+            let mut reply = file(name).with("Content-Length", "100000");
+            reply.body.truncate(100);
+            reply
+        }
+        ("127.0.0.1", ["inward"]) => Reply::redirect(&format!("file://{}/file", site.display())),
+        ("127.0.0.1", ["slow", name]) => {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            file(name)
+        }
         ("127.0.0.1", ["circle"]) => Reply::redirect("/circle"),
         ("127.0.0.1", ["lockable", name]) => {
             let address = format!("http://{}/files/{name}?rev={}&revCount=7", request.headers["host"], rev("v1"));
@@ -297,19 +323,17 @@ fn tokens_open_what_is_private() {
         "builtins.fetchTree \"gitlab:o/private/side\"",
         &["--option", "access-tokens", "gitlab.com=OAuth2:s3cret"],
     );
-    // nobody else hears of them
+    // nobody else hears of them, nor whoever the forge sends on to
+    let mine = ["--option", "access-tokens", "github.com=s3cret"];
     lab.server.requests();
-    lab.eval(
-        "builtins.fetchTree \"github:o/repo/REV-side\"",
-        &["--option", "access-tokens", "github.com=s3cret", "--refresh"],
-    )
-    .unwrap();
-    let asked = lab.server.requests();
-    assert!(!asked.is_empty());
-    for request in asked {
-        let told = request.headers.contains_key("authorization");
-        assert_eq!(told, request.host == "api.github.com", "{request:?}");
-    }
+    lab.eval("builtins.fetchTree \"github:moved/repo/REV-side\"", &mine).unwrap();
+    let told: Vec<(String, bool)> = lab
+        .server
+        .requests()
+        .into_iter()
+        .map(|asked| (asked.host, asked.headers.contains_key("authorization")))
+        .collect();
+    assert_eq!(told, [("api.github.com".to_owned(), true), ("files.example.org".to_owned(), false)]);
 }
 
 #[test]
@@ -447,6 +471,104 @@ fn repositories_of_this_machine_are_exported_as_nix_exports_them() {
     }
 }
 
+#[test]
+fn submodules_come_along_when_asked_for() {
+    let Some(lab) = Lab::find() else { return };
+    for expression in [
+        "builtins.readDir \"${builtins.fetchGit \"HTTP/git/super.git\"}/mod\"",
+        "builtins.readDir \"${builtins.fetchGit { url = \"HTTP/git/super.git\"; submodules = true; }}/mod\"",
+        "builtins.fetchTree \"git+HTTP/git/super.git?submodules=1\"",
+        "builtins.fetchTree \"git+file://SITE/super?submodules=1\"",
+    ] {
+        lab.agree(expression, &[]);
+    }
+    lab.both_refuse(
+        "builtins.fetchGit { url = \"HTTP/git/super.git\"; submodules = true; exportIgnore = true; }",
+        &[],
+        &["exportIgnore and submodules are not supported together yet"],
+    );
+}
+
+#[test]
+fn what_is_not_supported_says_so() {
+    let Some(lab) = Lab::find() else { return };
+    let error = lab.eval("builtins.fetchGit { url = \"HTTP/git/super.git\"; lfs = true; }", &[]).unwrap_err();
+    assert!(error.contains("Git LFS") && error.contains(".gitattributes"), "{error}");
+    let error = lab.eval("builtins.fetchMercurial \"https://files.example.org/hg\"", &[]).unwrap_err();
+    assert!(error.contains("https://files.example.org/hg") && error.contains("not supported"), "{error}");
+    let error = lab.eval("builtins.fetchTree \"hg+https://files.example.org/hg\"", &[]).unwrap_err();
+    assert!(error.contains("Mercurial repositories are not supported"), "{error}");
+}
+
+/// Pins as npins (version 5 of its file) and niv keep them, with code that reads them as theirs does: it turns each pin into a
+/// call of `fetchTarball`, `fetchurl` or `fetchGit`.
+#[test]
+fn pins_are_fetched_by_their_own_code() {
+    let Some(lab) = Lab::find() else { return };
+    let site = lab.dir.path().join("site");
+    let hash =
+        |url: &str| lab.eval(&format!("(builtins.fetchTree {{ type = \"tarball\"; url = \"{url}\"; }}).narHash"), &[]);
+    let archive = lab.fill("https://github.com/o/repo/archive/REV-v1.tar.gz");
+    let npins = json!({"version": 5, "pins": {
+        "release": {"type": "Git", "repository": {"type": "GitHub", "owner": "o", "repo": "repo"}, "branch": "trunk",
+            "submodules": false, "revision": lab.rev("v1"), "url": archive, "hash": hash(&archive).unwrap()},
+        "plain": {"type": "Git", "repository": {"type": "Git", "url": lab.fill("HTTP/git/repo")}, "branch": "side",
+            "submodules": false, "revision": lab.rev("side"), "url": null, "hash": null},
+        "modules": {"type": "Git", "repository": {"type": "Git", "url": lab.fill("HTTP/git/super.git")}, "branch": "trunk",
+            "submodules": true, "revision": text(&fs::read(site.join("super/.git/refs/heads/trunk")).unwrap()).trim(),
+            "url": null, "hash": null},
+        "channel": {"type": "Channel", "name": "some", "url": "https://channels.nixos.org/some/nixexprs.tar.xz",
+            "hash": hash("https://channels.nixos.org/some/nixexprs.tar.xz").unwrap()}}});
+    fs::create_dir(site.join("npins")).unwrap();
+    fs::write(site.join("npins/sources.json"), npins.to_string()).unwrap();
+    let code = r#"
+let
+  data = builtins.fromJSON (builtins.readFile ./sources.json);
+  source = name: pin:
+    let
+      path =
+        if pin.url != null && !(pin.submodules or false) then
+          builtins.fetchTarball { inherit (pin) url; sha256 = pin.hash; }
+        else
+          builtins.fetchGit {
+            inherit (pin.repository) url;
+            rev = pin.revision;
+            inherit name;
+            submodules = pin.submodules;
+            allRefs = true;
+          };
+    in
+    pin // { outPath = path; };
+in
+assert data.version == 5;
+builtins.mapAttrs source data.pins
+"#;
+    fs::write(site.join("npins/default.nix"), code).unwrap();
+    lab.agree(
+        "builtins.mapAttrs (_: pin: { path = pin.outPath; files = builtins.readDir pin.outPath; }) (import SITE/npins)",
+        &[],
+    );
+    let niv = json!({
+        "tarball": {"type": "tarball", "url": archive, "url_template": "https://github.com/<owner>/<repo>/archive/<rev>.tar.gz",
+            "owner": "o", "repo": "repo", "rev": lab.rev("v1"), "branch": "trunk", "sha256": hash(&archive).unwrap()},
+        "file": {"type": "file", "url": lab.fill("HTTP/files/file"),
+            "sha256": lab.eval("builtins.hashFile \"sha256\" SITE/file", &[]).unwrap()},
+        "git": {"type": "git", "repo": lab.fill("HTTP/git/repo"), "rev": lab.rev("side"), "ref": "refs/heads/side"}});
+    fs::create_dir(site.join("nix")).unwrap();
+    fs::write(site.join("nix/sources.json"), niv.to_string()).unwrap();
+    let code = r#"
+let
+  fetch = name: spec:
+    if spec.type == "tarball" then builtins.fetchTarball { name = "${name}-src"; inherit (spec) url sha256; }
+    else if spec.type == "file" then builtins.fetchurl { inherit (spec) url sha256; name = "${name}-src"; }
+    else builtins.fetchGit { url = spec.repo; inherit (spec) rev ref; };
+in
+builtins.mapAttrs (name: spec: spec // { outPath = fetch name spec; }) (builtins.fromJSON (builtins.readFile ./sources.json))
+"#;
+    fs::write(site.join("nix/sources.nix"), code).unwrap();
+    lab.agree("builtins.mapAttrs (_: pin: { path = pin.outPath; type = builtins.readFileType pin.outPath; }) (import SITE/nix/sources.nix)", &[]);
+}
+
 /// A flake `f` with inputs from the server.
 fn write_flake(lab: &Lab) {
     let flake = lab.dir.path().join("f");
@@ -499,6 +621,127 @@ fn a_flake_is_locked_once_and_needs_no_network_then() {
     let again = lab.bento(&[&evaluate[..], &["--offline"]].concat());
     assert_eq!((text(&again.stdout), again.status.success()), (text(&values.stdout), true), "{}", text(&again.stderr));
     assert!(lab.server.requests().is_empty());
+}
+
+#[test]
+fn servers_may_have_a_bad_day() {
+    let Some(lab) = Lab::find() else { return };
+    assert_eq!(
+        lab.eval("builtins.readFile (builtins.fetchurl \"HTTP/flaky/file\")", &[]).unwrap(),
+        json!("contents\n")
+    );
+    assert_eq!(lab.server.requests().len(), 3);
+    for (path, word) in [
+        ("torn/plain.tar.gz", "unable to download 'HTTP/torn/plain.tar.gz'"),
+        ("inward", "it redirects to 'file:"),
+        ("files/file", "cannot unpack \"HTTP/files/file\""),
+    ] {
+        let error = lab.eval(&format!("builtins.fetchTarball \"HTTP/{path}\""), &[]).unwrap_err();
+        assert!(error.contains(&lab.fill(word)), "{path}: {error}");
+    }
+    // nothing of that was kept
+    let trees = lab.dir.path().join("home/bento/bento/fetch/trees");
+    let kept = fs::read_dir(&trees).unwrap().count();
+    assert_eq!(kept, 1, "the file that could be had");
+}
+
+#[test]
+fn a_damaged_cache_is_as_good_as_none() {
+    let Some(lab) = Lab::find() else { return };
+    let expression = "(builtins.fetchTree { type = \"tarball\"; url = \"HTTP/files/plain.tar\"; }).narHash";
+    let first = lab.eval(expression, &[]).unwrap();
+    let cache = lab.dir.path().join("home/bento/bento/fetch");
+    for entry in fs::read_dir(cache.join("index")).unwrap() {
+        fs::write(entry.unwrap().path(), "{\"time\": ").unwrap();
+    }
+    assert_eq!(lab.eval(expression, &[]).unwrap(), first);
+    fs::remove_dir_all(cache.join("trees")).unwrap();
+    assert_eq!(lab.eval(expression, &[]).unwrap(), first);
+    assert_eq!(lab.server.requests().len(), 3);
+}
+
+#[test]
+fn evaluations_that_run_at_the_same_time_share_the_cache() {
+    let Some(lab) = Lab::find() else { return };
+    let expression = lab.fill(
+        "[ (builtins.fetchTree { type = \"tarball\"; url = \"HTTP/slow/plain.tar\"; }).narHash \
+           (builtins.readFile \"${builtins.fetchGit \"HTTP/git/repo\"}/flake.nix\") ]",
+    );
+    let start = || {
+        let mut command = lab.command(Path::new(BENTO));
+        command.args(["eval", "--strict", "--json", "-E", &expression]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let running: Vec<_> = (0..4).map(|_| start()).collect();
+    let outputs: Vec<Output> = running.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+    for output in &outputs {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(output.stdout, outputs[0].stdout);
+    }
+    let trees = lab.dir.path().join("home/bento/bento/fetch/trees");
+    let kept = fs::read_dir(&trees).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+}
+
+#[test]
+fn registries_are_asked_in_nixs_order() {
+    let Some(lab) = Lab::find() else { return };
+    let registry = |entries: Value| json!({"version": 2, "flakes": entries}).to_string();
+    let entry = |name: &str, rev: &str| {
+        json!({"from": {"type": "indirect", "id": name},
+            "to": {"type": "github", "owner": "o", "repo": "repo", "rev": lab.rev(rev)}})
+    };
+    let home = lab.dir.path().join("home");
+    fs::create_dir_all(home.join(".config/nix")).unwrap();
+    fs::write(home.join(".config/nix/registry.json"), registry(json!([entry("mine", "v1"), entry("both", "v1")])))
+        .unwrap();
+    fs::write(home.join("registry.json"), registry(json!([entry("both", "side"), entry("system", "v1")]))).unwrap();
+    let global = lab.dir.path().join("global.json");
+    fs::write(&global, registry(json!([entry("global", "trunk"), entry("both", "trunk"), entry("system", "trunk")])))
+        .unwrap();
+    let global = global.to_str().unwrap();
+    let flake = lab.dir.path().join("g");
+    fs::create_dir(&flake).unwrap();
+    let declare = |input: &str| {
+        let text = format!("{{ outputs = {{ self, {input} }}: {{ rev = {input}.rev; }}; }}");
+        fs::write(flake.join("flake.nix"), text).unwrap();
+    };
+    let both = |reference: &str, options: &[&str]| {
+        let mut theirs = lab.nix("nix");
+        theirs.args(["eval", "--impure", "--json", "--no-write-lock-file", "--flake-registry", global]).args(options);
+        let theirs = theirs.arg(reference).output().unwrap();
+        let mut ours = lab.command(Path::new(BENTO));
+        ours.args(["eval", "--json", "--no-write-lock-file", "--flake-registry", global]).args(options);
+        let ours = ours.args(["--flake", reference]).output().unwrap();
+        let (said, wanted) = (text(&ours.stderr), text(&theirs.stderr));
+        assert_eq!(ours.status.success(), theirs.status.success(), "{reference} {options:?}\n{said}\n{wanted}");
+        assert_eq!(text(&ours.stdout), text(&theirs.stdout), "{reference} {options:?}\n{said}\n{wanted}");
+        (ours.status.success(), said)
+    };
+    for name in ["mine", "both", "system", "global"] {
+        assert!(both(&format!("{name}#value"), &[]).0);
+        declare(name);
+        // what only this user and this machine know counts for no input
+        assert_eq!(both("path:./g#rev", &[]).0, name != "mine");
+    }
+    let (_, said) = both("nobody#value", &[]);
+    assert!(said.contains("cannot find flake 'flake:nobody' in the flake registries"), "{said}");
+    let (worked, said) = both("mine#value", &["--no-registries"]);
+    assert!(!worked && said.contains("registry lookups are not allowed"), "{said}");
+    let side = lab.fill("github:o/repo/REV-v1");
+    assert!(both("global#value", &["--override-flake", "global", &side]).0);
+}
+
+#[test]
+fn dirty_repositories_can_be_refused() {
+    let Some(lab) = Lab::find() else { return };
+    fs::write(lab.dir.path().join("site/work/flake.nix"), "{ }").unwrap();
+    lab.agree("builtins.fetchGit SITE/work", &[]);
+    lab.both_refuse(
+        "builtins.fetchGit SITE/work",
+        &["--option", "allow-dirty", "false"],
+        &["Git tree 'SITE/work' is dirty"],
+    );
 }
 
 #[test]

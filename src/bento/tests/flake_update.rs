@@ -408,3 +408,24 @@ fn a_stale_lock_file_is_refused_with_the_way_out() {
     assert!(said.contains("requires lock file changes but they're not allowed"), "{said}");
     assert!(said.contains("bento flake-update") && said.contains("'leaf'"), "{said}");
 }
+
+#[test]
+fn what_the_lock_file_lacks_is_not_deployed() {
+    let Some(lab) = Lab::find() else { return };
+    let script = r#"
+        flake f/hosts/a "leaf.url = \"path:$PWD/leaf\";"
+        sed -i 's|outputs = inputs: {|outputs = inputs: { nixosConfigurations.a.config.system.build.toplevel = derivation { name = inputs.leaf.value; builder = "x"; system = "x"; };|' f/hosts/a/flake.nix
+        echo "CHROOT_DIR=$PWD/hub" > f/config.sh"#;
+    lab.make(&format!("{script}; age"));
+    let deploy = || lab.bento(&["deploy", "--dry-run"]).output().unwrap();
+    let output = deploy();
+    let said = complaints(&output);
+    assert!(!output.status.success());
+    assert!(said.contains("requires lock file changes but they're not allowed"), "{said}");
+    assert!(said.contains("'leaf'") && said.contains("bento flake-update"), "{said}");
+    assert!(!lab.tree().join("f/hosts/a/flake.lock").exists());
+    assert!(lab.bento(&["flake-update"]).output().unwrap().status.success());
+    let output = deploy();
+    assert!(output.status.success(), "{}", complaints(&output));
+    assert!(complaints(&output).contains("a: would publish"), "{}", complaints(&output));
+}

@@ -533,7 +533,7 @@ fn a_table_that_is_too_long_for_the_window_says_so() {
 }
 
 #[test]
-fn status_of_500_hosts_takes_less_than_a_fifth_of_a_second() {
+fn status_of_500_hosts_of_some_years_takes_less_than_a_fifth_of_a_second_of_the_processor() {
     let place = Place::new("flake", 20);
     // a host of some years: many files, releases, attempts and logs
     let file = |number| {

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use bento::evaluation::{EvaluatorChoice, SearchPath};
+use bento::host::{Host, HostKind};
+use bento::source::SourceTree;
 use tempfile::TempDir;
 
 const FEATURES: &str = "nix-command flakes ca-derivations dynamic-derivations";
@@ -364,6 +367,47 @@ fn a_machine_without_nix_says_what_it_cannot_build() {
     }
     let said = place.failure("daemon", &["sources.nix", "--add-to-store"]);
     assert!(said.starts_with("error: cannot add the derivations to the Nix store: cannot connect to"), "{said}");
+}
+
+/// The folder with a host's configuration, in the process that [`a_host_can_be_instantiated`] starts.
+const HOST: &str = "BENTO_TEST_HOST";
+
+#[test]
+fn a_host_can_be_instantiated() {
+    let expected = "the host's system is ";
+    if let Some(dir) = std::env::var_os(HOST) {
+        let tree = SourceTree::stage(Path::new(&dir)).unwrap();
+        let host = Host { name: "x".parse().unwrap(), kind: HostKind::NonFlake };
+        let search_path = SearchPath::new(&["nixpkgs=nixpkgs".to_owned()], Some(""), Path::new(&dir)).unwrap();
+        let evaluation = EvaluatorChoice::Builtin.open().instantiate(&tree, &host, &search_path).unwrap();
+        println!("{expected}{}", evaluation.drv_path);
+        return;
+    }
+    for nix in Nix::all() {
+        let place = Place::new(&nix);
+        // the evaluators of hosts know no other store directory than /nix/store
+        let remote = format!("local?root={}", place.path("root").display());
+        fs::create_dir_all(place.path("host/nixpkgs/nixos")).unwrap();
+        let system =
+            "derivation { name = \"s\"; system = \"s\"; builder = configuration; text = builtins.toFile \"t\" \"t\"; }";
+        let nixos = format!("{{ configuration }}: {{ config.system.build.toplevel = {system}; }}");
+        fs::write(place.path("host/nixpkgs/nixos/default.nix"), nixos).unwrap();
+        fs::write(place.path("host/configuration.nix"), "{ }").unwrap();
+        let mut command = place.command(std::env::current_exe().unwrap(), &remote);
+        if nix.0.is_some() {
+            command.env("PATH", place.path("bin"));
+        }
+        let this = ["--exact", "a_host_can_be_instantiated", "--nocapture"];
+        let output = command.env(HOST, place.path("host")).args(this).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+        let drv = printed.lines().find_map(|line| line.split_once(expected)).unwrap().1;
+        let closure = place.command(nix.program("nix-store"), &remote).args(["-qR", drv]).output().unwrap();
+        let closure = String::from_utf8(closure.stdout).unwrap();
+        let mut names: Vec<&str> = closure.lines().map(|path| &path["/nix/store/".len() + 33..]).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["configuration.nix", "s.drv", "t"]);
+    }
 }
 
 #[test]

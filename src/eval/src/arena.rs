@@ -14,10 +14,13 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 /// The size of the range that 32 bits can address, and what the start of each arena is a multiple of.
-pub(crate) const REGION: usize = 1 << 32;
+///
+/// Miri's memory is the interpreter's own, so it gets a smaller one. All of an address below the region's start is found
+/// in 32 bits then, too.
+pub(crate) const REGION: usize = if cfg!(miri) { 1 << 20 } else { 1 << 32 };
 
 /// How much is put to use at a time.
-const STEP: usize = 2 << 20;
+const STEP: usize = if cfg!(miri) { 512 << 10 } else { 2 << 20 };
 
 /// What lies at the start and is never given out, so that small offsets can have other meanings.
 const RESERVED: usize = 64;
@@ -193,3 +196,6 @@ unsafe fn release(base: NonNull<u8>, size: usize) {
     // SAFETY: the caller gives back what `reserve` gave.
     unsafe { std::alloc::dealloc(base.as_ptr(), layout(size)) };
 }
+
+#[cfg(test)]
+mod tests;

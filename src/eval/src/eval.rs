@@ -602,7 +602,7 @@ impl<'a> Evaluator<'a> {
                 if let Some(previous) = previous {
                     let message = format!(
                         "dynamic attribute '{}' already defined at {}",
-                        self.name(symbol),
+                        self.attr_name(symbol),
                         self.show_pos(previous)
                     );
                     return Err(Error::eval(*pos, message));
@@ -924,16 +924,18 @@ impl<'a> Evaluator<'a> {
     #[cold]
     fn unexpected_argument(&self, lambda: &LambdaExpr<'a>, given: &[Symbol], pos: Pos) -> Box<Error> {
         let formals = lambda.formals.as_ref().map_or(&[][..], |formals| formals.formals);
-        let mut unexpected: Vec<String> = given
+        let mut unexpected: Vec<(&[u8], Symbol)> = given
             .iter()
             .filter(|name| !formals.iter().any(|formal| formal.name == **name))
-            .map(|&name| self.name(name))
+            .map(|&name| (self.symbols.text(name), name))
             .collect();
         unexpected.sort();
-        let name = unexpected.swap_remove(0);
-        let message = format!("function '{}' called with unexpected argument '{name}'", self.function_name(lambda));
+        let name = unexpected.swap_remove(0).1;
+        let (function, shown) = (self.function_name(lambda), self.attr_name(name));
+        let message = format!("function '{function}' called with unexpected argument '{shown}'");
         let mut error = Error::eval(lambda.pos, message).traced(pos, CALL_SITE);
-        error.suggestions = crate::suggest::best_matches(&name, formals.iter().map(|formal| self.name(formal.name)));
+        error.suggestions =
+            crate::suggest::best_matches(&self.name(name), formals.iter().map(|formal| self.name(formal.name)));
         error
     }
 
@@ -952,16 +954,15 @@ impl<'a> Evaluator<'a> {
         if pos == Pos::NONE {
             return error;
         }
-        let what = format!("while evaluating the attribute '{}'", self.name(name));
+        let what = format!("while evaluating the attribute '{}'", self.attr_name(name));
         error.traced(pos, what)
     }
 
     #[cold]
     fn missing(&self, attrs: Attrs<'a>, name: Symbol, pos: Pos) -> Box<Error> {
-        let text = self.name(name);
-        let mut error = Error::eval(pos, format!("attribute '{text}' missing"));
+        let mut error = Error::eval(pos, format!("attribute '{}' missing", self.attr_name(name)));
         let names = self.heap.flat(attrs).symbols;
-        error.suggestions = crate::suggest::best_matches(&text, names.iter().map(|&name| self.name(name)));
+        error.suggestions = crate::suggest::best_matches(&self.name(name), names.iter().map(|&name| self.name(name)));
         error
     }
 
@@ -1056,9 +1057,14 @@ impl<'a> Evaluator<'a> {
 
     // ---- what builtins and printers need ----------------------------------------------------------------------------
 
-    /// The text of a symbol, for messages.
+    /// The text of a symbol.
     pub fn name(&self, symbol: Symbol) -> String {
         String::from_utf8_lossy(self.symbols.text(symbol)).into_owned()
+    }
+
+    /// The text of a symbol as messages show the name of an attribute: in quotes unless it could be a variable's.
+    pub(crate) fn attr_name(&self, symbol: Symbol) -> String {
+        crate::text::escape::shown_name(self.symbols.text(symbol))
     }
 
     /// A symbol's text as a value; made once.

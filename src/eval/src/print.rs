@@ -286,14 +286,14 @@ impl<'a> Evaluator<'a> {
                 let message = if right.get(a_name).is_none() {
                     format!(
                         "attribute name '{}' is contained in '{}', but not in '{}'",
-                        self.name(a_name),
+                        self.attr_name(a_name),
                         show(left),
                         show(right)
                     )
                 } else {
                     format!(
                         "attribute name '{}' is missing in '{}', but is contained in '{}'",
-                        self.name(b_name),
+                        self.attr_name(b_name),
                         show(left),
                         show(right)
                     )
@@ -307,7 +307,7 @@ impl<'a> Evaluator<'a> {
                 if a_pos != Pos::NONE {
                     error = error.traced(a_pos, "where left hand side is");
                 }
-                error.traced(Pos::NONE, format!("while comparing attribute '{}'", self.name(a_name)))
+                error.traced(Pos::NONE, format!("while comparing attribute '{}'", self.attr_name(a_name)))
             })?;
         }
         Ok(())

@@ -126,7 +126,7 @@ impl<'a> Resolver<'_, 'a> {
             ast::Expr::List(items) => Expr::List(self.alloc(ListExpr { items: self.exprs(items, scope)? })),
             ast::Expr::Lambda(lambda) => Expr::Lambda(self.lambda(lambda, scope)?),
             ast::Expr::Call { pos, function, args } => {
-                let function = self.expr(function, scope)?;
+                let function = self.function(function, scope)?;
                 Expr::Call(self.alloc(CallExpr { pos: self.pos(pos), function, args: self.exprs(args, scope)? }))
             }
             ast::Expr::Let { bindings, body } => self.let_in(bindings, body, scope)?,
@@ -211,18 +211,26 @@ impl<'a> Resolver<'_, 'a> {
         let subject = self.expr(subject, scope)?;
         let pos = self.pos(pos);
         if let (&[AttrName::Static(name)], None) = (path, default) {
-            // `builtins.x`
-            if let Expr::Const(set) = subject
-                && let Some(value) = set.as_attrs().and_then(|set| set.get(name))
-                && value.get().as_thunk().is_none()
+            // `builtins.x`. Functions are known by the place that holds them, so each of these is another one.
+            if let Some(value) = known(subject, name)
+                && value.may_replace_thunk()
             {
-                return Ok(Expr::Const(value.get()));
+                return Ok(Expr::Const(value));
             }
             return Ok(Expr::Select(self.alloc(SelectExpr { pos, name, subject })));
         }
         let path = self.path(path, scope)?;
         let default = default.map(|default| self.expr(default, scope)).transpose()?;
         Ok(Expr::SelectPath(self.alloc(SelectPathExpr { pos, subject, path, default })))
+    }
+
+    /// What is called: where it lies does not matter.
+    fn function(&self, node: Node<'_>, scope: Option<&Static<'_, 'a>>) -> Result<Expr<'a>> {
+        let function = self.expr(node, scope)?;
+        Ok(match function {
+            Expr::Select(select) => known(select.subject, select.name).map_or(function, Expr::Const),
+            _ => function,
+        })
     }
 
     fn lambda(&self, lambda: &ast::Lambda<'_>, scope: Option<&Static<'_, 'a>>) -> Result<&'a LambdaExpr<'a>> {
@@ -318,4 +326,11 @@ impl<'a> Resolver<'_, 'a> {
         let Some(body) = resolved else { unreachable!("bindings resolves the body or fails") };
         Ok(Expr::Let(self.alloc(LetExpr { values, sources, body })))
     }
+}
+
+/// The attribute of a set that is known already, if its value is, too: `builtins.x`.
+fn known<'a>(subject: Expr<'a>, name: Symbol) -> Option<Value<'a>> {
+    let Expr::Const(set) = subject else { return None };
+    let value = set.as_attrs()?.get(name)?.get();
+    value.as_thunk().is_none().then_some(value)
 }

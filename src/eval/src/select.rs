@@ -270,7 +270,7 @@ impl<'a> Search<'_, 'a> {
                 Ok(())
             };
             visit().map_err(|error| {
-                error.traced(pos, format!("while evaluating the attribute '{}'", evaluator.name(name)))
+                error.traced(pos, format!("while evaluating the attribute '{}'", evaluator.attr_name(name)))
             })?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use bento_store::content_address::{ContentAddress, ContentAddressMethod};
 use bento_store::derived_path::SingleDerivedPath;
 use bento_store::hash::{Hash, HashAlgo};
 use bento_store::nar::{self, NarError};
-use bento_store::store_path::{References, StorePath};
+use bento_store::store_path::{References, StoreDir, StorePath};
 use bento_store::worker::{Contents, Object, PathInfo};
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
@@ -206,6 +206,11 @@ impl Evaluator<'_> {
             return Some(references.clone());
         }
         self.fs.is_mounted(path_of(self.store.print(path).as_bytes())).then(BTreeSet::new)
+    }
+
+    /// The store directory.
+    pub fn store_dir(&self) -> &StoreDir {
+        &self.store
     }
 
     /// Everything that these store paths refer to, themselves included, as far as the evaluation has made it: derivations,

@@ -12,74 +12,119 @@ use std::hash::Hasher;
 #[repr(transparent)]
 pub struct Symbol(pub u32);
 
-macro_rules! well_known {
-    ($($name:ident = $text:expr;)*) => {
-        /// Symbols that every table holds, so that the evaluator needs no look-up for them.
-        pub mod sym {
-            #![allow(missing_docs)]
-            use super::Symbol;
-            #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
-            enum Index { $($name,)* }
-            $(pub const $name: Symbol = Symbol(Index::$name as u32);)*
+/// The first symbols of every table. The order is that of C++ Nix 2.34, because programs can see it: `deepSeq` and `==` go
+/// through a set in the order of its symbols.
+#[rustfmt::skip]
+const WELL_KNOWN: &[&str] = &[
+    // Symbol(0) stands for "no name" where one is optional.
+    "",
+    // what the evaluator itself looks for
+    "<with>", "outPath", "drvPath", "type", "meta", "name", "value", "system", "__overrides", "outputs", "outputName",
+    "__ignoreNulls", "file", "line", "column", "__functor", "__toString", "right", "wrong", "__structuredAttrs",
+    "__json", "allowedReferences", "allowedRequisites", "disallowedReferences", "disallowedRequisites", "maxSize",
+    "maxClosureSize", "builder", "args", "__contentAddressed", "__impure", "outputHash", "outputHashAlgo",
+    "outputHashMode", "recurseForDerivations", "description", "self", "startSet", "operator", "key", "path", "prefix",
+    "outputSpecified", "__sub", "__lessThan", "__mul", "__div", "or", "__findFile", "__nixPath", "body",
+    // the builtins
+    "builtins", "true", "false", "null", "__currentTime", "currentTime", "__currentSystem", "currentSystem",
+    "__nixVersion", "nixVersion", "__storeDir", "storeDir", "__langVersion", "langVersion", "__traceVerbose",
+    "traceVerbose", "nixPath", "scopedImport", "import", "__typeOf", "typeOf", "isNull", "__isFunction", "isFunction",
+    "__isInt", "isInt", "__isFloat", "isFloat", "__isString", "isString", "__isBool", "isBool", "__isPath", "isPath",
+    "__genericClosure", "genericClosure", "break", "abort", "throw", "__addErrorContext", "addErrorContext", "__ceil",
+    "ceil", "__floor", "floor", "__tryEval", "tryEval", "__getEnv", "getEnv", "__seq", "seq", "__deepSeq", "deepSeq",
+    "__trace", "trace", "__warn", "warn", "derivationStrict", "placeholder", "__toPath", "toPath", "__storePath",
+    "storePath", "__pathExists", "pathExists", "baseNameOf", "dirOf", "__readFile", "readFile", "findFile",
+    "__hashFile", "hashFile", "__readFileType", "readFileType", "__readDir", "readDir", "__toXML", "toXML", "__toJSON",
+    "toJSON", "__fromJSON", "fromJSON", "__toFile", "toFile", "__filterSource", "filterSource", "__path", "__attrNames",
+    "attrNames", "__attrValues", "attrValues", "__getAttr", "getAttr", "__unsafeGetAttrPos", "unsafeGetAttrPos",
+    "__hasAttr", "hasAttr", "__isAttrs", "isAttrs", "removeAttrs", "__listToAttrs", "listToAttrs", "__intersectAttrs",
+    "intersectAttrs", "__catAttrs", "catAttrs", "__functionArgs", "functionArgs", "__mapAttrs", "mapAttrs",
+    "__zipAttrsWith", "zipAttrsWith", "__isList", "isList", "__elemAt", "elemAt", "__head", "head", "__tail", "tail",
+    "map", "__filter", "filter", "__elem", "elem", "__concatLists", "concatLists", "__length", "length", "__foldl'",
+    "foldl'", "__any", "any", "__all", "all", "__genList", "genList", "__sort", "sort", "__partition", "partition",
+    "__groupBy", "groupBy", "__concatMap", "concatMap", "__add", "add", "sub", "mul", "div", "__bitAnd", "bitAnd",
+    "__bitOr", "bitOr", "__bitXor", "bitXor", "lessThan", "toString", "__substring", "substring", "__stringLength",
+    "stringLength", "__hashString", "hashString", "__convertHash", "convertHash", "__match", "match", "__split",
+    "split", "__concatStringsSep", "concatStringsSep", "__replaceStrings", "replaceStrings", "__parseDrvName",
+    "parseDrvName", "__compareVersions", "compareVersions", "__splitVersion", "splitVersion",
+    "__unsafeDiscardStringContext", "unsafeDiscardStringContext", "__hasContext", "hasContext",
+    "__unsafeDiscardOutputDependency", "unsafeDiscardOutputDependency", "__addDrvOutputDependencies",
+    "addDrvOutputDependencies", "__getContext", "getContext", "__appendContext", "appendContext", "fetchMercurial",
+    "fetchTree", "fetchFinalTree", "__fetchurl", "fetchurl", "fetchTarball", "fetchGit", "fromTOML", "__getFlake",
+    "getFlake", "__parseFlakeRef", "parseFlakeRef", "__flakeRefToString", "flakeRefToString",
+    // what the definition of `derivation` adds
+    "derivation", "strict", "drvAttrs", "commonAttrs", "outputsList", "x", "outputToAttrListElement",
+    // what only this evaluator has a constant for
+    "__curPos", "allOutputs", "success", "recursive", "sha256", "version",
+];
+
+/// The symbol of a text that every table holds.
+const fn well_known(text: &str) -> Symbol {
+    let mut index = 0;
+    while index < WELL_KNOWN.len() {
+        let (text, other) = (text.as_bytes(), WELL_KNOWN[index].as_bytes());
+        let mut same = 0;
+        while same < text.len() && same < other.len() && text[same] == other[same] {
+            same += 1;
         }
-        const WELL_KNOWN: &[&str] = &[$($text,)*];
-    };
+        if same == text.len() && same == other.len() {
+            return Symbol(index as u32);
+        }
+        index += 1;
+    }
+    panic!("not a well-known symbol")
 }
 
-well_known! {
-    // the first must be the empty text: Symbol(0) stands for "no name" where one is optional
-    EMPTY = "";
-    SUB = "__sub";
-    LESS_THAN = "__lessThan";
-    MUL = "__mul";
-    DIV = "__div";
-    FIND_FILE = "__findFile";
-    NIX_PATH = "__nixPath";
-    CUR_POS = "__curPos";
-    OR = "or";
-    BODY = "body";
-    OVERRIDES = "__overrides";
-    FUNCTOR = "__functor";
-    TO_STRING = "__toString";
-    STRUCTURED_ATTRS = "__structuredAttrs";
-    IGNORE_NULLS = "__ignoreNulls";
-    CONTENT_ADDRESSED = "__contentAddressed";
-    IMPURE = "__impure";
-    JSON = "__json";
-    ARGS = "args";
-    BUILDER = "builder";
-    SYSTEM = "system";
-    NAME = "name";
-    VALUE = "value";
-    OUTPUTS = "outputs";
-    OUTPUT_HASH = "outputHash";
-    OUTPUT_HASH_ALGO = "outputHashAlgo";
-    OUTPUT_HASH_MODE = "outputHashMode";
-    OUT_PATH = "outPath";
-    DRV_PATH = "drvPath";
-    OUT = "out";
-    TYPE = "type";
-    OUTPUT_NAME = "outputName";
-    DRV_ATTRS = "drvAttrs";
-    ALL = "all";
-    DERIVATION = "derivation";
-    FILE = "file";
-    LINE = "line";
-    COLUMN = "column";
-    PATH = "path";
-    ALL_OUTPUTS = "allOutputs";
-    RIGHT = "right";
-    WRONG = "wrong";
-    SUCCESS = "success";
-    KEY = "key";
-    START_SET = "startSet";
-    OPERATOR = "operator";
-    PREFIX = "prefix";
-    FILTER = "filter";
-    RECURSIVE = "recursive";
-    SHA256 = "sha256";
-    URL = "url";
-    VERSION = "version";
+/// Symbols that the evaluator needs, without a look-up.
+pub mod sym {
+    #![allow(missing_docs)]
+    use super::{Symbol, well_known};
+    pub const OUT_PATH: Symbol = well_known("outPath");
+    pub const DRV_PATH: Symbol = well_known("drvPath");
+    pub const TYPE: Symbol = well_known("type");
+    pub const NAME: Symbol = well_known("name");
+    pub const VALUE: Symbol = well_known("value");
+    pub const SYSTEM: Symbol = well_known("system");
+    pub const OVERRIDES: Symbol = well_known("__overrides");
+    pub const OUTPUTS: Symbol = well_known("outputs");
+    pub const OUTPUT_NAME: Symbol = well_known("outputName");
+    pub const IGNORE_NULLS: Symbol = well_known("__ignoreNulls");
+    pub const FILE: Symbol = well_known("file");
+    pub const LINE: Symbol = well_known("line");
+    pub const COLUMN: Symbol = well_known("column");
+    pub const FUNCTOR: Symbol = well_known("__functor");
+    pub const TO_STRING: Symbol = well_known("__toString");
+    pub const RIGHT: Symbol = well_known("right");
+    pub const WRONG: Symbol = well_known("wrong");
+    pub const STRUCTURED_ATTRS: Symbol = well_known("__structuredAttrs");
+    pub const JSON: Symbol = well_known("__json");
+    pub const BUILDER: Symbol = well_known("builder");
+    pub const ARGS: Symbol = well_known("args");
+    pub const CONTENT_ADDRESSED: Symbol = well_known("__contentAddressed");
+    pub const IMPURE: Symbol = well_known("__impure");
+    pub const OUTPUT_HASH: Symbol = well_known("outputHash");
+    pub const OUTPUT_HASH_ALGO: Symbol = well_known("outputHashAlgo");
+    pub const OUTPUT_HASH_MODE: Symbol = well_known("outputHashMode");
+    pub const START_SET: Symbol = well_known("startSet");
+    pub const OPERATOR: Symbol = well_known("operator");
+    pub const KEY: Symbol = well_known("key");
+    pub const PATH: Symbol = well_known("path");
+    pub const PREFIX: Symbol = well_known("prefix");
+    pub const SUB: Symbol = well_known("__sub");
+    pub const LESS_THAN: Symbol = well_known("__lessThan");
+    pub const MUL: Symbol = well_known("__mul");
+    pub const DIV: Symbol = well_known("__div");
+    pub const OR: Symbol = well_known("or");
+    pub const FIND_FILE: Symbol = well_known("__findFile");
+    pub const NIX_PATH: Symbol = well_known("__nixPath");
+    pub const BODY: Symbol = well_known("body");
+    pub const CUR_POS: Symbol = well_known("__curPos");
+    pub const ALL_OUTPUTS: Symbol = well_known("allOutputs");
+    pub const SUCCESS: Symbol = well_known("success");
+    pub const FILTER: Symbol = well_known("filter");
+    pub const RECURSIVE: Symbol = well_known("recursive");
+    pub const SHA256: Symbol = well_known("sha256");
+    pub const VERSION: Symbol = well_known("version");
 }
 
 /// All names of one evaluation. Texts are bytes: Nix strings need not be UTF-8.

@@ -1179,3 +1179,6 @@ fn alloc_keys<'a>(arena: &'a Arena, len: usize) -> Keys<'a> {
     }
     Keys(halves, PhantomData)
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,7 +144,7 @@ impl Store {
         if self.daemon.is_none() {
             self.daemon = Some(self.command("nix-daemon").stderr(Stdio::null()).spawn().unwrap());
             let start = Instant::now();
-            while !socket.exists() {
+            while std::os::unix::net::UnixStream::connect(&socket).is_err() {
                 assert!(start.elapsed() < Duration::from_secs(20), "the daemon does not come up");
                 std::thread::sleep(Duration::from_millis(10));
             }

@@ -161,7 +161,10 @@ impl Shared {
     fn answer(&self, request: Request, stream: &mut impl Write) -> std::io::Result<()> {
         let reply = (self.handler)(&request);
         self.requests.lock().unwrap().push(request);
-        let mut head = format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\n", reply.status, reply.body.len());
+        let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
+        if !reply.headers.iter().any(|(name, _)| name == "Content-Length") {
+            head.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
+        }
         for (name, value) in &reply.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

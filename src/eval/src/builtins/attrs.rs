@@ -4,6 +4,7 @@ use super::PrimOp;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluated, Evaluator};
 use crate::symbol::{Symbol, sym};
+use crate::text::escape::shown_name;
 use crate::value::{Attrs, Flat, Kind, Pos, Slot, Suspension, Value};
 use rustc_hash::FxHashMap;
 
@@ -51,7 +52,7 @@ fn get_attr<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
     match ev.symbols.find(name).and_then(|name| attrs.get(name)) {
         Some(cell) => ev.force_slot(cell),
         None => {
-            let message = format!("attribute '{}' missing", String::from_utf8_lossy(name));
+            let message = format!("attribute '{}' missing", shown_name(name));
             Err(Error::eval(Pos::NONE, message).traced(Pos::NONE, "in the attribute set under consideration"))
         }
     }
@@ -215,6 +216,8 @@ fn zip_attrs_with<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalu
 pub(crate) fn required<'a>(ev: &Evaluator<'a>, attrs: Attrs<'a>, name: Symbol, what: &str) -> Result<(Value<'a>, Pos)> {
     match attrs.find(name) {
         Some((cell, pos)) => Ok((cell.get(), pos)),
-        None => Err(Error::eval(Pos::NONE, format!("attribute '{}' missing", ev.name(name))).traced(Pos::NONE, what)),
+        None => {
+            Err(Error::eval(Pos::NONE, format!("attribute '{}' missing", ev.attr_name(name))).traced(Pos::NONE, what))
+        }
     }
 }

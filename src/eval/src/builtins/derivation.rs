@@ -128,7 +128,7 @@ fn make<'a>(ev: &Evaluator<'a>, name: &str, attrs: Attrs<'a>) -> Evaluated<'a> {
             continue;
         }
         parts.add(ev, symbol, flat.values[index].get(), ignore_nulls).map_err(|error| {
-            let what = format!("while evaluating attribute '{}' of derivation '{name}'", ev.name(symbol));
+            let what = format!("while evaluating attribute '{}' of derivation '{name}'", ev.attr_name(symbol));
             error.traced(flat.positions[index], what)
         })?;
     }

@@ -260,7 +260,7 @@ fn fetch<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, download:
                 }
                 b"name" => name = Some(text("while evaluating the name of the content we should fetch")?),
                 _ => {
-                    let message = format!("unsupported argument '{}' to '{who}'", evaluator.name(attr));
+                    let message = format!("unsupported argument '{}' to '{who}'", evaluator.attr_name(attr));
                     return Err(Error::eval(pos, message));
                 }
             }
@@ -367,7 +367,7 @@ fn fetch_mercurial<'a>(evaluator: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) 
                     evaluator.force_string_no_context(cell.get(), attr_pos, &what("name"))?;
                 }
                 _ => {
-                    let message = format!("unsupported argument '{}' to 'fetchMercurial'", evaluator.name(attr));
+                    let message = format!("unsupported argument '{}' to 'fetchMercurial'", evaluator.attr_name(attr));
                     return Err(Error::eval(attr_pos, message));
                 }
             }

@@ -567,7 +567,8 @@ fn get_flake<'a>(evaluator: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Eva
             format!("cannot call 'getFlake' on unlocked flake reference '{text}', at {pos} (use --impure to override)");
         return Err(Error::eval(Pos::NONE, message));
     }
-    evaluator.flake_value(&flake_ref, &LoadOptions { allow_unlocked: !pure, ..LoadOptions::default() })
+    evaluator
+        .flake_value(&flake_ref, &LoadOptions { allow_unlocked: !pure, registries: !pure, ..LoadOptions::default() })
 }
 
 fn parse_flake_ref<'a>(evaluator: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {

@@ -3,6 +3,7 @@
 use super::PrimOp;
 use super::attrs::required;
 use super::numbers::less_than;
+use super::sort;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluated, Evaluator};
 use crate::symbol::sym;
@@ -195,8 +196,8 @@ fn sort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let is_less_than = matches!(function.kind(), Kind::PrimOp(index) if super::get(index).name == "__lessThan");
     // Every element is evaluated, in order, even one that is never compared.
     list.slots().iter().try_for_each(|cell| ev.force_slot(cell).map(drop))?;
-    let values: Vec<Value<'a>> = list.iter().collect();
-    let sorted = merge_sort(values, &mut |a, b| {
+    let mut values: Vec<Value<'a>> = list.iter().collect();
+    sort::sort(&mut values, |a, b| {
         if is_less_than {
             let (a, b) = (ev.force(a)?, ev.force(b)?);
             return less_than(ev, a, b, Pos::NONE, "while evaluating the ordering function passed to builtins.sort");
@@ -205,36 +206,7 @@ fn sort<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
         let what = "while evaluating the return value of the sorting function passed to builtins.sort";
         ev.force_bool(result, pos, what)
     })?;
-    Ok(ev.heap.list(&sorted).into())
-}
-
-/// Sorts stably with a comparison that may fail, and that need not be an order: then the result is some permutation.
-fn merge_sort<'a>(
-    mut values: Vec<Value<'a>>,
-    less: &mut impl FnMut(Value<'a>, Value<'a>) -> Result<bool>,
-) -> Result<Vec<Value<'a>>> {
-    let mut buffer = Vec::with_capacity(values.len());
-    let mut width = 1;
-    while width < values.len() {
-        buffer.clear();
-        for chunk in values.chunks(2 * width) {
-            let (mut left, mut right) = chunk.split_at(width.min(chunk.len()));
-            while let (Some((&a, left_rest)), Some((&b, right_rest))) = (left.split_first(), right.split_first()) {
-                if less(b, a)? {
-                    buffer.push(b);
-                    right = right_rest;
-                } else {
-                    buffer.push(a);
-                    left = left_rest;
-                }
-            }
-            buffer.extend_from_slice(left);
-            buffer.extend_from_slice(right);
-        }
-        std::mem::swap(&mut values, &mut buffer);
-        width *= 2;
-    }
-    Ok(values)
+    Ok(ev.heap.list(&values).into())
 }
 
 fn partition<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {

@@ -9,6 +9,7 @@ mod flakes;
 mod lists;
 mod numbers;
 mod paths;
+mod sort;
 mod strings;
 pub(crate) mod structured;
 

@@ -523,7 +523,7 @@ fn path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
                 copying.expected = Some(parse_hash(ev, &text, Some(HashAlgo::Sha256))?);
             }
             _ => {
-                let message = format!("unsupported argument '{}' to 'builtins.path'", ev.name(symbol));
+                let message = format!("unsupported argument '{}' to 'builtins.path'", ev.attr_name(symbol));
                 return Err(Error::eval(attr_pos, message));
             }
         }

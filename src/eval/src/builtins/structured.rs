@@ -8,7 +8,7 @@ use crate::position::{Location, Origin};
 use crate::print::shows_as_thunk;
 use crate::symbol::{Symbol, sym};
 use crate::text::builder::Builder;
-use crate::text::escape::XmlWriter;
+use crate::text::escape::{XmlWriter, shown_name};
 use crate::text::json::{self, JsonError, JsonStringError, write_json_float, write_json_string};
 use crate::text::number::write_float;
 use crate::text::toml;
@@ -242,7 +242,7 @@ impl<'a> JsonPrinter<'_, 'a> {
             self.string(name);
             self.out.push(b':');
             self.value(cell.get(), attr_pos).map_err(|error| {
-                error.traced(attr_pos, format!("while evaluating attribute '{}'", String::from_utf8_lossy(name)))
+                error.traced(attr_pos, format!("while evaluating attribute '{}'", shown_name(name)))
             })?;
         }
         self.sorted.pop(range);

@@ -278,19 +278,18 @@ impl<'p, 's> Parser<'p, 's, '_> {
                 self.advance()?;
                 match self.token() {
                     Token::Colon => {
-                        let arg = self.intern(text);
                         self.advance()?;
                         let body = self.expr()?;
+                        let arg = self.intern(text);
                         self.lambda(pos, Some(arg), None, body)?
                     }
                     Token::At => {
-                        let arg = self.intern(text);
                         self.advance()?;
                         self.require(Token::BraceOpen)?;
                         self.advance()?;
                         let formals = self.formals_only()?;
                         self.expect(Token::Colon)?;
-                        self.formals_body(pos, Some(arg), formals)?
+                        self.formals_body(pos, Some(text), formals)?
                     }
                     _ => {
                         let first = self.variable(pos, text);
@@ -369,7 +368,7 @@ impl<'p, 's> Parser<'p, 's, '_> {
             Token::At => {
                 self.advance()?;
                 self.require(Token::Id)?;
-                arg = Some(self.intern(self.lexer.text()));
+                arg = Some(self.lexer.text());
                 self.advance()?;
                 self.require(Token::Colon)?;
             }
@@ -379,10 +378,11 @@ impl<'p, 's> Parser<'p, 's, '_> {
         self.formals_body(pos, arg, formals)
     }
 
-    /// The body of a function with formal arguments.
-    fn formals_body(&mut self, pos: Pos, arg: Option<Symbol>, formals: FormalSet) -> Result<Node<'p>> {
+    /// The body of a function with formal arguments. The name of the whole argument is interned after the body, as in C++ Nix.
+    fn formals_body(&mut self, pos: Pos, arg: Option<&[u8]>, formals: FormalSet) -> Result<Node<'p>> {
         let FormalSet { start, ellipsis, height } = formals;
         let body = self.expr()?;
+        let arg = arg.map(|text| self.intern(text));
         self.height = height.max(self.height);
         self.check_formals(pos, arg, start)?;
         let formals = self.arena.alloc_slice_fill_iter(self.formals.drain(start..));
@@ -433,11 +433,11 @@ impl<'p, 's> Parser<'p, 's, '_> {
             Token::Ellipsis => self.formals_only().map(Brace::Formals),
             Token::Id => {
                 let (name_pos, text) = (self.lexer.pos(), self.lexer.text());
-                let name = self.intern(text);
                 self.advance()?;
                 if matches!(self.token(), Token::Question | Token::Comma | Token::BraceClose) {
-                    return self.formals_from(Some((name_pos, name))).map(Brace::Formals);
+                    return self.formals_from(Some((name_pos, text))).map(Brace::Formals);
                 }
+                let name = self.intern(text);
                 self.set(pos, false, Some((name_pos, name))).map(Brace::Set)
             }
             _ => self.set(pos, false, None).map(Brace::Set),
@@ -466,14 +466,14 @@ impl<'p, 's> Parser<'p, 's, '_> {
     }
 
     /// Formal arguments from the first one on, whose name may have been read already.
-    fn formals_from(&mut self, mut read: Option<(Pos, Symbol)>) -> Result<FormalSet> {
+    fn formals_from(&mut self, mut read: Option<(Pos, &[u8])>) -> Result<FormalSet> {
         let start = self.formals.len();
         let mut height = 0;
         loop {
-            let (pos, name) = match read.take() {
+            let (pos, text) = match read.take() {
                 Some(first) => first,
                 None => {
-                    let first = (self.lexer.pos(), self.intern(self.lexer.text()));
+                    let first = (self.lexer.pos(), self.lexer.text());
                     self.advance()?;
                     first
                 }
@@ -484,6 +484,8 @@ impl<'p, 's> Parser<'p, 's, '_> {
                 default = Some(self.expr()?);
                 height = height.max(self.height);
             }
+            // After the default value, as in C++ Nix.
+            let name = self.intern(text);
             self.formals.push(Formal { pos, name, default });
             let mut ellipsis = false;
             match self.token() {

@@ -47,6 +47,13 @@ pub fn write_name(out: &mut Vec<u8>, name: &[u8]) {
     }
 }
 
+/// An attribute name as messages show it.
+pub fn shown_name(name: &[u8]) -> String {
+    let mut shown = Vec::new();
+    write_name(&mut shown, name);
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
 /// Writes an XML document the way `builtins.toXML` lays it out: one element per line, two spaces per level.
 #[derive(Debug)]
 pub struct XmlWriter<'o> {

@@ -8,4 +8,5 @@ mod derivations;
 mod differential;
 mod golden;
 mod nixpkgs;
+mod store;
 mod support;

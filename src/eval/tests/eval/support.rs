@@ -114,6 +114,34 @@ impl Nix {
         command
     }
 
+    /// One of Nix's programs with a store in memory.
+    fn in_memory(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command
+            .args(["--store", "dummy://?read-only=false", "--option", "eval-system", "x86_64-linux"])
+            .args(["--extra-experimental-features", "nix-command flakes fetch-tree ca-derivations impure-derivations"])
+            .env("HOME", self.home.path())
+            .env("NIX_PATH", "")
+            .env("NIX_CONF_DIR", self.home.path())
+            .env("NO_COLOR", "1")
+            .current_dir(BASE);
+        command
+    }
+
+    /// Nix's interactive evaluator, which goes on after an error.
+    pub(crate) fn repl(&self) -> Command {
+        let mut command = self.in_memory("nix");
+        command.args(["repl", "--show-trace"]);
+        command
+    }
+
+    /// Prints the values of the files that are added as arguments, one per line, up to the first that fails.
+    pub(crate) fn printer(&self) -> Command {
+        let mut command = self.in_memory("nix-instantiate");
+        command.args(["--eval", "--strict", "--read-write-mode"]);
+        command
+    }
+
     fn run(mut command: Command) -> Printed {
         let output = command.output().expect("nix-instantiate runs");
         if output.status.success() {
@@ -142,13 +170,6 @@ impl Nix {
         // Warnings come first.
         let start = text.find("error:").unwrap_or_else(|| panic!("Nix says nothing of an error: {text}"));
         comparable(&text[start..])
-    }
-
-    /// As [`eval`].
-    pub(crate) fn eval(&self, expression: &str) -> Printed {
-        let mut command = self.command();
-        command.arg("-E").arg(expression);
-        Nix::run(command)
     }
 }
 

@@ -295,12 +295,15 @@ pub struct Missing {
     pub nar_size: u64,
 }
 
+/// What hears what a daemon tells.
+pub type Listener = Box<dyn FnMut(Event) + Send>;
+
 /// How to speak to a daemon.
 pub struct Options {
     /// The newest version of the protocol to speak.
     pub version: Version,
     /// Hears what the daemon tells while it works.
-    pub listener: Box<dyn FnMut(Event) + Send>,
+    pub listener: Listener,
 }
 
 impl Default for Options {
@@ -359,7 +362,7 @@ pub struct Connection {
     version: Version,
     nix_version: Option<String>,
     trusted: Option<bool>,
-    listener: Box<dyn FnMut(Event) + Send>,
+    listener: Listener,
     broken: bool,
 }
 

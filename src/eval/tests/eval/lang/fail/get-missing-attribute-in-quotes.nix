@@ -1,0 +1,1 @@
+builtins.getAttr "if" { a = 1; }
