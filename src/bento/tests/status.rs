@@ -440,20 +440,17 @@ impl Terminal {
         use std::io::Read;
         let status = command(place, &[]);
         let line = format!("stty rows 24 cols 200; exec {} status", status.get_program().to_str().unwrap());
-        let mut process = match std::process::Command::new("script")
+        let spawned = std::process::Command::new("script")
             .args(["-qec", &line, "/dev/null"])
             .env("BENTO_DIR", place.dir.path())
             .env("NO_COLOR", no_color)
             .env("SHELL", "/bin/sh")
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
-            .spawn()
-        {
-            Ok(process) => process,
-            Err(_) => {
-                eprintln!("skipped: script is missing");
-                return None;
-            }
+            .spawn();
+        let Ok(mut process) = spawned else {
+            eprintln!("skipped: script is missing");
+            return None;
         };
         let output = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
         let (shared, mut pipe) = (output.clone(), process.stdout.take().unwrap());
