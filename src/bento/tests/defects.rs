@@ -314,6 +314,19 @@ fn a_build_that_gives_another_system_than_the_hub_worked_out_is_refused() {
 }
 
 #[test]
+fn without_a_local_build_the_release_still_names_the_system_that_the_host_arrives_at() {
+    let Some(lab) = Lab::new() else { return };
+    assert!(lab.read("fleet/config.sh").contains("NOLOCALBUILD=1"));
+    lab.flake_host("web", "");
+    lab.bento(&["deploy"]).succeeds();
+    let wanted = lab.manifest("web")["toplevel"].as_str().unwrap().to_owned();
+    lab.agent("web").succeeds();
+    assert_eq!(lab.running("web").unwrap(), wanted);
+    let status = lab.status("web");
+    assert_eq!(status["local_version"], status["remote_version"]);
+}
+
+#[test]
 fn deploying_web_leaves_web2_alone() {
     let Some(lab) = Lab::new() else { return };
     lab.flake_host("web", "");

@@ -6,12 +6,18 @@
 mod common;
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use bento::ssh::{HostKey, HubAddress};
 use common::Lab;
 
 /// Runs one command of `sftp` as a host. Gives whether it worked, and what was said.
 fn sftp(lab: &Lab, host: &str, command: &str) -> (bool, String) {
+    sftp_as(lab, host, host, command)
+}
+
+/// The same, with a key that may be another host's.
+fn sftp_as(lab: &Lab, host: &str, key: &str, command: &str) -> (bool, String) {
     let batch = lab.path("batch");
     fs::write(&batch, format!("{command}\n")).unwrap();
     let output = Command::new("sftp")
@@ -23,9 +29,11 @@ fn sftp(lab: &Lab, host: &str, command: &str) -> (bool, String) {
             "UserKnownHostsFile=/dev/null",
             "-o",
             "IdentitiesOnly=yes",
+            "-o",
+            "BatchMode=yes",
         ])
         .arg("-i")
-        .arg(lab.path(&format!("keys/{host}")))
+        .arg(lab.path(&format!("keys/{key}")))
         .args(["-P", &lab.port.to_string(), "-b"])
         .arg(&batch)
         .arg(format!("{host}@127.0.0.1"))
@@ -36,59 +44,126 @@ fn sftp(lab: &Lab, host: &str, command: &str) -> (bool, String) {
     (output.status.success(), said)
 }
 
-#[test]
-fn a_host_reads_its_own_release_and_nothing_else() {
-    let Some(lab) = Lab::new() else { return };
+/// The two hubs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    OpenSsh,
+    Embedded,
+}
+
+/// A laboratory with a release for `web` and one for `db`, behind one of the hubs.
+fn lab(kind: Kind) -> Option<Lab> {
+    let mut lab = Lab::new()?;
     lab.flake_host("web", "");
     lab.flake_host("db", "text = \"of db\";");
     lab.bento(&["deploy"]).succeeds();
-    for file in ["manifest.json", "config/flake.nix", "releases/1/flake.nix", "last_change_date"] {
-        let (worked, said) = sftp(&lab, "web", &format!("get {file} got"));
-        assert!(worked, "{file}: {said}");
+    if kind == Kind::Embedded {
+        lab.serve_hub(&["--quota", "1"]);
     }
+    Some(lab)
+}
+
+/// Everything that a host has no right to.
+fn reads_its_own_release_and_nothing_else(kind: Kind) {
+    let Some(lab) = lab(kind) else { return };
+    for file in ["manifest.json", "manifest.json.sig", "config/flake.nix", "releases/1/flake.nix", "last_change_date"] {
+        let (worked, said) = sftp(&lab, "web", &format!("get {file} got"));
+        assert!(worked, "{kind:?} {file}: {said}");
+    }
+    let (worked, said) = sftp(&lab, "web", "ls -l");
+    assert!(worked && said.contains("manifest.json") && said.contains("releases"), "{kind:?}: {said}");
     fs::write(lab.path("home/mine"), "mine").unwrap();
     // the way out that a link of the host's own offers ends in its own directory too
-    assert!(sftp(&lab, "web", "symlink ../../db/manifest.json logs/link").0);
-    assert!(sftp(&lab, "web", "symlink /etc/passwd logs/passwd").0);
+    let links =
+        [("../../db/manifest.json", "link"), ("/etc/passwd", "passwd"), ("/proc/self/root", "proc"), ("..", "up")];
+    for (target, name) in links {
+        if kind == Kind::OpenSsh {
+            assert!(sftp(&lab, "web", &format!("symlink {target} logs/{name}")).0);
+        } else {
+            // nobody makes links here, but they may be there from a time with sshd
+            assert!(!sftp(&lab, "web", &format!("symlink {target} logs/{name}")).0);
+            std::os::unix::fs::symlink(target, lab.path(&format!("chroot/web/logs/{name}"))).unwrap();
+        }
+    }
     let commands = [
         "get ../db/manifest.json got",
+        "get ../../chroot/db/manifest.json got",
+        "get logs/../../db/manifest.json got",
         "get /db/manifest.json got",
         "get /etc/passwd got",
         "get logs/link got",
         "get logs/passwd got",
+        "get logs/proc/etc/passwd got",
+        "get logs/up/../db/manifest.json got",
+        "get ../.fleet.json got",
+        "ls ../db",
+        "ls /etc",
+        "cd ../db",
         "put mine manifest.json",
         "put mine mine",
         "put mine config/flake.nix",
         "put mine releases/1/mine",
+        "put mine releases/1/flake.nix",
+        "put mine last_change_date",
+        "put mine logs/link",
+        "put mine logs/../mine",
+        "put mine ../db/logs/mine",
+        "put mine logs/up/mine",
+        "reput mine releases/1/flake.nix",
         "rm manifest.json",
         "rm config",
+        "rm releases/1.sig",
+        "rm ../db/logs/x",
         "rename manifest.json logs/manifest.json",
         "rename logs other",
         "rename releases/1 logs/1",
+        "rename logs/passwd manifest.json",
         "rmdir logs",
+        "rmdir releases",
         "mkdir releases/2",
+        "mkdir ../x",
         "chmod 777 manifest.json",
+        "chmod 777 .",
+        "chown 0 config/flake.nix",
         "symlink logs config2",
         "ln manifest.json hard",
+        "ln manifest.json logs/hard",
     ];
     let before = common::fingerprint(&lab.path("chroot"));
     for command in commands {
         let (worked, said) = sftp(&lab, "web", command);
-        assert!(!worked, "{command}: {said}");
+        assert!(!worked, "{kind:?} {command}: {said}");
     }
-    assert_eq!(common::fingerprint(&lab.path("chroot")), before);
-    assert!(sftp(&lab, "web", "put mine logs/mine").0);
+    assert_eq!(common::fingerprint(&lab.path("chroot")), before, "{kind:?}");
+    // what it has a right to
+    for command in ["put mine logs/mine", "rename logs/mine logs/other", "get logs/other got", "rm logs/other"] {
+        let (worked, said) = sftp(&lab, "web", command);
+        assert!(worked, "{kind:?} {command}: {said}");
+    }
+    // one key is not another's, and none is nobody's
+    let (worked, _) = sftp_as(&lab, "web", "db", "get manifest.json got");
+    assert!(!worked, "{kind:?}");
+    let (worked, _) = sftp_as(&lab, "root", "web", "ls");
+    assert!(!worked, "{kind:?}");
 }
 
 #[test]
-fn a_host_gets_no_shell_and_no_tunnel() {
-    let Some(lab) = Lab::new() else { return };
-    lab.flake_host("web", "");
-    lab.bento(&["deploy"]).succeeds();
+fn behind_openssh_a_host_reads_its_own_release_and_nothing_else() {
+    reads_its_own_release_and_nothing_else(Kind::OpenSsh);
+}
+
+#[test]
+fn behind_the_embedded_hub_a_host_reads_its_own_release_and_nothing_else() {
+    reads_its_own_release_and_nothing_else(Kind::Embedded);
+}
+
+/// A host has files, and no shell, no command and no tunnel.
+fn gets_no_shell_and_no_tunnel(kind: Kind) {
+    let Some(lab) = lab(kind) else { return };
     let ssh = |arguments: &[&str]| {
         Command::new("timeout")
             .args(["20", "ssh", "-q", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
-            .arg("-i")
+            .args(["-o", "ExitOnForwardFailure=yes", "-o", "BatchMode=yes", "-i"])
             .arg(lab.path("keys/web"))
             .args(["-p", &lab.port.to_string(), "web@127.0.0.1"])
             .args(arguments)
@@ -96,8 +171,143 @@ fn a_host_gets_no_shell_and_no_tunnel() {
             .output()
             .unwrap()
     };
-    let output = ssh(&["echo", "a shell"]);
-    assert!(!String::from_utf8_lossy(&output.stdout).contains("a shell"));
+    for arguments in [&["echo", "a shell"][..], &["-tt"], &["-s", "netconf"], &["-X", "echo", "a shell"]] {
+        let output = ssh(arguments);
+        assert!(!output.status.success() && output.status.code() != Some(124), "{kind:?} {arguments:?}: {output:?}");
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("a shell"), "{kind:?}");
+    }
     let port = lab.port.to_string();
-    assert!(!ssh(&["-W", &format!("127.0.0.1:{port}")]).status.success());
+    let tunnel = ssh(&["-W", &format!("127.0.0.1:{port}")]);
+    assert!(!tunnel.status.success() && !String::from_utf8_lossy(&tunnel.stdout).contains("SSH-"), "{kind:?}");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let reverse = ssh(&["-N", "-R", &format!("{free}:127.0.0.1:{port}")]);
+    assert!(!reverse.status.success() && reverse.status.code() != Some(124), "{kind:?} {reverse:?}");
+}
+
+#[test]
+fn behind_openssh_a_host_gets_no_shell_and_no_tunnel() {
+    gets_no_shell_and_no_tunnel(Kind::OpenSsh);
+}
+
+#[test]
+fn behind_the_embedded_hub_a_host_gets_no_shell_and_no_tunnel() {
+    gets_no_shell_and_no_tunnel(Kind::Embedded);
+}
+
+#[test]
+fn a_host_cannot_fill_the_embedded_hub() {
+    let Some(lab) = lab(Kind::Embedded) else { return };
+    fs::write(lab.path("home/large"), vec![b'x'; 700 << 10]).unwrap();
+    assert!(sftp(&lab, "web", "put large logs/one").0);
+    let (worked, said) = sftp(&lab, "web", "put large logs/two");
+    assert!(!worked && said.contains("Failure"), "{said}");
+    // what was written of it stays below the limit, and others are not concerned
+    let size = |name: &str| fs::metadata(lab.path(&format!("chroot/web/logs/{name}"))).map_or(0, |m| m.len());
+    assert!(size("one") + size("two") <= 1 << 20);
+    assert!(sftp(&lab, "db", "put large logs/one").0);
+    // it makes room by itself
+    assert!(sftp(&lab, "web", "rm logs/one").0);
+    assert!(sftp(&lab, "web", "put large logs/two").0);
+}
+
+#[test]
+fn the_embedded_hub_serves_the_agents() {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.flake_host("web", "text = \"one\";");
+    lab.bento(&["deploy"]).succeeds();
+    lab.serve_hub(&[]);
+    for text in ["one", "two"] {
+        lab.flake_host("web", &format!("text = \"{text}\";"));
+        lab.bento(&["deploy"]).succeeds();
+        lab.agent("web").succeeds();
+        assert_eq!(lab.state("web"), "up-to-date");
+    }
+    lab.flake_host("web", "build = \"false\";");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").fails_with(&["the build failed"]);
+    assert_eq!((lab.state("web").as_str(), lab.reports("web").len()), ("failing", 3));
+    // a host without keys can't log in, and one whose key is in the settings can, at once
+    fs::rename(lab.path("keys/web.pub"), lab.path("web.pub")).unwrap();
+    lab.agent("web").fails_with(&["cannot log in"]);
+    let key = lab.read("web.pub");
+    fs::remove_file(lab.path("fleet/config.sh")).unwrap();
+    let settings =
+        format!("[hub]\ndirectory = \"{}\"\n[hosts.web]\nkeys = [\"{}\"]\n", lab.path("chroot").display(), key.trim());
+    lab.write("fleet/bento.toml", &settings);
+    lab.agent("web").fails_with(&["release 3 failed here before"]);
+}
+
+#[test]
+fn the_embedded_hub_needs_no_root_and_makes_its_own_key() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    let hub = lab.path("nobody");
+    fs::create_dir(&hub).unwrap();
+    std::os::unix::fs::chown(&hub, Some(65534), Some(65534)).unwrap();
+    let key = lab.read("keys/web.pub");
+    fs::remove_file(lab.path("fleet/config.sh")).unwrap();
+    lab.write(
+        "fleet/bento.toml",
+        &format!("[hub]\ndirectory = \"{}\"\n[hosts.web]\nkeys = [\"{}\"]\n", hub.display(), key.trim()),
+    );
+    // the program itself may lie where he can't go
+    fs::copy(env!("CARGO_BIN_EXE_bento"), lab.path("bento")).unwrap();
+    let nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(lab.path("bento")).args(arguments);
+        command.env("BENTO_DIR", lab.path("fleet")).env("HOME", &hub).env_remove("NIX_PATH");
+        command
+    };
+    let deployed = nobody(&["deploy", "--no-build"]).output().unwrap();
+    assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
+    let mut server = nobody(&["hub", "serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut out = std::io::BufReader::new(server.stdout.take().unwrap());
+    for _ in 0..2 {
+        std::io::BufRead::read_line(&mut out, &mut said).unwrap();
+    }
+    let port: u16 = said.lines().next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    let line = said.lines().last().unwrap().split_once("pin this key: ").unwrap().1;
+    let address = HubAddress {
+        address: "127.0.0.1".to_owned(),
+        port,
+        user: "web".to_owned(),
+        host_keys: vec![HostKey::try_from(line.to_owned()).unwrap()],
+        identity: lab.path("keys/web"),
+        timeout: 20,
+    };
+    let connection = address.connect().unwrap();
+    assert!(connection.read("manifest.json", 1 << 20).unwrap().starts_with(b"{"));
+    connection.replace("logs/x", b"one").unwrap();
+    connection.replace("logs/x", b"two").unwrap();
+    assert_eq!(fs::read(hub.join("web/logs/x")).unwrap(), b"two");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+#[test]
+fn a_thousand_agents_poll_the_embedded_hub_at_once() {
+    const AGENTS: usize = 1000;
+    let Some(lab) = lab(Kind::Embedded) else { return };
+    let key = lab.read("hub.pub").trim().to_owned();
+    let address = HubAddress {
+        address: "127.0.0.1".to_owned(),
+        port: lab.port,
+        user: "web".to_owned(),
+        host_keys: vec![HostKey::try_from(key).unwrap()],
+        identity: lab.path("keys/web"),
+        timeout: 300,
+    };
+    let start = std::time::Instant::now();
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let polls: Vec<_> = (0..AGENTS)
+            .map(|_| {
+                let poll = || address.connect().and_then(|hub| hub.read("manifest.json", 1 << 20));
+                std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, poll).unwrap()
+            })
+            .collect();
+        polls.into_iter().filter_map(|poll| poll.join().unwrap().err()).map(|error| format!("{error:#}")).collect()
+    });
+    println!("{AGENTS} polls in {:?}", start.elapsed());
+    assert!(failures.is_empty(), "{} failed, the first: {}", failures.len(), failures[0]);
 }

@@ -11,6 +11,7 @@ mod fetching;
 mod flake_update;
 mod fleet;
 mod hold;
+mod hub;
 mod init;
 mod keys;
 mod log;
@@ -55,6 +56,7 @@ enum Command {
     Prune(prune::Prune),
     Keys(keys::Keys),
     Config(config::Config),
+    Hub(hub::Hub),
     Agent(agent::Agent),
     Eval(Box<eval::Eval>),
     FlakeUpdate(flake_update::FlakeUpdate),
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Prune(command) => command.run(),
         Command::Keys(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Hub(command) => command.run(),
         Command::Agent(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::FlakeUpdate(command) => command.run(),

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::hub::Hub;
 use crate::status::watch::Watch;
-use crate::status::{self, HostStatus, table};
+use crate::status::{self, HostStatus, metrics, table};
 
 /// How often the table is drawn anew on a terminal, for its times, when nothing changes.
 const REDRAW: u16 = 5;
@@ -29,6 +29,9 @@ pub(super) struct Status {
     /// Print the result as JSON
     #[arg(long, conflicts_with = "delay")]
     json: bool,
+    /// Print the result as metrics for Prometheus
+    #[arg(long, conflicts_with_all = ["delay", "json"])]
+    metrics: bool,
     /// Exit with status 1 if a host needs a person to look after it
     #[arg(long, conflicts_with = "delay")]
     check: bool,
@@ -40,12 +43,14 @@ impl Status {
         let hub = Hub::new(&config.hub.directory);
         let read = || status::status(&hub, u64::from(config.status.interval_minutes) * 60, Timestamp::now());
         let terminal = std::io::stdout().is_terminal();
-        if self.delay.is_some() || (terminal && !self.once && !self.json && !self.check) {
+        if self.delay.is_some() || (terminal && !self.once && !self.json && !self.metrics && !self.check) {
             return stay(&hub, read, Duration::from_secs(self.delay.unwrap_or(REDRAW).into()), terminal);
         }
         let hosts = read()?;
         if self.json {
             super::print_json(&hosts)?;
+        } else if self.metrics {
+            super::print(&metrics::render(&hosts))?;
         } else {
             super::print(&table::render(&hosts, Timestamp::now(), coloured(terminal)))?;
         }

@@ -182,7 +182,7 @@ impl bento_eval::Host for Ears {
 
 /// Carries one piece of work out.
 fn evaluate(evaluator: &bento_eval::Evaluator<'_>, work: &Work<'_>) -> Result<Vec<String>, String> {
-    (work.body)(evaluator).map_err(|error| complaint(evaluator.diagnose(&error)))
+    (work.body)(evaluator).map_err(|error| complaint(*evaluator.diagnose(&error)))
 }
 
 impl Resources {

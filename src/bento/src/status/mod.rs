@@ -5,6 +5,7 @@
 //! shown as such.
 
 pub mod history;
+pub mod metrics;
 pub mod table;
 pub mod watch;
 

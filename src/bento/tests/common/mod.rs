@@ -211,7 +211,30 @@ impl Lab {
         }
     }
 
-    /// Stops sshd.
+    /// Stops sshd and serves the hosts with bento's own hub instead, under the same key and on the same port.
+    pub fn serve_hub(&mut self, more: &[&str]) {
+        self.stop_hub();
+        let (listen, key, keys) = (format!("127.0.0.1:{}", self.port), self.path("hub"), self.path("keys"));
+        let arguments = [
+            "hub",
+            "serve",
+            "--listen",
+            &listen,
+            "--host-key",
+            key.to_str().unwrap(),
+            "--keys",
+            keys.to_str().unwrap(),
+        ];
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("sshd.log")).unwrap();
+        let mut command = self.command(&[&arguments, more].concat());
+        let mut hub = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut ready = [0; 9];
+        hub.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap_or_else(|_| panic!("{}", self.read("sshd.log")));
+        assert_eq!(&ready, b"listening");
+        self.sshd = Some(hub);
+    }
+
+    /// Stops the hub.
     pub fn stop_hub(&mut self) {
         if let Some(mut sshd) = self.sshd.take() {
             let _ = sshd.kill();

@@ -1,0 +1,279 @@
+//! An embedded hub: SSH with nothing but SFTP, for machines where nobody wants to be root or to touch sshd.
+//!
+//! A host logs in under its name with its own key, sees its directory as the root of everything, reads it, and writes below
+//! `logs/`. There is no shell, no command, no forwarding of anything, and no other way to log in.
+
+mod root;
+mod sftp;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{PrivateKey, PublicKey};
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::files;
+use crate::fleet::config::Config;
+use crate::host::HostName;
+use crate::hub::Hub;
+
+pub use root::Quota;
+
+/// How many connections there may be at a time; more of them wait.
+const CONNECTIONS: usize = 2000;
+/// How many channels one connection may have open.
+const CHANNELS: usize = 4;
+/// A connection that says nothing for so long is closed.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// Where hosts' public keys are.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// The fleet's directory: `hosts.NAME.keys` of its settings count.
+    pub fleet: PathBuf,
+    /// A directory with a file `NAME.pub` for each host, as `authorized_keys` has its lines.
+    pub dir: Option<PathBuf>,
+}
+
+impl Keys {
+    /// A host's keys, as they are now.
+    fn of(&self, host: &HostName) -> Result<Vec<KeyData>> {
+        let config = Config::read(&self.fleet)?;
+        let mut lines = config.hosts.get(host).map(|host| host.keys.clone()).unwrap_or_default();
+        if let Some(dir) = &self.dir {
+            let file = dir.join(format!("{host}.pub"));
+            match std::fs::read_to_string(&file) {
+                Ok(text) => lines.extend(text.lines().map(str::to_owned)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+            }
+        }
+        let key = |line: &String| PublicKey::from_openssh(line).ok().map(|key| key.key_data().clone());
+        Ok(lines.iter().filter_map(key).collect())
+    }
+}
+
+/// The server's own key: read from a file, which is made with a new key if it isn't there.
+#[derive(Clone, Debug)]
+pub struct HostKey {
+    private: PrivateKey,
+    /// The public half's line, which the hosts pin.
+    pub line: String,
+}
+
+impl HostKey {
+    /// Reads the key, or makes it.
+    pub fn open(file: &Path) -> Result<Self> {
+        let context = || format!("cannot read the hub's key {}", file.display());
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::generate(file)?,
+            Err(error) => return Err(error).with_context(context),
+        };
+        let private = PrivateKey::from_openssh(text.trim()).with_context(context)?;
+        let line = private.public_key().to_openssh().with_context(context)?;
+        Ok(Self { private, line })
+    }
+
+    /// Makes a key and writes it; gives its text.
+    fn generate(file: &Path) -> Result<String> {
+        let context = || format!("cannot make the hub's key {}", file.display());
+        let mut random = ssh_key::rand_core::OsRng;
+        let key = ssh_key::PrivateKey::random(&mut random, ssh_key::Algorithm::Ed25519).with_context(context)?;
+        let text = key.to_openssh(ssh_key::LineEnding::LF).with_context(context)?;
+        files::write_atomic(file, text.as_bytes(), 0o600, None)?;
+        Ok(text.to_string())
+    }
+}
+
+/// What is served.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The hub's directory.
+    pub hub: Hub,
+    /// Who may log in.
+    pub keys: Keys,
+    /// The server's own key.
+    pub host_key: HostKey,
+    /// How much a host may leave.
+    pub quota: Quota,
+}
+
+impl Server {
+    /// Serves on `listen` until the process ends. `ready` is called with the address once it listens.
+    pub fn run(&self, listen: SocketAddr, ready: impl FnOnce(SocketAddr) -> Result<()>) -> Result<()> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start to serve")?;
+        runtime.block_on(async {
+            let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+            ready(listener.local_addr().context("cannot tell the address")?)?;
+            self.accept(listener).await
+        })
+    }
+
+    async fn accept(&self, listener: TcpListener) -> Result<()> {
+        let config = Arc::new(russh::server::Config {
+            methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+            auth_rejection_time: Duration::from_secs(1),
+            auth_rejection_time_initial: Some(Duration::ZERO),
+            max_auth_attempts: 6,
+            keys: vec![self.host_key.private.clone()],
+            inactivity_timeout: Some(SILENCE),
+            nodelay: true,
+            ..russh::server::Config::default()
+        });
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let server = Arc::new(self.clone());
+        loop {
+            let place = places.clone().acquire_owned().await.context("cannot serve any more")?;
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // no more files may be open, say: that passes
+                    eprintln!("cannot accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+            };
+            let (config, server) = (config.clone(), server.clone());
+            tokio::spawn(async move {
+                let _ = stream.set_nodelay(true);
+                let visitor = Visitor { server, peer, host: None, channels: HashMap::new() };
+                let served = match russh::server::run_stream(config, stream, visitor).await {
+                    Ok(session) => session.await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = served {
+                    // one that goes away without a word is none to speak of
+                    if !matches!(error.downcast_ref(), Some(russh::Error::Disconnect | russh::Error::HUP)) {
+                        eprintln!("{peer}: {error:#}");
+                    }
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+/// One connection.
+struct Visitor {
+    server: Arc<Server>,
+    peer: SocketAddr,
+    /// Who it is, once that is proven.
+    host: Option<HostName>,
+    /// Channels that SFTP was not asked for yet.
+    channels: HashMap<ChannelId, Channel<Msg>>,
+}
+
+impl Visitor {
+    /// The host of that name, if the key is one of its own.
+    fn admit(&self, user: &str, key: &PublicKey) -> Option<HostName> {
+        let host = HostName::new(user).ok()?;
+        match self.server.keys.of(&host) {
+            Ok(keys) => keys.contains(key.key_data()).then_some(host),
+            Err(error) => {
+                eprintln!("{}: cannot tell the keys of {host}: {error:#}", self.peer);
+                None
+            }
+        }
+    }
+}
+
+impl Handler for Visitor {
+    type Error = anyhow::Error;
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
+        self.host = self.admit(user, key.public_key);
+        if self.host.is_none() {
+            eprintln!("{}: the key is none of {user:?}'s", self.peer);
+        }
+        Ok(if self.host.is_some() { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<()> {
+        // without an answer it is refused
+        if self.host.is_some() && self.channels.len() < CHANNELS {
+            self.channels.insert(channel.id(), channel);
+            reply.accept().await;
+        }
+        Ok(())
+    }
+
+    async fn subsystem_request(&mut self, id: ChannelId, name: &str, session: &mut Session) -> Result<()> {
+        let channel = self.channels.remove(&id).filter(|_| name == "sftp");
+        let (Some(host), Some(channel)) = (&self.host, channel) else {
+            return Ok(session.channel_failure(id)?);
+        };
+        let dir = self.server.hub.host(host);
+        match root::Root::open(dir.path(), self.server.quota) {
+            Ok(root) => {
+                session.channel_success(id)?;
+                russh_sftp::server::run(channel.into_stream(), sftp::Files::new(root)).await;
+                Ok(())
+            }
+            Err(error) => {
+                eprintln!("{}: {error:#}", self.peer);
+                Ok(session.channel_failure(id)?)
+            }
+        }
+    }
+
+    async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Result<()> {
+        Ok(session.channel_failure(id)?)
+    }
+
+    async fn exec_request(&mut self, id: ChannelId, _command: &[u8], session: &mut Session) -> Result<()> {
+        Ok(session.channel_failure(id)?)
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<()> {
+        Ok(session.channel_failure(id)?)
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _single: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        session: &mut Session,
+    ) -> Result<()> {
+        Ok(session.channel_failure(id)?)
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, session: &mut Session) -> Result<()> {
+        Ok(session.close(id)?)
+    }
+}
+
+/// A directory that must be there to be served.
+pub fn check(hub: &Hub) -> Result<()> {
+    if hub.root().is_dir() {
+        return Ok(());
+    }
+    Err(anyhow!("{} is no directory: `bento deploy` makes it", hub.root().display()))
+}
