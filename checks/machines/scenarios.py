@@ -523,7 +523,8 @@ def kernel_change(lab):
     lab.web.wait_until_succeeds("grep -q reported /var/lib/bento/state.json", 60)
     lab.expect("up-to-date", 30)
     lab.expect_new()
-    assert [report["stage"] for report in lab.reports()] == ["done", "reboot", "done"]
+    stages = [report["stage"] for report in lab.reports()]
+    assert stages == ["done", "reboot", "done"], stages
 
 
 @scenario("kernel change, restarted by itself")
@@ -536,7 +537,8 @@ def kernel_reboot(lab):
     lab.web.wait_until_succeeds("grep -q reported /var/lib/bento/state.json", 60)
     lab.expect("up-to-date", 30)
     lab.expect_new()
-    assert [report["stage"] for report in lab.reports()] == ["done", "reboot", "done"]
+    stages = [report["stage"] for report in lab.reports()]
+    assert stages == ["done", "reboot", "done"], stages
 
 
 @scenario("a kernel that panics")
