@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BRIDGE = "br0"
+# where systemd keeps track of processes: a hierarchy of its own, the unified one, or both
+HIERARCHIES = [group for group in (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified")) if group.is_dir()] or [Path("/sys/fs/cgroup")]
 
 
 class Failure(AssertionError):
@@ -87,7 +89,16 @@ class Machine:
                    "--keep-unit", f"--network-bridge={BRIDGE}", "--kill-signal=SIGRTMIN+3", "--console=pipe",
                    "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
         command += [f"--bind-ro={bind}" for bind in self.binds]
-        self.process = subprocess.Popen([*command, "/sbin/bootloader"], stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+        self.process = subprocess.Popen([*command, "/sbin/bootloader"], stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=self.own_group)
+
+    def own_group(self):
+        """Puts the process that calls it into control groups of this machine's own: two systemds in one would end each other's
+        units."""
+        for hierarchy in HIERARCHIES:
+            group = hierarchy / f"bento-{os.stat('/proc/self/ns/pid').st_ino}-{self.name}"
+            group.mkdir(exist_ok=True)
+            # the writer itself, whatever its number is elsewhere
+            (group / "cgroup.procs").write_text("0")
 
     def find_leader(self):
         """The container's first process, when it is a systemd."""
