@@ -183,7 +183,8 @@ fn gen_list<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
     if !(0..=MAX_LEN).contains(&len) {
         return Err(Error::eval(pos, format!("cannot create list of size {len}")));
     }
-    // As in Nix, the function is not looked at before an element is.
+    let what = "while evaluating the first argument passed to builtins.genList";
+    ev.force_function(args[0], Pos::NONE, what)?;
     Ok(ev.heap.list_with(len as usize, |index| ev.heap.thunk_of_call(args[0], ev.heap.int(index as i64))).into())
 }
 

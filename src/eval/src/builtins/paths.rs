@@ -11,7 +11,7 @@ use crate::text::strings::{base_name, dir_name};
 use crate::value::{Kind, Pos, Value};
 use bento_store::base32;
 use bento_store::content_address::{ContentAddress, ContentAddressMethod};
-use bento_store::hash::{Hash, HashAlgo};
+use bento_store::hash::{Hash, HashAlgo, HashError};
 use bento_store::nar;
 use bento_store::store_path::{HASH_LEN, References, StorePath};
 use rustc_hash::FxHashMap;
@@ -378,7 +378,7 @@ fn find_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
 fn hash_file<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.hashFile";
     let name = lossy(ev.force_string_no_context(args[0], pos, what)?);
-    let algo = name.parse().map_err(|_| Error::eval(pos, format!("unknown hash algorithm '{name}'")))?;
+    let algo = name.parse().map_err(|error: HashError| Error::eval(pos, error.to_string()))?;
     let algo = enabled_algo(ev, algo)?;
     let path = ev.readable_path(args[1], pos)?;
     Ok(ev.heap.string(Hash::digest(algo, ev.read_file(&path)?).to_base16().as_bytes()))

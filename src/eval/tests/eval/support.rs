@@ -120,7 +120,7 @@ impl Nix {
         command
             .args(["--store", "dummy://?read-only=false", "--option", "eval-system", "x86_64-linux"])
             .args(["--option", "substitute", "false"])
-            .args(["--extra-experimental-features", "nix-command flakes fetch-tree ca-derivations impure-derivations"])
+            .args(["--extra-experimental-features", EXPERIMENTAL, "--extra-experimental-features", "nix-command"])
             .env("HOME", self.home.path())
             .env("NIX_PATH", "")
             .env("NIX_CONF_DIR", self.home.path())

@@ -1,0 +1,2 @@
+# The function is evaluated even if it is never called.
+builtins.genList { } 0
