@@ -1,6 +1,6 @@
 # The way in without Nix. Each target is a script that says at its head what it does and needs.
 
-.PHONY: build demo test corpora bench lint
+.PHONY: build demo test scenarios corpora bench lint
 
 # the program, in target/release/bento
 build:
@@ -13,6 +13,11 @@ demo:
 # every test that can run here: checks/test
 test:
 	@checks/test
+
+# everything that can happen to a host, on machines with a real systemd, and the table of it in docs: checks/machines/run
+scenarios:
+	cargo build --locked -p bento
+	@checks/machines/run --book
 
 # there is something to evaluate, and no other program was named
 evaluated := $(if $(BENTO_CORPORA),$(if $(BENTO),,build))
