@@ -57,6 +57,7 @@ impl Fleet {
         fleet.write("nixpkgs/nixos/default.nix", NIXOS);
         fleet.write("nixpkgs/lib.nix", "1");
         fleet.write("nixpkgs/text", "text");
+        fleet.write("fleet/config.sh", "CHROOT_DIR=/nonexistent\n");
         fleet.write("nixpkgs/kind", "file");
         fleet.write("nixpkgs/one", "one");
         fleet.write("nixpkgs/two", "two");

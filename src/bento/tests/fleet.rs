@@ -42,6 +42,7 @@ struct Fleet {
 impl Fleet {
     fn new() -> Self {
         let fleet = Self { dir: tempfile::tempdir().unwrap() };
+        fleet.write("fleet/config.sh", "CHROOT_DIR=/nonexistent\n");
         fleet.write("nixpkgs/nixos/default.nix", NIXOS);
         fleet.write("nixpkgs/pkgs.nix", PKGS);
         fleet
