@@ -154,7 +154,7 @@ impl<'a> System<'a> {
     pub fn boot_once(&self, toplevel: &StorePath, standby: &StorePath, log: &mut Log) -> Result<()> {
         self.set_profile(toplevel, log)?;
         self.activate(standby, Action::Boot, log)?;
-        let once = match Loader::find(&self.config.system.root) {
+        let once = match self.loader() {
             Some(loader) => loader.boot_once(toplevel, log),
             None => Err(anyhow!("there is neither systemd-boot nor GRUB")),
         };
@@ -171,10 +171,16 @@ impl<'a> System<'a> {
     pub fn boot_always(&self, toplevel: &StorePath, log: &mut Log) -> Result<()> {
         self.set_profile(toplevel, log)?;
         self.activate(toplevel, Action::Boot, log)?;
-        match Loader::find(&self.config.system.root) {
+        match self.loader() {
             Some(loader) => loader.boot_regularly(log),
             None => Ok(()),
         }
+    }
+
+    /// The boot loader that decides what comes after this boot: only where the system is this machine's own, as its tools
+    /// speak to the firmware.
+    fn loader(&self) -> Option<Loader> {
+        if self.systemd { Loader::find(&self.config.system.root) } else { None }
     }
 
     /// Whether the machine would boot, and its profile names, this system, as far as can be told.
