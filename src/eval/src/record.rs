@@ -228,10 +228,10 @@ impl Reading {
         if self.node.is_some_and(|known| known != node) {
             return Check::Changed;
         }
-        if let Some(known) = &self.target {
-            if !std::fs::read_link(path).is_ok_and(|target| target.as_os_str().as_bytes() == known) {
-                return Check::Changed;
-            }
+        if let Some(known) = &self.target
+            && !std::fs::read_link(path).is_ok_and(|target| target.as_os_str().as_bytes() == known)
+        {
+            return Check::Changed;
         }
         if self.contents.is_none() && self.listing.is_none() {
             return Check::Same(None);

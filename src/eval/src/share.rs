@@ -26,6 +26,9 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
+/// The paths of two files.
+type Pair = (Rc<[u8]>, Rc<[u8]>);
+
 /// Calls of imported functions, by the function.
 #[derive(Default)]
 pub(crate) struct ShareState<'a> {
@@ -37,7 +40,7 @@ pub(crate) struct ShareState<'a> {
     /// The hosts' own directories.
     directories: RefCell<Vec<Vec<u8>>>,
     /// By two files in those, at the same place: whether they are twins.
-    twins: RefCell<FxHashMap<(Rc<[u8]>, Rc<[u8]>), bool>>,
+    twins: RefCell<FxHashMap<Pair, bool>>,
 }
 
 #[derive(Clone, Copy)]

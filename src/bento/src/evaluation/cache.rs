@@ -219,7 +219,7 @@ impl Cache {
             }
         }
         for (path, _) in files.iter().filter(|(path, _)| extension(path) == "set") {
-            if !read::<Readings>(path).is_some_and(|set| self.set_path(&set_id(&set)) == *path) {
+            if read::<Readings>(path).is_none_or(|set| self.set_path(&set_id(&set)) != *path) {
                 files::remove(path)?;
                 removed += 1;
             }

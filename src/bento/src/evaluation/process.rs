@@ -165,7 +165,7 @@ impl Child {
         match status {
             Ok(WaitStatus::Signaled(_, Signal::SIGXCPU, _)) => Crash::Time,
             // the system's way to end what takes too much memory
-            Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) | Ok(WaitStatus::Exited(_, OUT_OF_MEMORY)) => Crash::Memory,
+            Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _) | WaitStatus::Exited(_, OUT_OF_MEMORY)) => Crash::Memory,
             // what Rust's allocator says
             _ if said.contains("memory allocation of") => Crash::Memory,
             Ok(WaitStatus::Signaled(_, signal, _)) => Crash::Other(format!("it was ended by {signal}: {said}")),
