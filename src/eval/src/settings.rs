@@ -62,8 +62,6 @@ pub struct Settings {
     pub trace_verbose: bool,
     /// Whether `abort` is called on a warning.
     pub abort_on_warn: bool,
-    /// Whether the text of every derivation is kept, to write it out afterwards.
-    pub keep_derivations: bool,
     /// The home directory, for paths that start with `~`.
     pub home: Option<Vec<u8>>,
     /// How much memory the values may take, in bytes; at most 4 GiB, which is as far as they can refer to each other.
@@ -95,7 +93,6 @@ impl Default for Settings {
             lints: Lints::default(),
             trace_verbose: false,
             abort_on_warn: false,
-            keep_derivations: false,
             home: None,
             max_heap: MAX_HEAP,
         }

@@ -276,7 +276,6 @@ impl Eval {
             restricted: self.restrict_eval && !self.no_restrict_eval,
             trace_verbose: self.trace_verbose,
             abort_on_warn: std::env::var("NIX_ABORT_ON_WARN").is_ok_and(|value| is_true(&value) == Some(true)),
-            keep_derivations: self.dump_drvs.is_some(),
             fetch: nix_conf::fetch_settings(),
             ..Settings::default()
         };
