@@ -132,6 +132,7 @@ def write(folder, count):
     """Writes a fleet of `count` hosts into `folder`, which must not have any yet, and gives their names."""
     folder = Path(folder)
     (folder / "shared").mkdir(parents=True)
+    (folder / "bento.toml").write_text('[hub]\ndirectory = "/nowhere"\naddress = "hub.example.org"\n')
     (folder / "shared/common.nix").write_text(COMMON)
     for index, role in enumerate(ROLES):
         (folder / f"shared/role{index:02}.nix").write_text(role + "\n")
