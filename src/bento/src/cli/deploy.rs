@@ -20,6 +20,7 @@ use crate::hub::Hub;
 use crate::manifest::ReleaseMode;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
+use crate::secrets::draft::{DigestKey, Draft};
 use crate::sign::Signer;
 
 /// Evaluate the fleet's hosts, build them, and publish those that changed
@@ -284,11 +285,20 @@ impl Deploy {
         let package = Package::of(&tree.path())?;
         let digest = package.digest();
         let now = Timestamp::now();
+        let secrets = match &step.host.secrets {
+            Some(folder) => {
+                let keys = config.hosts.get(&host.name).map_or(&[][..], |host| &host.keys);
+                // a plan must not make a key
+                Draft::of_folder(&host.name, folder, keys, || DigestKey::of_user(!self.dry_run))?
+            }
+            None => Vec::new(),
+        };
         let days = self.valid_for.or(config.release.valid_for_days);
         let candidate = Candidate {
             host,
             tree,
             package,
+            secrets,
             evaluation: step.evaluation.clone(),
             search_path: match host.kind {
                 HostKind::Flake => Vec::new(),
