@@ -199,7 +199,8 @@ impl Manifest {
             differences.push(format!("another derivation of the same system than {}", old.drv_path));
         }
         if self.files != old.files {
-            let by_path = |files: &'_ [PackageFile]| files.iter().map(|file| (file.path.clone(), file.clone())).collect();
+            let by_path =
+                |files: &'_ [PackageFile]| files.iter().map(|file| (file.path.clone(), file.clone())).collect();
             differences.push(changes(&by_path(&self.files), &by_path(&old.files), "files"));
         }
         if self.secrets != old.secrets {

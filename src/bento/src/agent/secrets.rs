@@ -257,7 +257,9 @@ impl Secrets {
             age::Decryptor::new_buffered(sealed.as_slice())
                 .and_then(|decryptor| decryptor.decrypt(std::iter::once(&key as &dyn age::Identity)))
                 .map_err(|error| match error {
-                    age::DecryptError::NoMatchingKeys => anyhow!("it is encrypted to other keys than {}", self.public()),
+                    age::DecryptError::NoMatchingKeys => {
+                        anyhow!("it is encrypted to other keys than {}", self.public())
+                    }
                     error => anyhow!("{error}"),
                 })
                 .and_then(|reader| Ok(reader.take(LIMIT + 1).read_to_end(&mut content)?))
@@ -281,7 +283,8 @@ impl Secrets {
     /// Refuses to decrypt anything onto a disk.
     fn check_memory(&self) -> Result<()> {
         let existing = self.run.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
-        let kind = statfs(existing).with_context(|| format!("cannot look at {}", existing.display()))?.filesystem_type();
+        let kind =
+            statfs(existing).with_context(|| format!("cannot look at {}", existing.display()))?.filesystem_type();
         if kind != TMPFS_MAGIC && kind != RAMFS_MAGIC {
             bail!("{} is not in memory (tmpfs): secrets are not decrypted onto a disk", existing.display());
         }
@@ -391,21 +394,24 @@ fn make_dir(dir: &Path, mode: u32) -> Result<()> {
 fn give(file: &Path, access: &Access) -> Result<()> {
     let user = match access.owner.parse() {
         Ok(number) => Uid::from_raw(number),
-        Err(_) => User::from_name(&access.owner)
-            .with_context(|| format!("cannot look up the user {}", access.owner))?
-            .with_context(|| format!("this host has no user {}", access.owner))?
-            .uid,
+        Err(_) => {
+            User::from_name(&access.owner)
+                .with_context(|| format!("cannot look up the user {}", access.owner))?
+                .with_context(|| format!("this host has no user {}", access.owner))?
+                .uid
+        }
     };
     let group = match access.group.parse() {
         Ok(number) => Gid::from_raw(number),
-        Err(_) => Group::from_name(&access.group)
-            .with_context(|| format!("cannot look up the group {}", access.group))?
-            .with_context(|| format!("this host has no group {}", access.group))?
-            .gid,
+        Err(_) => {
+            Group::from_name(&access.group)
+                .with_context(|| format!("cannot look up the group {}", access.group))?
+                .with_context(|| format!("this host has no group {}", access.group))?
+                .gid
+        }
     };
     let context = || format!("cannot give {} to {}", file.display(), access.owner);
-    let open =
-        OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(file).with_context(context)?;
+    let open = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(file).with_context(context)?;
     std::os::unix::fs::fchown(&open, Some(user.as_raw()), Some(group.as_raw())).with_context(context)?;
     open.set_permissions(Permissions::from_mode(access.mode.bits())).with_context(context)
 }

@@ -47,7 +47,9 @@ impl DigestKey {
             Ok(content) if content.len() == key.len() => key.copy_from_slice(&content),
             Ok(_) => bail!("{} is damaged: remove it, and all secrets are encrypted anew once", file.display()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut *key)).context("/dev/urandom")?;
+                File::open("/dev/urandom")
+                    .and_then(|mut random| random.read_exact(&mut *key))
+                    .context("/dev/urandom")?;
                 if create {
                     let dir = file.parent().context("a key needs a directory")?;
                     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
@@ -142,7 +144,8 @@ impl Draft {
     pub fn seal(&self) -> Result<Vec<u8>> {
         let context = || format!("cannot encrypt the secret {}", self.path);
         let keys = self.recipients.keys.iter().map(|key| key as &dyn age::Recipient);
-        let encryptor = age::Encryptor::with_recipients(keys).map_err(|error| anyhow!("{error}")).with_context(context)?;
+        let encryptor =
+            age::Encryptor::with_recipients(keys).map_err(|error| anyhow!("{error}")).with_context(context)?;
         let mut sealed = Vec::new();
         let mut writer = encryptor.wrap_output(&mut sealed).with_context(context)?;
         writer.write_all(&self.content).with_context(context)?;
