@@ -151,6 +151,7 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     if let Some(signer) = signer {
         files::write_atomic(&dir.signature_file(serial), signer.sign(&text)?.as_bytes(), 0o640, gid)?;
     }
+    files::sync_dir(&releases)?;
     files::write_atomic(&dir.manifest_file(), &text, 0o640, gid)?;
     finish(&dir, serial)?;
     prune(&dir, serial)?;
@@ -353,12 +354,11 @@ fn put(mut source: impl io::Read, release: &Path, path: &str, mode: u32) -> Resu
     copy.sync_all().with_context(context)
 }
 
-/// Gives a directory that is complete its name, durably.
+/// Makes a directory durable that is complete, and gives it its name: whether that is durable, its parent decides.
 fn put_in_place(temporary: &Path, place: &Path, reader: Option<Reader>) -> Result<()> {
     give_to(temporary, reader)?;
     sync_dirs(temporary)?;
-    fs::rename(temporary, place).with_context(|| format!("cannot create {}", place.display()))?;
-    place.parent().map_or(Ok(()), files::sync_dir)
+    fs::rename(temporary, place).with_context(|| format!("cannot create {}", place.display()))
 }
 
 /// Lets the host's group read a file or a whole tree, where it can't already; changes no time of modification.

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
@@ -28,8 +27,8 @@ pub struct Signer {
 enum Holder {
     /// In this process.
     Process(Box<PrivateKey>),
-    /// In an ssh agent.
-    Agent(Mutex<Client>),
+    /// In the ssh agent with this socket.
+    Agent(PathBuf),
 }
 
 impl fmt::Debug for Signer {
@@ -68,9 +67,7 @@ impl Signer {
             )
         };
         let socket = agent.with_context(|| anyhow!("SSH_AUTH_SOCK is not set")).with_context(way_out)?;
-        let mut client = Client::connect(socket)
-            .map_err(|error| anyhow!("cannot talk to the ssh agent at {}: {error}", socket.display()))
-            .with_context(way_out)?;
+        let mut client = connect(socket).with_context(way_out)?;
         let identities = client
             .list_all_identities()
             .map_err(|error| anyhow!("the ssh agent at {} does not say what it has: {error}", socket.display()))?;
@@ -82,7 +79,7 @@ impl Signer {
             return Err(anyhow!("the ssh agent at {} does not hold {}", socket.display(), name(&public_key)))
                 .with_context(way_out);
         }
-        Ok(Self { public_key, holder: Holder::Agent(Mutex::new(client)) })
+        Ok(Self { public_key, holder: Holder::Agent(socket.to_owned()) })
     }
 
     /// The public half, which the hosts pin.
@@ -100,10 +97,10 @@ impl Signer {
         let context = || format!("cannot sign with {}", self.name());
         let signature = match &self.holder {
             Holder::Process(key) => key.sign(NAMESPACE, HashAlg::Sha512, message).with_context(context)?,
-            Holder::Agent(client) => {
+            Holder::Agent(socket) => {
                 let data = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, message).with_context(context)?;
-                let mut client = client.lock().map_err(|_| anyhow!("the ssh agent's connection broke"))?;
-                let signature = client
+                // several threads sign at a time
+                let signature = connect(socket)?
                     .sign(self.public_key.clone(), &data)
                     .map_err(|error| anyhow!("the ssh agent refused: {error}"))
                     .with_context(context)?;
@@ -113,6 +110,11 @@ impl Signer {
         };
         signature.to_pem(LineEnding::LF).with_context(context)
     }
+}
+
+/// Connects to the ssh agent with this socket.
+fn connect(socket: &Path) -> Result<Client> {
+    Client::connect(socket).map_err(|error| anyhow!("cannot talk to the ssh agent at {}: {error}", socket.display()))
 }
 
 /// Reads a public key, or the public half of a private key; gives its line too.

@@ -82,7 +82,8 @@ impl Place {
         let tree = SourceTree::stage(&self.dir.join("source"), &Folders::default()).unwrap();
         let key = fs::read_to_string(self.dir.join("key.pub")).unwrap();
         // as it is when the deploy that is cut short is the first that sees the key
-        let secrets = Draft::of_folder(&host.name, &self.dir.join("secrets"), &[key], || DigestKey::of_user(false));
+        let secrets =
+            Draft::of_folder(&host.name, &self.dir.join("secrets"), &[key], Some(&DigestKey::of_user(false).unwrap()));
         let candidate = Candidate { secrets: secrets.unwrap(), ..candidate(&host, &tree, version) };
         let signer = Signer::open(&self.dir.join("key"), None).unwrap();
         publish(&Hub::new(self.dir.join("hub")), &candidate, Some(&signer), Timestamp::now()).unwrap()

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow};
@@ -21,6 +22,7 @@ use crate::manifest::ReleaseMode;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
 use crate::secrets::draft::{DigestKey, Draft};
+use crate::secrets::folder;
 use crate::sign::Signer;
 
 /// Evaluate the fleet's hosts, build them, and publish those that changed
@@ -55,6 +57,9 @@ pub(super) struct Deploy {
     #[arg(long, value_name = "FILE", env = "SIGNING_KEY")]
     signing_key: Option<PathBuf>,
 }
+
+/// How many hosts are published at a time: nearly all of it is waiting for the disk, which makes many changes durable at once.
+const PUBLISHERS: usize = 16;
 
 /// What became of one host, for `--json`.
 #[derive(Serialize)]
@@ -134,6 +139,7 @@ struct Work<'a> {
     search_path: &'a SearchPath,
     signer: Option<&'a Signer>,
     builder: &'a Builder,
+    digest_key: Option<&'a DigestKey>,
 }
 
 /// A host on its way to being published.
@@ -192,19 +198,24 @@ impl Deploy {
         evaluated.sort_by_key(|(index, _)| *index);
         let mut steps: Vec<Step<'_>> = evaluated.into_iter().map(|(_, step)| step).collect();
         let builder = Builder::new(&config.build.options);
-        let work =
-            Work { config: &config, hub: &hub, search_path: &search_path, signer: signer.as_ref(), builder: &builder };
+        let secret = |step: &Step<'_>| {
+            step.host.secrets.as_deref().is_some_and(|folder| folder::has_secrets(folder).unwrap_or(true))
+        };
+        // a plan must not make a key
+        let digest_key = steps.iter().any(secret).then(|| DigestKey::of_user(!self.dry_run)).transpose()?;
+        let work = Work {
+            config: &config,
+            hub: &hub,
+            search_path: &search_path,
+            signer: signer.as_ref(),
+            builder: &builder,
+            digest_key: digest_key.as_ref(),
+        };
         for (step, error) in self.gate(&work, &mut steps)? {
             say(Line::failed(Some(&step.host.host.name), &step.host.dir, &error, step.seconds));
         }
-        for step in &steps {
-            let start = Instant::now();
-            let line = self.publish(&work, step);
-            let seconds = step.seconds + start.elapsed().as_secs_f64();
-            say(match line {
-                Ok(line) => Line { seconds, ..line },
-                Err(error) => Line::failed(Some(&step.host.host.name), &step.host.dir, &error, seconds),
-            });
+        for line in self.publish_all(&work, &steps)? {
+            say(line);
         }
         if !self.dry_run && selection.is_all() {
             record_fleet(&hub, &fleet)?;
@@ -278,9 +289,45 @@ impl Deploy {
         Ok(refused)
     }
 
+    /// Publishes hosts, many at a time; gives what became of each.
+    fn publish_all(&self, work: &Work<'_>, steps: &[Step<'_>]) -> Result<Vec<Line>> {
+        let publish = |step: &Step<'_>| {
+            let start = Instant::now();
+            let line = self.publish(work, step);
+            let seconds = step.seconds + start.elapsed().as_secs_f64();
+            match line {
+                Ok(line) => Line { seconds, ..line },
+                Err(error) => Line::failed(Some(&step.host.host.name), &step.host.dir, &error, seconds),
+            }
+        };
+        let next = AtomicUsize::new(0);
+        let take = || {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            steps.get(index).map(|step| (index, step))
+        };
+        let mut lines = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..PUBLISHERS.min(steps.len()))
+                .map(|_| {
+                    scope.spawn(|| {
+                        std::iter::from_fn(take).map(|(index, step)| (index, publish(step))).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().map_err(|_| anyhow!("publishing broke: this is a defect of bento")))
+                .collect::<Result<Vec<_>>>()
+        })?
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+        lines.sort_by_key(|(index, _)| *index);
+        Ok(lines.into_iter().map(|(_, line)| line).collect())
+    }
+
     /// Publishes one host.
     fn publish(&self, work: &Work<'_>, step: &Step<'_>) -> Result<Line> {
-        let Work { config, hub, search_path, signer, builder } = work;
+        let Work { config, hub, search_path, signer, builder, digest_key } = work;
         let FleetHost { host, tree, .. } = step.host;
         let package = Package::of(&tree.path())?;
         let digest = package.digest();
@@ -288,8 +335,7 @@ impl Deploy {
         let secrets = match &step.host.secrets {
             Some(folder) => {
                 let keys = config.hosts.get(&host.name).map_or(&[][..], |host| &host.keys);
-                // a plan must not make a key
-                Draft::of_folder(&host.name, folder, keys, || DigestKey::of_user(!self.dry_run))?
+                Draft::of_folder(&host.name, folder, keys, *digest_key)?
             }
             None => Vec::new(),
         };

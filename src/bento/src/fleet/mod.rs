@@ -11,7 +11,7 @@ mod selection;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -30,7 +30,7 @@ pub struct FleetHost {
     /// The directory that it is written in, for messages.
     pub dir: PathBuf,
     /// The staged files; hosts of one flake share them.
-    pub tree: Rc<SourceTree>,
+    pub tree: Arc<SourceTree>,
     /// The host's folder of secrets, if there is one.
     pub secrets: Option<PathBuf>,
 }
@@ -227,12 +227,12 @@ fn hosts_of(
             if !selection.includes(&name) {
                 return Ok(Vec::new());
             }
-            let tree = Rc::new(SourceTree::stage(dir, secrets)?);
+            let tree = Arc::new(SourceTree::stage(dir, secrets)?);
             let secrets = existing(dir.join(folder::NAME));
             Ok(vec![FleetHost { host: Host { name, kind: HostKind::NonFlake }, dir: dir.clone(), tree, secrets }])
         }
         HostKind::Flake => {
-            let tree = Rc::new(SourceTree::stage(dir, secrets)?);
+            let tree = Arc::new(SourceTree::stage(dir, secrets)?);
             let names = evaluator
                 .flake_hosts(&tree)
                 .map_err(|error| anyhow!(tree.original_names(&format!("{error:#}"))))

@@ -110,19 +110,14 @@ impl fmt::Debug for Draft {
 }
 
 impl Draft {
-    /// The secrets in a folder, for a host with these public keys; `key` gives the key to know them again by, if there are any.
-    pub fn of_folder(
-        host: &HostName,
-        folder: &Path,
-        keys: &[String],
-        key: impl FnOnce() -> Result<DigestKey>,
-    ) -> Result<Vec<Self>> {
+    /// The secrets in a folder, for a host with these public keys; `key` is the key to know them again by, if there are any.
+    pub fn of_folder(host: &HostName, folder: &Path, keys: &[String], key: Option<&DigestKey>) -> Result<Vec<Self>> {
         let plain = folder::read(folder)?;
         if plain.is_empty() {
             return Ok(Vec::new());
         }
         let recipients = Rc::new(Recipients::new(host, keys)?);
-        let key = key()?;
+        let key = key.context("there is no key to know secrets again by")?;
         let draft = |plain: folder::Plain| {
             let mut hasher = blake3::Hasher::new_keyed(&key.0);
             let mut field = |bytes: &[u8]| {
