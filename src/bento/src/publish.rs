@@ -13,6 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use nix::unistd::{Uid, User};
+use ssh_key::PublicKey;
 
 use crate::evaluation::Evaluation;
 use crate::files::{self, TEMPORARY};
@@ -100,9 +101,9 @@ pub struct Plan {
     pub why: Vec<String>,
 }
 
-/// Says what [`publish`] would do, and does nothing.
-pub fn plan(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Plan> {
-    let next = next_manifest(&hub.host(&candidate.host.name), candidate, signer, now)?;
+/// Says what [`publish`] would do if it signed with the private half of `key`, and does nothing.
+pub fn plan(hub: &Hub, candidate: &Candidate<'_>, key: Option<&PublicKey>, now: Timestamp) -> Result<Plan> {
+    let next = next_manifest(&hub.host(&candidate.host.name), candidate, key, now)?;
     Ok(Plan {
         published: match next.why.is_empty() {
             true => Published::Unchanged { serial: next.serial },
@@ -120,7 +121,8 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     let reader = reader(candidate.host)?;
     lay_out(&dir, reader)?;
     clear_leftovers(&dir)?;
-    let Next { serial, manifest, sealed, why, .. } = next_manifest(&dir, candidate, signer, now)?;
+    let Next { serial, manifest, sealed, why, .. } =
+        next_manifest(&dir, candidate, signer.map(Signer::public_key), now)?;
     if why.is_empty() {
         finish(&dir, serial)?;
         give_to(&dir.releases(), reader)?;
@@ -173,7 +175,7 @@ struct Next {
 }
 
 /// The manifest that a candidate would get, and why the current one does not do.
-fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Next> {
+fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKey>, now: Timestamp) -> Result<Next> {
     // a manifest that can't be read is replaced; its serial is the newest release's, as that is written first
     let current = dir.manifest();
     let newest = match &current {
@@ -217,7 +219,7 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, signer: Option<&Signe
             if !is_whole(&dir.path().join(release_dir(current.serial)), &current.files) {
                 why.push("the current release's files are damaged".to_owned());
             }
-            if signer.is_some_and(|signer| !is_signed(dir, current.serial, signer)) {
+            if key.is_some_and(|key| !is_signed(dir, current.serial, key)) {
                 why.push("the current release is not signed with this key".to_owned());
             }
             why
@@ -267,10 +269,10 @@ fn lasts(current: Option<Timestamp>, new: Option<Timestamp>, now: Timestamp) -> 
     }
 }
 
-/// Whether the current manifest, as it lies there, has a signature by this signer.
-fn is_signed(dir: &HostDir, serial: u64, signer: &Signer) -> bool {
+/// Whether the current manifest, as it lies there, has a signature by this key.
+fn is_signed(dir: &HostDir, serial: u64, key: &PublicKey) -> bool {
     let texts = fs::read(dir.manifest_file()).and_then(|text| Ok((text, fs::read(dir.signature_file(serial))?)));
-    texts.is_ok_and(|(text, signature)| sign::verify(&text, &signature, &[signer.public_key().into()]).is_ok())
+    texts.is_ok_and(|(text, signature)| sign::verify(&text, &signature, &[key.into()]).is_ok())
 }
 
 /// Whether a published release has all its files, as they were.

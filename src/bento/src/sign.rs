@@ -40,18 +40,23 @@ impl fmt::Debug for Signer {
 impl Signer {
     /// Takes the key that `key` names: a file with a private key, or one with the public key of a key that the ssh agent
     /// at `agent` (the value of `SSH_AUTH_SOCK`) holds. A private key with a passphrase, or for RSA, is left to the agent
-    /// too.
+    /// too; a public key whose private half lies beside it, ready for use, needs none.
     pub fn open(key: &Path, agent: Option<&Path>) -> Result<Self> {
         let text = std::fs::read_to_string(key)
             .with_context(|| format!("cannot read the signing key {} (SIGNING_KEY)", key.display()))?;
         if let Ok(public_key) = PublicKey::from_openssh(text.trim()) {
-            return Self::in_agent(public_key, key, agent);
+            let beside = std::fs::read_to_string(key.with_extension("")).ok();
+            let beside = beside.and_then(|text| PrivateKey::from_openssh(text.trim()).ok());
+            let same = |private: &PrivateKey| private.public_key().key_data() == public_key.key_data();
+            return match beside.filter(|private| same(private) && is_usable(private)) {
+                Some(private) => Ok(Self { public_key, holder: Holder::Process(Box::new(private)) }),
+                None => Self::in_agent(public_key, key, agent),
+            };
         }
         let private_key = PrivateKey::from_openssh(text.trim()).map_err(|error| {
             anyhow!("{} is neither an OpenSSH private key nor a public one: {error}", key.display())
         })?;
-        // ssh-key 0.6 computes wrong signatures with RSA keys, and says so only as "cryptographic error"
-        if private_key.is_encrypted() || private_key.algorithm().is_rsa() {
+        if !is_usable(&private_key) {
             return Self::in_agent(private_key.public_key().clone(), key, agent);
         }
         Ok(Self { public_key: private_key.public_key().clone(), holder: Holder::Process(Box::new(private_key)) })
@@ -110,6 +115,12 @@ impl Signer {
         };
         signature.to_pem(LineEnding::LF).with_context(context)
     }
+}
+
+/// Whether this process can sign with a private key.
+fn is_usable(key: &PrivateKey) -> bool {
+    // ssh-key 0.6 computes wrong signatures with RSA keys, and says so only as "cryptographic error"
+    !key.is_encrypted() && !key.algorithm().is_rsa()
 }
 
 /// Connects to the ssh agent with this socket.

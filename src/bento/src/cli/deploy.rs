@@ -9,6 +9,7 @@ use anyhow::{Context, Error, Result, anyhow};
 use clap::Args;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
+use ssh_key::PublicKey;
 
 use super::fleet::FleetOptions;
 use super::progress::Display;
@@ -23,7 +24,7 @@ use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
 use crate::secrets::draft::{DigestKey, Draft};
 use crate::secrets::folder;
-use crate::sign::Signer;
+use crate::sign::{Signer, read_public_key};
 
 /// Evaluate the fleet's hosts, build them, and publish those that changed
 ///
@@ -137,6 +138,9 @@ struct Work<'a> {
     config: &'a Config,
     hub: &'a Hub,
     search_path: &'a SearchPath,
+    /// The public half of the key that signs.
+    key: Option<&'a PublicKey>,
+    /// Who signs; nobody does for a plan.
     signer: Option<&'a Signer>,
     builder: &'a Builder,
     digest_key: Option<&'a DigestKey>,
@@ -153,14 +157,16 @@ impl Deploy {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (dir, config) = super::fleet_config()?;
         let selection = self.fleet.selection(&self.hosts, &config)?;
-        let signer = self.signer(&config)?;
+        let signing_key = self.signing_key.as_deref().or(config.release.signing_key.as_deref());
+        let signer = self.signer(signing_key)?;
+        let key = signing_key.map(read_public_key).transpose()?.map(|(key, _)| key);
         let search_path = self.fleet.search_path()?;
         let evaluator = self.fleet.evaluator()?;
         let hub = Hub::new(&config.hub.directory);
-        // a plan must not even create the hub's directory
+        let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
+        // a plan, or what is no fleet, must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
         let holds = hub.holds()?;
-        let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let mut lines = Vec::new();
         let mut say = |line: Line| {
             if !self.json || line.error.is_some() {
@@ -207,6 +213,7 @@ impl Deploy {
             config: &config,
             hub: &hub,
             search_path: &search_path,
+            key: key.as_ref(),
             signer: signer.as_ref(),
             builder: &builder,
             digest_key: digest_key.as_ref(),
@@ -227,11 +234,13 @@ impl Deploy {
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// Who signs, if anybody.
-    fn signer(&self, config: &Config) -> Result<Option<Signer>> {
-        let key = self.signing_key.as_ref().or(config.release.signing_key.as_ref());
+    /// Who signs, if anybody; nobody does for a plan.
+    fn signer(&self, key: Option<&Path>) -> Result<Option<Signer>> {
+        if self.dry_run {
+            return Ok(None);
+        }
         let signer = key.map(|key| Signer::open(key, super::ssh_agent().as_deref())).transpose()?;
-        if signer.is_none() && !self.dry_run {
+        if signer.is_none() {
             eprintln!(
                 "warning: the releases are not signed, so only hosts with unsigned-releases = true take them up: set \
                  SIGNING_KEY"
@@ -327,7 +336,7 @@ impl Deploy {
 
     /// Publishes one host.
     fn publish(&self, work: &Work<'_>, step: &Step<'_>) -> Result<Line> {
-        let Work { config, hub, search_path, signer, builder, digest_key } = work;
+        let Work { config, hub, search_path, key, signer, builder, digest_key } = work;
         let FleetHost { host, tree, .. } = step.host;
         let package = Package::of(&tree.path())?;
         let digest = package.digest();
@@ -355,7 +364,7 @@ impl Deploy {
             trusted_public_keys: config.release.trusted_public_keys.clone(),
             expires: days.map(|days| now.checked_add(Span::new().hours(24 * i64::from(days)))).transpose()?,
         };
-        let plan = publish::plan(hub, &candidate, *signer, now)?;
+        let plan = publish::plan(hub, &candidate, *key, now)?;
         let (outcome, serial) = match plan.published {
             Published::New { serial } if self.dry_run => ("would-publish", serial),
             Published::Unchanged { serial } if self.dry_run => ("unchanged", serial),
