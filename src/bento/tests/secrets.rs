@@ -136,7 +136,9 @@ fn publishing_the_same_secrets_again_changes_nothing() {
     lab.bento(&["deploy"]).succeeds();
     assert_ne!(sealed(5), fourth);
     // a file that was damaged on the hub is replaced
+    lab.bento(&["verify", "web"]).succeeds();
     lab.write("chroot/web/releases/5.secrets/db/password", "damaged");
+    lab.bento(&["verify", "web"]).fails_with(&["the release's secret db/password is not that of its manifest"]);
     lab.bento(&["deploy"]).succeeds();
     assert_eq!(lab.manifest("web")["serial"], 6);
     // the digest tells nothing without the key: with another one it is another

@@ -323,6 +323,11 @@ impl Lab {
         Ran::new(command.args(["sh", "-c", script]).output().unwrap())
     }
 
+    /// Starts a script in the namespace, with the environment that the program has, and does not wait for it.
+    pub fn start(&self, script: &str) -> Child {
+        self.prepared("/usr/sbin:/usr/bin:/sbin:/bin").args(["sh", "-c", script]).spawn().unwrap()
+    }
+
     /// A command in the namespace that lacks only its own words.
     fn prepared(&self, path: &str) -> Command {
         let mut command = self.inside("env");
