@@ -513,6 +513,34 @@ def two_at_once(lab):
     assert len(lab.reports()) == 2
 
 
+@scenario("secrets, and a power cut")
+def secrets(lab):
+    lab.hub.succeed("rm /fleet/config.sh")
+    lab.hub.write("/fleet/bento.toml", '[hub]\ndirectory = "/home/chroot"\n[release]\nsigning-key = "/root/admin"\n'
+                  f'[build]\nlocal = false\n[hosts.web]\nkeys = [ "{lab.keys["web"]}" ]\n')
+    lab.hub.write("/fleet/hosts/web/secrets/password", "sesame\n")
+    lab.hub.write("/fleet/hosts/web/secrets/secrets.toml", '[password]\nowner = "reader"\n')
+    # the same system brings the secret's owner, and a service that can't do without
+    lab.publish(change("""users.users.reader = { isSystemUser = true; group = "reader"; };
+        users.groups.reader = { };
+        systemd.services.reader = {
+          wantedBy = [ "multi-user.target" ];
+          serviceConfig = { Type = "oneshot"; RemainAfterExit = true; User = "reader"; };
+          script = "test \\"$(cat /run/bento/secrets/password)\\" = sesame";
+        };"""))
+    lab.poll()
+    lab.expect("up-to-date")
+    lab.expect_new()
+    there = "systemctl is-active reader && test \"$(stat -c '%U %a' /run/bento/secrets/password)\" = 'reader 400'"
+    lab.web.succeed(there)
+    lab.web.crash()
+    lab.web.start()
+    lab.web.wait_until_succeeds(there, 60)
+    lab.web.succeed("systemctl is-active bento-secrets")
+    lab.web.fail("grep -rq sesame /var/lib/bento /nix/store")
+    lab.hub.fail("grep -rq sesame /home/chroot")
+
+
 @scenario("kernel change, restarted by somebody")
 def kernel_change(lab):
     lab.publish(change('boot.kernelPackages = pkgs.linuxPackages_latest;'))

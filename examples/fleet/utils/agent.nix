@@ -258,6 +258,37 @@ in
       };
     };
 
+    # The secrets are in memory, and gone with the power: they are there again before what may need them. (A system before its
+    # first release has none.)
+    systemd.services.bento-secrets = {
+      description = "bento: put this host's secrets in place";
+      wantedBy = [ "sysinit.target" ];
+      before = [ "sysinit.target" "shutdown.target" ];
+      conflicts = [ "shutdown.target" ];
+      after = [ "local-fs.target" ];
+      unitConfig = {
+        DefaultDependencies = false;
+        RequiresMountsFor = cfg.stateDir;
+        ConditionPathExists = "${cfg.stateDir}/secrets";
+      };
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        ExecStart = "${cfg.package}/bin/bento agent secrets --config /etc/bento/agent.toml";
+        UMask = "0077";
+      };
+    };
+
+    # Secrets are in place before the activation; users that it brings get theirs here, before their services start.
+    system.activationScripts.bento-secrets = {
+      deps = [ "users" "groups" ];
+      text = ''
+        if [ -e /run/bento/secrets ] && [ -e /etc/bento/agent.toml ]; then
+          ${cfg.package}/bin/bento agent secrets --config /etc/bento/agent.toml || true
+        fi
+      '';
+    };
+
     systemd.timers.bento-upgrade = {
       description = "bento: ask the hub for a new release";
       wantedBy = [ "timers.target" ];

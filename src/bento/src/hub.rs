@@ -9,6 +9,7 @@
 //!   HOST/                  root-owned; the SFTP chroot of that host
 //!     manifest.json        names the current release: what makes a release current is this file's rename
 //!     releases/N/          the files of release N; the last few are kept for readers that are at it
+//!     releases/N.secrets/  its secrets, encrypted to the host
 //!     releases/N.sig       the signature of its manifest
 //!     config -> releases/N
 //!     manifest.json.sig -> releases/N.sig

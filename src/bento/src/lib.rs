@@ -21,6 +21,7 @@ pub mod nix_conf;
 pub mod package;
 pub mod publish;
 pub mod report;
+pub mod secrets;
 pub mod serve;
 pub mod sign;
 pub mod source;

@@ -27,6 +27,12 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
+    /// Put this host's secrets in place, as after a boot
+    Secrets {
+        /// The agent's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/bento/agent.toml")]
+        config: PathBuf,
+    },
     /// Bring a run that takes too long to an end: what the watchdog calls
     #[command(hide = true)]
     Watchdog {
@@ -40,6 +46,7 @@ impl Agent {
     pub(super) fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Run { config, now } => poll(&AgentConfig::read(&config)?, now)?,
+            Command::Secrets { config } => agent::put_secrets_in_place(&AgentConfig::read(&config)?)?,
             Command::Watchdog { config } => agent::watchdog(&AgentConfig::read(&config)?)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow};
 use clap::Args;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
+use ssh_key::PublicKey;
 
 use super::fleet::FleetOptions;
 use super::progress::Display;
@@ -20,7 +22,9 @@ use crate::hub::Hub;
 use crate::manifest::ReleaseMode;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
-use crate::sign::Signer;
+use crate::secrets::draft::{DigestKey, Draft};
+use crate::secrets::folder;
+use crate::sign::{Signer, read_public_key};
 
 /// Evaluate the fleet's hosts, build them, and publish those that changed
 ///
@@ -54,6 +58,9 @@ pub(super) struct Deploy {
     #[arg(long, value_name = "FILE", env = "SIGNING_KEY")]
     signing_key: Option<PathBuf>,
 }
+
+/// How many hosts are published at a time: nearly all of it is waiting for the disk, which makes many changes durable at once.
+const PUBLISHERS: usize = 16;
 
 /// What became of one host, for `--json`.
 #[derive(Serialize)]
@@ -131,8 +138,12 @@ struct Work<'a> {
     config: &'a Config,
     hub: &'a Hub,
     search_path: &'a SearchPath,
+    /// The public half of the key that signs.
+    key: Option<&'a PublicKey>,
+    /// Who signs; nobody does for a plan.
     signer: Option<&'a Signer>,
     builder: &'a Builder,
+    digest_key: Option<&'a DigestKey>,
 }
 
 /// A host on its way to being published.
@@ -146,14 +157,16 @@ impl Deploy {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (dir, config) = super::fleet_config()?;
         let selection = self.fleet.selection(&self.hosts, &config)?;
-        let signer = self.signer(&config)?;
+        let signing_key = self.signing_key.as_deref().or(config.release.signing_key.as_deref());
+        let signer = self.signer(signing_key)?;
+        let key = signing_key.map(read_public_key).transpose()?.map(|(key, _)| key);
         let search_path = self.fleet.search_path()?;
         let evaluator = self.fleet.evaluator()?;
         let hub = Hub::new(&config.hub.directory);
-        // a plan must not even create the hub's directory
+        let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
+        // a plan, or what is no fleet, must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
         let holds = hub.holds()?;
-        let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let mut lines = Vec::new();
         let mut say = |line: Line| {
             if !self.json || line.error.is_some() {
@@ -202,19 +215,25 @@ impl Deploy {
             }
         }
         steps.sort_by(|one, other| one.host.host.name.cmp(&other.host.host.name));
-        let work =
-            Work { config: &config, hub: &hub, search_path: &search_path, signer: signer.as_ref(), builder: &builder };
+        let secret = |step: &Step<'_>| {
+            step.host.secrets.as_deref().is_some_and(|folder| folder::has_secrets(folder).unwrap_or(true))
+        };
+        // a plan must not make a key
+        let digest_key = steps.iter().any(secret).then(|| DigestKey::of_user(!self.dry_run)).transpose()?;
+        let work = Work {
+            config: &config,
+            hub: &hub,
+            search_path: &search_path,
+            key: key.as_ref(),
+            signer: signer.as_ref(),
+            builder: &builder,
+            digest_key: digest_key.as_ref(),
+        };
         for (step, error) in self.gate(&work, &mut steps)? {
             say(Line::failed(Some(&step.host.host.name), &step.host.dir, &error, step.seconds));
         }
-        for step in &steps {
-            let start = Instant::now();
-            let line = self.publish(&work, step);
-            let seconds = step.seconds + start.elapsed().as_secs_f64();
-            say(match line {
-                Ok(line) => Line { seconds, ..line },
-                Err(error) => Line::failed(Some(&step.host.host.name), &step.host.dir, &error, seconds),
-            });
+        for line in self.publish_all(&work, &steps)? {
+            say(line);
         }
         if !self.dry_run && selection.is_all() {
             record_fleet(&hub, &fleet)?;
@@ -226,11 +245,13 @@ impl Deploy {
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// Who signs, if anybody.
-    fn signer(&self, config: &Config) -> Result<Option<Signer>> {
-        let key = self.signing_key.as_ref().or(config.release.signing_key.as_ref());
+    /// Who signs, if anybody; nobody does for a plan.
+    fn signer(&self, key: Option<&Path>) -> Result<Option<Signer>> {
+        if self.dry_run {
+            return Ok(None);
+        }
         let signer = key.map(|key| Signer::open(key, super::ssh_agent().as_deref())).transpose()?;
-        if signer.is_none() && !self.dry_run {
+        if signer.is_none() {
             eprintln!(
                 "warning: the releases are not signed, so only hosts with unsigned-releases = true take them up: set \
                  SIGNING_KEY"
@@ -285,18 +306,62 @@ impl Deploy {
         Ok(refused)
     }
 
+    /// Publishes hosts, many at a time; gives what became of each.
+    fn publish_all(&self, work: &Work<'_>, steps: &[Step<'_>]) -> Result<Vec<Line>> {
+        let publish = |step: &Step<'_>| {
+            let start = Instant::now();
+            let line = self.publish(work, step);
+            let seconds = step.seconds + start.elapsed().as_secs_f64();
+            match line {
+                Ok(line) => Line { seconds, ..line },
+                Err(error) => Line::failed(Some(&step.host.host.name), &step.host.dir, &error, seconds),
+            }
+        };
+        let next = AtomicUsize::new(0);
+        let take = || {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            steps.get(index).map(|step| (index, step))
+        };
+        let mut lines = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..PUBLISHERS.min(steps.len()))
+                .map(|_| {
+                    scope.spawn(|| {
+                        std::iter::from_fn(take).map(|(index, step)| (index, publish(step))).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().map_err(|_| anyhow!("publishing broke: this is a defect of bento")))
+                .collect::<Result<Vec<_>>>()
+        })?
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+        lines.sort_by_key(|(index, _)| *index);
+        Ok(lines.into_iter().map(|(_, line)| line).collect())
+    }
+
     /// Publishes one host.
     fn publish(&self, work: &Work<'_>, step: &Step<'_>) -> Result<Line> {
-        let Work { config, hub, search_path, signer, builder } = work;
+        let Work { config, hub, search_path, key, signer, builder, digest_key } = work;
         let FleetHost { host, tree, .. } = step.host;
         let package = Package::of(&tree.path())?;
         let digest = package.digest();
         let now = Timestamp::now();
+        let secrets = match &step.host.secrets {
+            Some(folder) => {
+                let keys = config.hosts.get(&host.name).map_or(&[][..], |host| &host.keys);
+                Draft::of_folder(&host.name, folder, keys, *digest_key)?
+            }
+            None => Vec::new(),
+        };
         let days = self.valid_for.or(config.release.valid_for_days);
         let candidate = Candidate {
             host,
             tree,
             package,
+            secrets,
             evaluation: step.evaluation.clone(),
             search_path: match host.kind {
                 HostKind::Flake => Vec::new(),
@@ -307,7 +372,7 @@ impl Deploy {
             trusted_public_keys: config.release.trusted_public_keys.clone(),
             expires: days.map(|days| now.checked_add(Span::new().hours(24 * i64::from(days)))).transpose()?,
         };
-        let plan = publish::plan(hub, &candidate, *signer, now)?;
+        let plan = publish::plan(hub, &candidate, *key, now)?;
         let (outcome, serial) = match plan.published {
             Published::New { serial } if self.dry_run => ("would-publish", serial),
             Published::Unchanged { serial } if self.dry_run => ("unchanged", serial),

@@ -15,6 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use bento::evaluation::Evaluation;
+use bento::host::Host;
+use bento::manifest::ReleaseMode;
+use bento::package::Package;
+use bento::publish::Candidate;
+use bento::source::SourceTree;
+use bento::store_path::StorePath;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -316,6 +323,11 @@ impl Lab {
         Ran::new(command.args(["sh", "-c", script]).output().unwrap())
     }
 
+    /// Starts a script in the namespace, with the environment that the program has, and does not wait for it.
+    pub fn start(&self, script: &str) -> Child {
+        self.prepared("/usr/sbin:/usr/bin:/sbin:/bin").args(["sh", "-c", script]).spawn().unwrap()
+    }
+
     /// A command in the namespace that lacks only its own words.
     fn prepared(&self, path: &str) -> Command {
         let mut command = self.inside("env");
@@ -473,4 +485,22 @@ pub fn fingerprint(dir: &Path) -> Vec<String> {
     }
     lines.sort();
     lines
+}
+
+/// A candidate for a host's release that is its files and nothing else; `version` tells systems apart.
+pub fn candidate<'a>(host: &'a Host, tree: &'a SourceTree, version: char) -> Candidate<'a> {
+    let path =
+        |end: &str| StorePath::new(format!("/nix/store/{}-system{end}", version.to_string().repeat(32))).unwrap();
+    Candidate {
+        host,
+        package: Package::of(&tree.path()).unwrap(),
+        tree,
+        secrets: Vec::new(),
+        evaluation: Evaluation { drv_path: path(".drv"), toplevel: path("") },
+        search_path: Vec::new(),
+        mode: ReleaseMode::Source,
+        substituters: Vec::new(),
+        trusted_public_keys: Vec::new(),
+        expires: None,
+    }
 }
