@@ -7,6 +7,7 @@ the table in docs/src/scenarios.md.
 import argparse
 import json
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -14,18 +15,20 @@ import time
 import traceback
 from pathlib import Path
 
-from driver import Failure, Machine, make_network, memory, run
+import emulated
+from driver import Container, Failure, make_network, run
+from emulated import Emulated
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BOOK = ROOT / "docs/src/scenarios.md"
 
-WEB = """
+HOST = """
 { lib, ... }:
 {
-  imports = [ ./agent.nix ./change.nix ];
-  networking.hostName = "web";
-  networking.interfaces.host0.ipv4.addresses = lib.mkDefault [ { address = "192.168.1.11"; prefixLength = 24; } ];
+  imports = [ ./agent.nix ./machine.nix ./change.nix ];
+  networking.hostName = "@name@";
+  networking.interfaces.host0.ipv4.addresses = lib.mkDefault [ { address = "@address@"; prefixLength = 24; } ];
   services.openssh.enable = lib.mkDefault true;
   nix.settings = { sandbox = false; substituters = ""; build-users-group = ""; };
   services.bento.agent = {
@@ -47,7 +50,7 @@ WEB = """
 """
 HUB = """
 {
-  imports = [ ./hub.nix ];
+  imports = [ ./hub.nix ./change.nix ];
   networking.hostName = "hub";
   networking.interfaces.host0.ipv4.addresses = [ { address = "192.168.1.1"; prefixLength = 24; } ];
   services.openssh.enable = true;
@@ -57,6 +60,13 @@ HUB = """
 }
 """
 NOTHING = "{ }\n"
+# makes what is in /etc/nixos the system of a machine
+INSTALL = """
+    system=$(nix-build --no-out-link -I nixpkgs=/fixture -E \\
+      '(import <nixpkgs/nixos> { configuration = /etc/nixos/configuration.nix; }).config.system.build.toplevel')
+    nix-env --profile /nix/var/nix/profiles/system --set "$system"
+    "$system/bin/switch-to-configuration" boot
+"""
 
 
 def change(text):
@@ -67,9 +77,9 @@ def change(text):
 class Lab:
     """A hub, and hosts."""
 
-    def __init__(self, base, work):
-        self.base, self.work = Path(base), Path(work)
-        run("mount", "-t", "tmpfs", "-o", "size=4g,mode=755", "bento-lab", str(self.work))
+    def __init__(self, base, packages, work):
+        self.base, self.packages, self.work = Path(base), Path(packages), Path(work)
+        run("mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "bento-lab", str(self.work))
         make_network()
         (self.work / "machines").mkdir()
         self.binds = [f"{bento()}:/usr/local/bin/bento", f"{ROOT}/checks/fixture:/fixture", f"{HERE}/bootctl:/usr/local/bin/bootctl",
@@ -78,50 +88,88 @@ class Lab:
         for name in ("hub", "web", "admin", "other"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.work / name))
             self.keys[name] = (self.work / f"{name}.pub").read_text().strip()
-        self.modules = {
-            "web": {"configuration.nix": WEB.replace("@hub@", self.keys["hub"]).replace("@admin@", self.keys["admin"]), "change.nix": NOTHING,
-                    "agent.nix": (ROOT / "modules/agent.nix").read_text()},
-            "hub": {"configuration.nix": HUB.replace("@web@", self.keys["web"]), "hub.nix": (ROOT / "modules/hub.nix").read_text()},
+        self.configurations = {
+            "web": self.configuration("web", "192.168.1.11"),
+            "hub": {"configuration.nix": HUB.replace("@web@", self.keys["web"]), "change.nix": NOTHING,
+                    "hub.nix": (ROOT / "modules/hub.nix").read_text()},
         }
-        self.hub, self.web = self.machine("hub"), self.machine("web")
+        self.hub = self.machine("hub")
+        self.web = self.machine("web")
+        self.kinds = {"container": (self.web, self.configurations["web"])}
 
-    def machine(self, name):
-        """A machine on whose disk its first system is installed."""
+    def configuration(self, name, address, change=NOTHING, machine=NOTHING):
+        """The files of a host's configuration: `machine` is about what it runs on, `change` is what scenarios change."""
+        text = HOST
+        for place, value in (("name", name), ("address", address), ("hub", self.keys["hub"]), ("admin", self.keys["admin"])):
+            text = text.replace(f"@{place}@", value)
+        return {"configuration.nix": text, "change.nix": change, "machine.nix": machine, "agent.nix": (ROOT / "modules/agent.nix").read_text()}
+
+    def layer(self, name, etc, script, lowers=None, finish=None):
+        """Files over the base's: those below /etc/nixos, and what a script makes that runs among them. Gives the folder, and
+        what the script prints. `finish` is called with the whole tree."""
         layer = self.work / "layers" / name
         for folder in ("upper", "scratch", "root"):
             (layer / folder).mkdir(parents=True)
         root = layer / "root"
         run("mount", "-t", "overlay", "overlay", "-o",
-            f"lowerdir={self.base},upperdir={layer}/upper,workdir={layer}/scratch", str(root))
+            f"lowerdir={':'.join(map(str, lowers or [self.base]))},upperdir={layer}/upper,workdir={layer}/scratch", str(root))
         for path in ("usr/local/bin/bento", "usr/local/bin/bootctl", "sbin/bootloader"):
             (root / path).touch()
         (root / "fixture").mkdir()
-        etc = root / "etc/nixos"
-        etc.mkdir()
-        for file, text in self.modules[name].items():
-            (etc / file).write_text(text)
-        for kind in ("", ".pub"):
-            key = root / f"etc/ssh/ssh_host_ed25519_key{kind}"
-            shutil.copy(self.work / f"{name}{kind}", key)
-            key.chmod(0o644 if kind else 0o600)
-        script = """
+        for file, text in etc.items():
+            path = root / "etc/nixos" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        script = f"""
             set -e
             export NIX_REMOTE=local NIX_CONFIG='sandbox = false
             substituters =
             build-users-group ='
-            system=$(nix-build --no-out-link -I nixpkgs=/fixture -E \
-              '(import <nixpkgs/nixos> { configuration = /etc/nixos/configuration.nix; }).config.system.build.toplevel')
-            nix-env --profile /nix/var/nix/profiles/system --set "$system"
-            "$system/bin/switch-to-configuration" boot
+            {script}
         """
-        run("systemd-nspawn", "--quiet", f"--directory={root}", "--register=no", "--keep-unit", "--private-network",
-            "--resolv-conf=off", "--timezone=off", "--console=pipe", *[f"--bind-ro={bind}" for bind in self.binds],
-            "/bin/sh", "-c", script, stdin=subprocess.DEVNULL)
+        said = run("systemd-nspawn", "--quiet", f"--directory={root}", "--register=no", "--keep-unit", "--private-network",
+                   "--resolv-conf=off", "--timezone=off", "--console=pipe", *[f"--bind-ro={bind}" for bind in self.binds],
+                   "/bin/sh", "-c", script, stdin=subprocess.DEVNULL)
+        if finish:
+            finish(root)
         run("umount", str(root))
-        return Machine(name, [layer / "upper", self.base], self.work / "machines", self.binds)
+        return layer / "upper", said
 
-    def fresh(self):
-        """Both as they were at first, and the host up to date."""
+    def machine(self, name):
+        """A machine on whose disk its first system is installed."""
+        layer, _ = self.layer(name, self.configurations[name], INSTALL)
+        put_key(layer, self.work / name)
+        return Container(name, [layer, self.base], self.work / "machines", self.binds)
+
+    def emulated(self, loader):
+        """The host on a machine with firmware and this boot loader."""
+        if loader not in self.kinds:
+            enable = {"systemd-boot": "boot.loader.systemd-boot = { enable = true; bootCounting = { enable = true; tries = 3; }; };",
+                      "grub": "boot.loader.grub.enable = true;"}[loader]
+            about = f"{{\n  imports = [ ./emulated.nix ];\n  {enable}\n}}\n"
+            files = self.configuration("web", "192.168.1.11", machine=about) | {"emulated.nix": (HERE / "emulated.nix").read_text()}
+            folder, disk = self.work / "layers" / f"web-{loader}", self.work / f"{loader}.disk"
+            kernel = self.work / "kernel"
+            if not kernel.exists():
+                emulated.make_kernel(self.packages, kernel / "machine")
+
+            def finish(root):
+                put_key(root, self.work / "web")
+                shutil.copy(bento(), root / "usr/local/bin/bento")
+                shutil.copytree(ROOT / "checks/fixture", root / "fixture", dirs_exist_ok=True)
+                for name in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/lib/modules", "usr/local/bin/bootctl"):
+                    path = root / name
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                emulated.make_disk(disk, root, self.packages, loader)
+
+            self.layer(folder.name, files, INSTALL, [kernel, self.packages, self.base], finish)
+            shutil.rmtree(folder, ignore_errors=True)
+            self.kinds[loader] = Emulated("web", disk, self.work / "emulated"), files
+        return self.kinds[loader]
+
+    def fresh(self, kind):
+        """Both as they were at first, and the host up to date; it is a container or another kind of machine."""
+        self.web, files = self.kinds["container"] if kind == "container" else self.emulated(kind)
         for machine in (self.hub, self.web):
             machine.reset()
             machine.start(wait=False)
@@ -131,7 +179,7 @@ class Lab:
         self.hub.write("/root/admin", (self.work / "admin").read_text())
         self.hub.write("/root/admin.pub", self.keys["admin"] + "\n")
         self.hub.succeed("chmod 600 /root/admin")
-        for file, text in self.modules["web"].items():
+        for file, text in files.items():
             self.hub.write(f"/fleet/hosts/web/{file}", text)
         self.deploy()
         self.hub.wait_for_open_port(22)
@@ -165,13 +213,15 @@ class Lab:
     def journal(self):
         return self.web.execute("journalctl -u bento-upgrade -u bento-watchdog -u bento-activation -n 60 --no-pager -o cat")[1]
 
-    def status(self):
-        found = json.loads(self.hub.succeed("cd /fleet && bento status --json 2> /dev/null"))
-        return next(host for host in found if host["machine"] == "web")
+    def all_status(self):
+        return json.loads(self.hub.succeed("cd /fleet && bento status --json 2> /dev/null"))
 
-    def reports(self):
+    def status(self):
+        return next(host for host in self.all_status() if host["machine"] == "web")
+
+    def reports(self, host="web"):
         """What the host has reported, in order."""
-        text = self.hub.succeed("cd /home/chroot/web/logs && for file in $(ls -v report-*.json); do cat $file; done")
+        text = self.hub.succeed(f"cd /home/chroot/{host}/logs && for file in $(ls -v report-*.json); do cat $file; done")
         decoder, found = json.JSONDecoder(), []
         while text.strip():
             text = text.lstrip()
@@ -185,14 +235,37 @@ class Lab:
 
     def boots(self):
         """The system of the boot entry."""
-        text = self.web.succeed("cat /boot/loader/entries/$(sed -n 's/^default //p' /boot/loader/loader.conf)")
+        text = self.web.succeed("if [ -e /boot/grub/grub.cfg ]; then cat /boot/grub/grub.cfg; else "
+                                "cd /boot/loader; name=$(sed -n 's/^default //p' loader.conf); cat entries/${name%.conf}.conf entries/${name%.conf}+*.conf 2> /dev/null; fi; true")
         return re.search(r"init=(\S+)/init", text).group(1)
 
     def profile(self):
         return self.web.succeed("readlink -f /nix/var/nix/profiles/system").strip()
 
-    def phase(self):
-        return json.loads(self.web.succeed("cat /var/lib/bento/state.json"))["phase"]["state"]
+    def journal_of_agent(self):
+        """The release that the agent is at, and the state that it is in; nothing while the machine is off."""
+        status, text = self.web.execute("cat /var/lib/bento/state.json", 10)
+        if status != 0:
+            return 0, "off"
+        state = json.loads(text)
+        return state["serial"], state["phase"]["state"]
+
+    def ask_on(self):
+        """Has the agent go on, if it is not at work."""
+        self.web.execute("systemctl start --no-block bento-upgrade.service", 10)
+
+    def wait_for_phase(self, serial, *phases, timeout=60):
+        """Waits until the agent is in one of these states with the release of this number."""
+        self.wait_for(lambda: self.journal_of_agent(), lambda now: now[0] == serial and now[1] in phases, timeout,
+                      f"release {serial} in {' or '.join(phases)}")
+
+    def wait_for(self, get, good, timeout, what):
+        deadline = time.monotonic() + timeout
+        while not good(found := get()):
+            if time.monotonic() > deadline:
+                raise Failure(f"{found} within {timeout} s instead of {what}\n{self.journal()}")
+            time.sleep(0.2)
+        return found
 
     # --- what is asserted
 
@@ -206,6 +279,10 @@ class Lab:
             if time.monotonic() >= deadline:
                 raise Failure(f"the state is {status['state']} instead of {state}: {status}\n{self.journal()}")
             time.sleep(0.3)
+
+    def expect_stages(self, *stages, timeout=60):
+        """The host reports this, in this order, and nothing else."""
+        self.wait_for(lambda: [report["stage"] for report in self.reports()], lambda found: found == list(stages), timeout, f"the stages {stages}")
 
     def expect_first(self, reason=None):
         """The host runs, and boots, what it did at first; and has said why."""
@@ -231,6 +308,26 @@ class Lab:
         self.web.wait_until_succeeds("test -z \"$(ls /var/lib/bento/outbox)\"", 20)
 
 
+def put_key(root, key):
+    """Makes a key a machine's own."""
+    (root / "etc/ssh").mkdir(parents=True, exist_ok=True)
+    for kind in ("", ".pub"):
+        file = root / f"etc/ssh/ssh_host_ed25519_key{kind}"
+        shutil.copy(f"{key}{kind}", file)
+        file.chmod(0o644 if kind else 0o600)
+
+
+def install(root, system):
+    """Makes a system of a machine's store, which is off, the one of its profile and of its boot loader."""
+    profiles = root / "nix/var/nix/profiles"
+    (profiles / "system-1-link").symlink_to(system)
+    (profiles / "system").symlink_to("system-1-link")
+    loader = root / "boot/loader"
+    (loader / "entries").mkdir(parents=True)
+    (loader / "entries/first.conf").write_text(f"options init={system}/init\n")
+    (loader / "loader.conf").write_text("default first.conf\n")
+
+
 def write_book(rows):
     """The table of outcomes, with the rows of the scenarios that were run in the place of their last ones."""
     heading = "| what happens | `bento status` says | the host's reason, or what was counted |\n|---|---|---|\n"
@@ -241,15 +338,16 @@ def write_book(rows):
         reason = re.sub(r"/nix/store/[a-z0-9]{32}-", "…-", reason).replace("|", "\\|").replace("\n", " ")
         said = "; ".join(part for part in (reason, note) if part)
         lines[name] = f"| {name} | {state.replace('-', ' ')} | {said} |"
-    BOOK.write_text(head + heading + "".join(lines[name] + "\n" for name, _ in SCENARIOS if name in lines))
+    BOOK.write_text(head + heading + "".join(lines[name] + "\n" for name, *_ in SCENARIOS if name in lines))
 
 
 SCENARIOS = []
 
 
-def scenario(name):
+def scenario(name, kind="container"):
+    """Something that can happen to a host on this kind of machine."""
     def add(function):
-        SCENARIOS.append((name, function))
+        SCENARIOS.append((name, function, kind))
         return function
     return add
 
@@ -298,7 +396,13 @@ def broken_build(lab):
 
 @scenario("unit that fails")
 def failing_unit(lab):
-    lab.publish(change('systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; serviceConfig.Type = "oneshot"; };'))
+    bad = 'systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; serviceConfig.Type = "oneshot"; };'
+    lab.publish(change(bad))
+    lab.poll(works=False)
+    lab.expect("rollbacked")
+    lab.expect_first(r"units failed: bad\.service")
+    # that it has failed once is no excuse
+    lab.publish(change(bad + 'environment.etc."motd".text = "again";'))
     lab.poll(works=False)
     lab.expect("rollbacked")
     lab.expect_first(r"units failed: bad\.service")
@@ -435,7 +539,7 @@ def hub_down_before(lab):
 def hub_down_at_check(lab):
     lab.publish(change('''system.extraSystemBuilderCmds = "while [ ! -e /tmp/go ]; do sleep 0.2; done";'''))
     lab.web.execute("systemctl start --no-block bento-upgrade.service")
-    lab.web.wait_until_succeeds("grep -q nix-build /var/lib/bento/attempt.log", 30)
+    lab.wait_for_phase(2, "fetched")
     lab.hub.succeed("systemctl stop sshd")
     lab.web.succeed("touch /tmp/go")
     lab.web.wait_until_succeeds("! systemctl is-active --quiet bento-upgrade && systemctl is-failed --quiet bento-upgrade", 60)
@@ -466,11 +570,28 @@ def hub_down_during(lab):
     assert [report["outcome"] for report in lab.reports()] == ["success", "rollback", "success"], lab.reports()
 
 
+@scenario("hub back late")
+def hub_back_late(lab):
+    # the running system's settings judge the next one
+    patient = "services.bento.agent.settings.confirm.tries = lib.mkForce 30;"
+    lab.publish(change(patient))
+    lab.poll()
+    lab.publish(change(patient + 'systemd.services.slow = { wantedBy = [ "multi-user.target" ]; script = "sleep 2"; serviceConfig.Type = "oneshot"; };'))
+    lab.web.execute("systemctl start --no-block bento-upgrade.service")
+    lab.wait_for_phase(3, "testing")
+    lab.hub.block()
+    lab.web.wait_until_succeeds("grep -q 'try 2 of 30 to reach the hub' /var/lib/bento/attempt.log", 60)
+    lab.hub.unblock()
+    lab.wait_for_phase(3, "reported")
+    lab.expect("up-to-date", 30)
+    lab.expect_new()
+    assert [report["outcome"] for report in lab.reports()] == ["success"] * 3, lab.reports()
+
+
 @scenario("hub down after")
 def hub_down_after(lab):
     lab.publish(change('systemd.services.slow = { wantedBy = [ "multi-user.target" ]; script = "true"; };'))
     lab.web.execute("systemctl start --no-block bento-upgrade.service")
-    lab.web.wait_until_succeeds("grep -q 'the hub can be reached' /var/lib/bento/attempt.log && systemctl is-active --quiet slow || systemctl cat slow", 60)
     lab.web.wait_until_succeeds("grep -c 'the hub can be reached' /var/lib/bento/attempt.log | grep -q 2", 60)
     lab.hub.succeed("systemctl stop sshd")
     lab.web.wait_until_succeeds("systemctl is-failed --quiet bento-upgrade", 60)
@@ -517,14 +638,13 @@ def two_at_once(lab):
 def kernel_change(lab):
     lab.publish(change('boot.kernelPackages = pkgs.linuxPackages_latest;'))
     lab.poll()
-    assert lab.phase() == "waiting" and lab.boots() == lab.first and lab.profile() == lab.running()
+    assert lab.journal_of_agent() == (2, "waiting") and lab.boots() == lab.first and lab.profile() == lab.running()
     assert lab.reports()[-1]["stage"] == "reboot"
     lab.web.reboot()
-    lab.web.wait_until_succeeds("grep -q reported /var/lib/bento/state.json", 60)
-    lab.expect("up-to-date", 30)
+    # that it waits for the restart is reported too: the last report says that it is over
+    lab.expect_stages("done", "reboot", "done")
+    lab.expect("up-to-date")
     lab.expect_new()
-    stages = [report["stage"] for report in lab.reports()]
-    assert stages == ["done", "reboot", "done"], stages
 
 
 @scenario("kernel change, restarted by itself")
@@ -534,11 +654,10 @@ def kernel_reboot(lab):
     lab.publish(change('boot.kernelPackages = pkgs.linuxPackages_latest;'))
     lab.web.execute("systemctl start --no-block bento-upgrade.service")
     lab.web.wait_for_reboot(boot)
-    lab.web.wait_until_succeeds("grep -q reported /var/lib/bento/state.json", 60)
-    lab.expect("up-to-date", 30)
+    # that it waits for the restart is reported too: the last report says that it is over
+    lab.expect_stages("done", "reboot", "done")
+    lab.expect("up-to-date")
     lab.expect_new()
-    stages = [report["stage"] for report in lab.reports()]
-    assert stages == ["done", "reboot", "done"], stages
 
 
 @scenario("a kernel that panics")
@@ -569,6 +688,19 @@ def deaf_when_booted(lab):
     lab.expect_first("booted, it does not work")
 
 
+@scenario("a real kernel changes: by systemd-boot", "systemd-boot")
+@scenario("a real kernel changes: by GRUB", "grub")
+def real_kernel_reboot(lab):
+    lab.hub.succeed("touch /fleet/hosts/web/REBOOT")
+    boot = lab.web.boot_id()
+    lab.publish(change('emulated.kernel = "2";'))
+    lab.web.succeed("systemctl start --no-block bento-upgrade.service")
+    lab.web.wait_for_reboot(boot, 400)
+    lab.expect_stages("done", "reboot", "done", timeout=200)
+    lab.expect("up-to-date")
+    lab.expect_new()
+
+
 @scenario("rollback target garbage-collected")
 def collected(lab):
     lab.publish(change("""system.activationScripts.collect = "nix-store --gc > /dev/null 2>&1 || true; nix-env -p /nix/var/nix/profiles/system --delete-generations old || true; nix-store --gc > /dev/null";
@@ -580,22 +712,32 @@ def collected(lab):
 
 @scenario("cut transfer, at every tenth of it")
 def cut_transfer(lab):
-    files = "".join(f'environment.etc."part{n}".text = "{str(n) * 4000}";\n' for n in range(10))
-    lab.publish(change(files))
-    serial = lab.status()["serial"]
-    # the whole of it, counted without being taken up: the host holds the lock of its own agent
-    lab.hub.succeed("nft 'table inet cut { counter sent { }; chain output { type filter hook output priority 0; tcp sport 22 counter name sent; }; }'")
-    size = int(lab.hub.succeed("du -sb /home/chroot/web/releases/%d | cut -f1" % serial)) + 12000
+    def files(letter):
+        # random: what is sent is as large as it looks
+        return change("".join(f'environment.etc."part{n}".text = "{letter}{secrets.token_hex(2000)}";\n' for n in range(10))
+                      + 'system.extraSystemBuilderCmds = "while [ ! -e /tmp/go ]; do sleep 0.2; done";')
+    sent = "table inet cut {{ chain output {{ type filter hook output priority 0; tcp sport 22 {}; }}; }}"
+    # the whole of one like it
+    lab.publish(files("a"))
+    lab.hub.succeed(f"nft '{sent.format('counter')}'")
+    lab.web.execute("systemctl start --no-block bento-upgrade.service")
+    lab.wait_for_phase(2, "fetched")
+    size = int(re.search(r"bytes (\d+)", lab.hub.succeed("nft list table inet cut; nft delete table inet cut")).group(1))
+    lab.web.succeed("touch /tmp/go")
+    lab.wait_for_phase(2, "reported")
+    lab.web.wait_until_succeeds("test $(systemctl show -p ActiveState --value bento-upgrade) = inactive", 60)
+    before = lab.running()
+    lab.publish(files("b"))
     for tenth in range(10):
-        lab.hub.succeed("nft delete table inet cut; nft 'table inet cut { chain output { type filter hook output priority 0; "
-                        f"tcp sport 22 quota over {size * tenth // 10} bytes drop; }}; }}'")
+        lab.hub.succeed(f"nft '{sent.format(f'quota over {size * tenth // 10} bytes drop')}'")
         lab.poll(works=False)
-        if lab.running() != lab.first:
-            raise Failure(f"took up a part, cut after {tenth} tenths")
-    lab.hub.succeed("nft delete table inet cut")
+        if lab.running() != before or lab.journal_of_agent() not in ((2, "reported"), (3, "idle")):
+            raise Failure(f"took up a part, cut after {tenth} tenths: {lab.journal_of_agent()}")
+        lab.hub.succeed("nft delete table inet cut")
     lab.web.succeed("bento agent run --now")
     lab.expect("up-to-date")
-    lab.expect_new()
+    assert lab.expect_new() != before
+    return f"{size} bytes"
 
 
 @scenario("release replaced while testing")
@@ -698,9 +840,9 @@ def large_disk(lab):
 STEPS = "rename,renameat,renameat2,fsync"
 
 
-def interrupted(lab, number, signal):
-    """Runs the agent, and sends it a signal at the step of this number; gives whether it got that far."""
-    status, output = lab.web.execute(f"strace -qq -o /tmp/strace -e trace={STEPS} -e inject={STEPS}:signal={signal}:when={number} bento agent run --now", 120)
+def killed_at(lab, number):
+    """Runs the agent, and kills it at the step of this number; gives whether it got that far."""
+    status, output = lab.web.execute(f"strace -qq -o /tmp/strace -e trace={STEPS} -e inject={STEPS}:signal=KILL:when={number} bento agent run --now", 120)
     return "killed by SIGKILL" in lab.web.execute("tail -n 1 /tmp/strace")[1] or status == 137, status, output
 
 
@@ -721,7 +863,7 @@ def killed_everywhere(lab):
     outcomes = []
     for number in range(1, 100):
         lab.publish(change(f'environment.etc."motd".text = "{number}";'))
-        killed, status, output = interrupted(lab, number, "KILL")
+        killed, status, output = killed_at(lab, number)
         if not killed:
             if status != 0:
                 raise Failure(f"step {number}: the agent ended with {status}: {output}")
@@ -742,7 +884,7 @@ def cut_everywhere(lab):
     outcomes = []
     for number in range(1, 100):
         lab.publish(change(f'environment.etc."motd".text = "{number}";'))
-        killed, status, output = interrupted(lab, number, "KILL")
+        killed, status, output = killed_at(lab, number)
         if not killed:
             if status != 0:
                 raise Failure(f"step {number}: the agent ended with {status}: {output}")
@@ -762,6 +904,131 @@ def cut_everywhere(lab):
     return f"{len(outcomes)} steps: {outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one"
 
 
+# the agent as systemd starts it, killed in one of its runs when it is about to write its journal for the so manieth time
+KILLER = """#!/bin/sh
+if read -r run time < /root/kill; then
+  if [ "$run" = 1 ]; then
+    rm /root/kill
+    strace -qq -o /root/strace -P /var/lib/bento/state.json -e inject=rename,renameat,renameat2:signal=KILL:when=$time bento agent run --now
+    grep -q 'killed by SIGKILL' /root/strace && cp /var/lib/bento/state.json /root/killed.json
+    exit 1
+  fi
+  echo "$((run - 1)) $time" > /root/kill
+fi
+exec bento agent run --now
+"""
+
+
+def states_of_agent():
+    """All states that the agent can be in, from the drawing of them, which is made by the program."""
+    drawing = re.search(r"```mermaid\n(.*?)```", (ROOT / "docs/src/agent.md").read_text(), re.DOTALL).group(1)
+    return {name for line in drawing.splitlines() if "-->" in line for name in re.match(r"\s*(\S+) --> (\S+?):?(?:\s|$)", line).groups() if name != "[*]"}
+
+
+@scenario("agent killed in every state, also across restarts")
+def killed_in_every_state(lab):
+    restarts = "boot.kernelPackages = pkgs.linuxPackagesOf \"%s\";"
+    deaf = """systemd.services.deaf = { wantedBy = [ "multi-user.target" ]; after = [ "network-addresses-host0.service" ];
+      unitConfig.ConditionPathExists = "!/run/bento-was-here"; script = "ip address flush dev host0"; serviceConfig.Type = "oneshot"; };
+      system.activationScripts.here = "[ ! -d /run/systemd/system ] || touch /run/bento-was-here";"""
+    bad = 'systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; serviceConfig.Type = "oneshot"; };'
+    # what becomes of a release, and the runs in which that happens
+    kinds = {"rollback": (bad, 1), "restart": (restarts, 2), "restart and back": (restarts + deaf, 3)}
+    lab.hub.succeed("touch /fleet/hosts/web/REBOOT")
+    lab.web.write("/root/killer", KILLER)
+    lab.web.write("/etc/systemd/system/bento-upgrade.service.d/killer.conf", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\nExecStart=/root/killer\n")
+    lab.web.succeed("chmod 755 /root/killer; systemctl daemon-reload")
+    seen, outcomes, serial = {}, [], 1
+    for kind, (text, runs) in kinds.items():
+        for run_number in range(1, runs + 1):
+            for time_number in range(1, 30):
+                serial += 1
+                lab.web.execute("rm -f /root/killed.json; echo %d %d > /root/kill" % (run_number, time_number))
+                lab.publish(change(f'environment.etc."motd".text = "{serial}";' + text.replace("%s", f"6.18.{serial}")))
+                lab.web.execute("systemctl start --no-block bento-upgrade.service")
+                # whatever the timers do, the agent is asked to go on until it is through
+                lab.wait_for(lambda: (lab.ask_on(), lab.journal_of_agent())[1], lambda now: now == (serial, "reported"), 150, f"release {serial} reported")
+                lab.wait_for(lambda: [report for report in lab.reports() if report["serial"] == serial and report["stage"] != "reboot"],
+                             lambda found: len(found) == 1, 30, f"one report of release {serial}")
+                lab.expect_quiet()
+                system = lab.running()
+                if not system == lab.boots() == lab.profile() == lab.reports()[-1]["running"]:
+                    raise Failure(f"{kind}: runs {system}, boots {lab.boots()}, profile {lab.profile()}\n{lab.journal()}")
+                outcomes.append(lab.reports()[-1]["outcome"])
+                status, text_of_state = lab.web.execute("cat /root/killed.json")
+                if status != 0:
+                    break
+                state = json.loads(text_of_state)["phase"]["state"]
+                seen[state] = seen.get(state, 0) + 1
+            else:
+                raise Failure("there is no end of steps")
+    missing = states_of_agent() - set(seen)
+    if missing:
+        raise Failure(f"it was never killed when it was {', '.join(sorted(missing))}, but when it was {seen}")
+    return f"killed {sum(seen.values())} times, in {len(seen)} states; {outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one"
+
+
+CROWD = 50
+
+
+@scenario("50 hosts updating at once")
+def crowd(lab):
+    names = [f"node{number:02}" for number in range(1, CROWD + 1)]
+    # so many at once on few cores take their time
+    patient = """services.bento.agent.timeout = lib.mkForce 60;
+      services.bento.agent.settings.system.activation-timeout = lib.mkForce 300;
+      services.bento.agent.settings.confirm.tries = lib.mkForce 6;"""
+    etc, users = {}, []
+    for number, name in enumerate(names, 1):
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(lab.work / name))
+        users.append(f'hosts.{name}.keys = [ "{(lab.work / name).with_suffix(".pub").read_text().strip()}" ];')
+        for file, text in lab.configuration(name, f"192.168.1.{100 + number}", change(patient)).items():
+            etc[f"{name}/{file}"] = text
+            lab.hub.write(f"/fleet/hosts/{name}/{file}", text)
+    lab.hub.write("/etc/nixos/change.nix", "{ services.bento.hub = { " + " ".join(users) + " }; }\n")
+    lab.hub.succeed("$(nix-build --no-out-link -I nixpkgs=/fixture -E '(import <nixpkgs/nixos> { configuration = /etc/nixos/configuration.nix; })"
+                    ".config.system.build.toplevel')/bin/switch-to-configuration test")
+    layer, said = lab.layer("crowd", etc, f"""
+        nix-build --no-out-link -I nixpkgs=/fixture -E 'map (name: (import <nixpkgs/nixos> {{ configuration = /etc/nixos + "/${{name}}/configuration.nix"; }})
+          .config.system.build.toplevel) [ {" ".join(f'"{name}"' for name in names)} ]'
+    """)
+    first = dict(zip(names, [line for line in said.splitlines() if line.startswith("/nix/store/")][-CROWD:]))
+    nodes = [Container(name, [layer, lab.base], lab.work / "machines", lab.binds) for name in names]
+    # each systemd watches a handful of files; no name space has a number of its own
+    watched = Path("/proc/sys/fs/inotify/max_user_instances")
+    allowed = watched.read_text()
+    try:
+        watched.write_text(str(max(int(allowed), 16 * CROWD)))
+        for node in nodes:
+            node.reset()
+            put_key(node.root, lab.work / node.name)
+            install(node.root, first[node.name])
+        for node in nodes:
+            node.start()
+            node.succeed("systemctl stop bento-boot.timer")
+        for name in names:
+            lab.hub.write(f"/fleet/hosts/{name}/change.nix", change(patient + f'environment.etc."motd".text = "{name}";'))
+        lab.deploy()
+        begin = time.monotonic()
+        for node in nodes:
+            node.succeed("systemctl start --no-block bento-upgrade.service")
+        lab.wait_for(lambda: [host["state"] for host in lab.all_status() if host["machine"] in first],
+                     lambda states: states == ["up-to-date"] * CROWD, 600, "all up to date")
+        took = time.monotonic() - begin
+        for node in nodes:
+            system = node.succeed("readlink /run/current-system").strip()
+            reports = lab.reports(node.name)
+            if system == first[node.name] or node.succeed("cat /etc/motd") != node.name:
+                raise Failure(f"{node.name} runs {system}")
+            if [(report["host"], report["outcome"], report["running"]) for report in reports] != [(node.name, "success", system)]:
+                raise Failure(f"{node.name} has reported {reports}")
+    finally:
+        for node in nodes:
+            node.destroy()
+        watched.write_text(allowed)
+    return f"all of them within {took:.0f} s"
+
+
 @scenario("what a poll costs")
 def costs(lab):
     lab.hub.succeed("nft 'table inet count { counter sent { }; counter got { }; chain output { type filter hook output priority 0; tcp sport 22 counter name sent; }; "
@@ -778,24 +1045,30 @@ def costs(lab):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", required=True)
+    parser.add_argument("--packages", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--book", action="store_true")
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
-    known = [name for name, _ in SCENARIOS]
+    known = [name for name, *_ in SCENARIOS]
     unknown = [name for name in arguments.names if not any(name in other for other in known)]
     if unknown:
         sys.exit(f"no scenario of this name: {', '.join(unknown)}; there are: {', '.join(known)}")
     begin = time.monotonic()
-    lab = Lab(arguments.base, arguments.work)
+    lab = Lab(arguments.base, arguments.packages, arguments.work)
     print(f"two machines are installed ({time.monotonic() - begin:.0f} s)", flush=True)
-    failed, rows = 0, []
-    for name, function in SCENARIOS:
+    failed, skipped, rows = 0, 0, []
+    lacks = emulated.lacks() if Path(arguments.packages).is_dir() else "the packages for emulated machines can't be had"
+    for name, function, kind in SCENARIOS:
         if arguments.names and not any(given in name for given in arguments.names):
+            continue
+        if lacks and kind != "container":
+            skipped += 1
+            print(f"skipped: {name}: {lacks}", flush=True)
             continue
         start = time.monotonic()
         try:
-            lab.fresh()
+            lab.fresh(kind)
             note = function(lab)
             status = lab.status()
             rows.append((name, status["state"], status["reason"] or "", note or ""))
@@ -806,11 +1079,13 @@ def main():
             print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
             if not isinstance(error, Failure):
                 traceback.print_exc()
-    for machine in (lab.hub, lab.web):
+        if kind != "container":
+            lab.web.crash()
+    for machine in (lab.hub, lab.kinds["container"][0]):
         machine.crash()
     if arguments.book:
         write_book(rows)
-    print(f"{len(rows)} passed, {failed} failed ({time.monotonic() - begin:.0f} s)")
+    print(f"{len(rows)} passed, {failed} failed, {skipped} skipped ({time.monotonic() - begin:.0f} s)")
     sys.exit(1 if failed else 0)
 
 
