@@ -289,7 +289,7 @@ in
     };
 
     # A kernel that panics, or an initrd that finds no root, ends in a restart, and that in the system before.
-    boot.kernelParams = [ "panic=30" "boot.panic_on_fail" ];
+    boot.kernelParams = [ "panic=10" "boot.panic_on_fail" ];
 
     # A restart may be part of taking up a release: what it left is gone on with soon, whatever the interval.
     systemd.timers.bento-boot = {

@@ -15,13 +15,11 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from fleet import Failure
+
 BRIDGE = "br0"
 # where systemd keeps track of processes: a hierarchy of its own, the unified one, or both
 HIERARCHIES = [group for group in (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified")) if group.is_dir()] or [Path("/sys/fs/cgroup")]
-
-
-class Failure(AssertionError):
-    """A machine did not do what it should."""
 
 
 def run(*command, **options):
@@ -63,9 +61,13 @@ class Machine:
             time.sleep(0.1)
         raise Failure(f"{self.name} does not come up within {timeout} s:\n{self.console()}")
 
+    def all_console(self):
+        """What it has printed since it was reset."""
+        return (self.work / "console.log").read_text(errors="replace")
+
     def console(self):
-        """The end of what it has printed."""
-        return (self.work / "console.log").read_text(errors="replace")[-3000:]
+        """The end of that."""
+        return self.all_console()[-3000:]
 
     def wait_for_shutdown(self):
         """Waits until it is off."""

@@ -10,7 +10,11 @@
       { version = config.emulated.kernel; passthru.target = "bzImage"; }
       "mkdir -p $out/lib/modules; cp /machine/kernel $out/bzImage");
     system.build.initialRamdisk = lib.mkForce (pkgs.runCommand "initrd-${config.emulated.kernel}" { } "mkdir $out; cp /machine/initrd $out/initrd");
-    boot.kernelParams = [ "console=ttyS0" "quiet" "systemd.getty_auto=0" "systemd.show_status=0" ];
+    boot.kernelParams = [ "console=ttyS0" "quiet" "systemd.getty_auto=0" "systemd.show_status=0" "systemd.journald.forward_to_console=1" ];
+
+    # it is a slow machine
+    services.bento.agent.timeout = lib.mkForce 20;
+    services.bento.agent.settings.system.activation-timeout = lib.mkForce 120;
 
     # nothing tells systemd of devices: there is no udev
     systemd.services.esp = lib.mkIf (config.boot.loader.systemd-boot.enable or false) {
@@ -31,7 +35,7 @@
       script = ''
         set +e
         export PATH=/run/current-system/sw/bin:$PATH
-        exec 3<> /dev/vport0p1
+        exec 3<> "$(echo /dev/vport*)"
         while read -r number command <&3; do
           (
             echo "$command" | base64 -d > /run/command-$number

@@ -11,7 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from driver import BRIDGE, Failure, Machine, run
+from driver import BRIDGE, Machine, run
+from fleet import Failure
 
 FIRMWARE = Path("/usr/share/OVMF")
 # what the initrd loads, after what these need
@@ -168,13 +169,21 @@ class Emulated(Machine):
 
     def listen(self, door, process):
         """Takes the answers, for as long as it is on."""
-        for line in door.makefile("r", errors="replace"):
-            words = line.split()
-            if len(words) in (2, 3) and words[0].isdigit() and words[1].isdigit():
-                self.answers[int(words[0])] = int(words[1]), base64.b64decode(words[2] if len(words) == 3 else "")
+        try:
+            for line in door.makefile("r", errors="replace"):
+                words = line.split()
+                if len(words) in (2, 3) and words[0].isdigit() and words[1].isdigit():
+                    self.answers[int(words[0])] = int(words[1]), base64.b64decode(words[2] if len(words) == 3 else "")
+        # its power was cut
+        except OSError:
+            pass
         process.wait()
         if self.process is process:
             self.on = False
+
+    def firmware_starts(self):
+        """How many times its firmware has started a boot loader."""
+        return self.all_console().count("BdsDxe: starting")
 
     def crash(self):
         self.on = False
