@@ -133,6 +133,14 @@ class Emulated(Machine):
         self.work.mkdir(parents=True)
         run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.disk, self.work / "disk")
         shutil.copy(FIRMWARE / "OVMF_VARS_4M.fd", self.work / "variables")
+        run("ip", "tuntap", "add", "dev", self.link(), "mode", "tap")
+        run("ip", "link", "set", self.link(), "master", BRIDGE, "up")
+
+    def destroy(self):
+        if self.work.exists():
+            self.crash()
+            run("ip", "tuntap", "del", "dev", self.link(), "mode", "tap")
+        super().destroy()
 
     def start(self, wait=True):
         if self.on:
@@ -144,7 +152,7 @@ class Emulated(Machine):
         door.unlink(missing_ok=True)
         console = open(self.work / "console.log", "ab")
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "1024", "-nographic", "-monitor", "none", "-serial", "stdio",
+            ["qemu-system-x86_64", "-machine", "q35,smm=off", "-accel", "tcg", "-cpu", "Nehalem", "-m", "1024", "-nographic", "-monitor", "none", "-serial", "stdio",
              "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}/OVMF_CODE_4M.fd",
              "-drive", f"if=pflash,format=raw,file={self.work}/variables",
              "-drive", f"if=virtio,format=qcow2,cache=unsafe,file={self.work}/disk",
@@ -162,7 +170,6 @@ class Emulated(Machine):
             except OSError:
                 self.socket.close()
                 time.sleep(0.05)
-        run("ip", "link", "set", self.link(), "master", BRIDGE, "up")
         threading.Thread(target=self.listen, args=(self.socket, self.process), daemon=True).start()
         if wait:
             self.connect()
