@@ -10,8 +10,7 @@
       { version = config.emulated.kernel; passthru.target = "bzImage"; }
       "mkdir -p $out/lib/modules; cp /machine/kernel $out/bzImage");
     system.build.initialRamdisk = lib.mkForce (pkgs.runCommand "initrd-${config.emulated.kernel}" { } "mkdir $out; cp /machine/initrd $out/initrd");
-    # a steady tick: where nothing but software makes the time, a single timer may be late by a minute
-    boot.kernelParams = [ "console=ttyS0" "quiet" "nohz=off" "highres=off" "systemd.getty_auto=0" "systemd.show_status=0" "systemd.journald.forward_to_console=1" ];
+    boot.kernelParams = [ "console=ttyS0" "quiet" "systemd.getty_auto=0" "systemd.show_status=0" "systemd.journald.forward_to_console=1" ];
 
     # it is a slow machine
     services.bento.agent.timeout = lib.mkForce 20;

@@ -114,6 +114,14 @@ def make_disk(disk, root, packages, loader):
     shutil.rmtree(work)
 
 
+def lines(connection):
+    """What is said on a connection, until it ends; also if its other end was killed."""
+    try:
+        yield from connection.makefile("r", errors="replace")
+    except (OSError, ValueError):
+        pass
+
+
 class Emulated(Machine):
     """A machine with firmware. What it writes is kept in `work`; at first its disk is as `disk` is."""
 
@@ -122,7 +130,7 @@ class Emulated(Machine):
     def __init__(self, name, disk, work):
         super().__init__(name, work)
         self.disk = disk
-        self.socket = None
+        self.door = self.monitor = None
         self.number = 0
         self.answers = {}
 
@@ -148,11 +156,19 @@ class Emulated(Machine):
         if not self.work.exists():
             self.reset()
         self.on = True
-        door = self.work / "door"
-        door.unlink(missing_ok=True)
+        self.boot()
+        threading.Thread(target=self.firmware, daemon=True).start()
+        if wait:
+            self.connect()
+
+    def boot(self):
+        door, monitor = self.work / "door", self.work / "monitor"
+        for file in (door, monitor):
+            file.unlink(missing_ok=True)
         console = open(self.work / "console.log", "ab")
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-machine", "q35,smm=off", "-accel", "tcg", "-cpu", "Nehalem", "-m", "1024", "-nographic", "-monitor", "none", "-serial", "stdio",
+            ["qemu-system-x86_64", "-machine", "q35,smm=off,hpet=off", "-accel", "tcg", "-cpu", "Nehalem", "-m", "1024", "-nographic",
+             "-monitor", "none", "-serial", "stdio", "-no-reboot", "-qmp", f"unix:{monitor},server=on,wait=off",
              "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}/OVMF_CODE_4M.fd",
              "-drive", f"if=pflash,format=raw,file={self.work}/variables",
              "-drive", f"if=virtio,format=qcow2,cache=unsafe,file={self.work}/disk",
@@ -160,33 +176,46 @@ class Emulated(Machine):
              "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
              "-chardev", f"socket,path={door},server=on,wait=off,id=door", "-device", "virtserialport,chardev=door,name=door"],
             stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+        self.door, self.monitor = self.connection(door), self.connection(monitor)
+        self.monitor.sendall(b'{"execute": "qmp_capabilities"}\n')
+        threading.Thread(target=self.listen, args=(self.door,), daemon=True).start()
+
+    def connection(self, path):
+        """A connection to a socket that QEMU is about to make."""
         while True:
             if self.process.poll() is not None:
                 raise Failure(f"{self.name} can't be emulated:\n{self.console()}")
-            self.socket = socket.socket(socket.AF_UNIX)
+            connection = socket.socket(socket.AF_UNIX)
             try:
-                self.socket.connect(str(door))
-                break
+                connection.connect(str(path))
+                return connection
             except OSError:
-                self.socket.close()
+                connection.close()
                 time.sleep(0.05)
-        threading.Thread(target=self.listen, args=(self.socket, self.process), daemon=True).start()
-        if wait:
-            self.connect()
 
-    def listen(self, door, process):
-        """Takes the answers, for as long as it is on."""
-        try:
-            for line in door.makefile("r", errors="replace"):
-                words = line.split()
-                if len(words) in (2, 3) and words[0].isdigit() and words[1].isdigit():
-                    self.answers[int(words[0])] = int(words[1]), base64.b64decode(words[2] if len(words) == 3 else "")
-        # its power was cut
-        except OSError:
-            pass
-        process.wait()
-        if self.process is process:
-            self.on = False
+    def firmware(self):
+        """Boots it again whenever it restarts, as long as it is on: in a new QEMU, as the firmware does not always come back from a
+        restart in the same."""
+        while True:
+            process, restarts = self.process, False
+            for line in lines(self.monitor):
+                restarts = restarts or '"guest-reset"' in line
+            # somebody else has ended it
+            if self.process is not process:
+                return
+            process.wait()
+            if not restarts:
+                self.on = False
+            if not self.on:
+                return
+            self.boot()
+
+    def listen(self, door):
+        """Takes the answers, for as long as this boot lasts."""
+        for line in lines(door):
+            words = line.split()
+            if len(words) in (2, 3) and words[0].isdigit() and words[1].isdigit():
+                self.answers[int(words[0])] = int(words[1]), base64.b64decode(words[2] if len(words) == 3 else "")
 
     def firmware_starts(self):
         """How many times its firmware has started a boot loader."""
@@ -194,11 +223,10 @@ class Emulated(Machine):
 
     def crash(self):
         self.on = False
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-            self.socket.close()
+        process, self.process = self.process, None
+        if process:
+            process.kill()
+            process.wait()
 
     # --- commands
 
@@ -208,12 +236,13 @@ class Emulated(Machine):
         self.number += 1
         number = self.number
         try:
-            self.socket.sendall(f"{number} {base64.b64encode(command.encode()).decode()}\n".encode())
+            self.door.sendall(f"{number} {base64.b64encode(command.encode()).decode()}\n".encode())
         except OSError:
             return 255, f"{self.name} is off"
-        deadline = time.monotonic() + timeout
+        deadline, door = time.monotonic() + timeout, self.door
         while number not in self.answers:
-            if time.monotonic() > deadline or not self.on:
+            # what a boot did not answer no other one will
+            if time.monotonic() > deadline or not self.on or self.door is not door:
                 return 124, f"{self.name} does not answer"
             time.sleep(0.05)
         status, output = self.answers.pop(number)

@@ -91,14 +91,14 @@ class Lab(Fleet):
         for name in ("hub", "web", "admin", "other"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.work / name))
             self.keys[name] = (self.work / f"{name}.pub").read_text().strip()
-        self.configurations = {
+        self.modules = {
             "web": self.configuration("web", "192.168.1.11"),
             "hub": {"configuration.nix": HUB.replace("@web@", self.keys["web"]), "change.nix": NOTHING,
                     "hub.nix": (ROOT / "modules/hub.nix").read_text()},
         }
         self.hub = self.machine("hub")
         self.web = self.machine("web")
-        self.kinds = {"container": (self.web, self.configurations["web"])}
+        self.kinds = {"container": (self.web, self.modules["web"])}
 
     def configuration(self, name, address, change=NOTHING, machine=NOTHING):
         """The files of a host's configuration: `machine` is about what it runs on, `change` is what scenarios change."""
@@ -141,7 +141,7 @@ class Lab(Fleet):
 
     def machine(self, name):
         """A machine on whose disk its first system is installed."""
-        layer, _ = self.layer(name, self.configurations[name], INSTALL)
+        layer, _ = self.layer(name, self.modules[name], INSTALL)
         put_key(layer, self.work / name)
         return Container(name, [layer, self.base], self.work / "machines", self.binds)
 
