@@ -54,9 +54,9 @@ class Fleet:
     def boot(self):
         return self.web.succeed("cat /proc/sys/kernel/random/boot_id").strip()
 
-    def poll(self, works=True, timeout=120):
+    def poll(self, works=True):
         """Has the host ask the hub, and waits for the end of that."""
-        status, output = self.web.execute("systemctl start bento-upgrade.service", timeout=timeout)
+        status, output = self.web.execute("systemctl start bento-upgrade.service", timeout=2 * self.patience)
         if works is not None and (status == 0) != works:
             raise Failure(f"the agent's run ended with {status}: {output}\n{self.journal()}")
 

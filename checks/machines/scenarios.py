@@ -192,7 +192,7 @@ class Lab(Fleet):
         self.hub.wait_for_open_port(22)
         # the host may have begun by itself
         try:
-            self.web.wait_until_succeeds("systemctl start bento-upgrade", 30)
+            self.web.wait_until_succeeds("systemctl start bento-upgrade", self.patience)
         except Failure as error:
             more = self.web.execute("systemctl --failed; ip address; systemctl status --no-pager network-addresses-host0; "
                                     "journalctl -b --no-pager -u network-addresses-host0 -u bento-upgrade | tail -n 30")[1]

@@ -236,7 +236,8 @@ in
     systemd.services.bento-upgrade = {
       description = "bento: take up the release that the hub publishes";
       wants = [ "network-online.target" ];
-      after = [ "network-online.target" ];
+      # and, in a boot, what that may have to prove
+      after = [ "network-online.target" "bento-booted.service" ];
       # The agent runs the activation that would restart it: it must live to see the end and report it.
       restartIfChanged = false;
       unitConfig.X-StopOnRemoval = false;
