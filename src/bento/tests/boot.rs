@@ -4,7 +4,7 @@ use bento::agent::boot::{counted, grub_entry};
 use bento::store_path::StorePath;
 
 fn system(letter: char) -> StorePath {
-    StorePath::new(&format!("/nix/store/{}-nixos-system-web-26.11", letter.to_string().repeat(32))).unwrap()
+    StorePath::new(format!("/nix/store/{}-nixos-system-web-26.11", letter.to_string().repeat(32))).unwrap()
 }
 
 /// A menu as NixOS's `install-grub.pl` writes it: the default system, then all generations in a submenu.
