@@ -236,7 +236,8 @@ in
     systemd.services.bento-upgrade = {
       description = "bento: take up the release that the hub publishes";
       wants = [ "network-online.target" ];
-      after = [ "network-online.target" ];
+      # and, in a boot, what that may have to prove
+      after = [ "network-online.target" "bento-booted.service" ];
       # The agent runs the activation that would restart it: it must live to see the end and report it.
       restartIfChanged = false;
       unitConfig.X-StopOnRemoval = false;
@@ -299,6 +300,28 @@ in
         Persistent = true;
       };
     };
+
+    # Where the boot loader counts boots, one is good only when the system that was booted has proven itself.
+    systemd.services.bento-booted = {
+      description = "bento: the booted system has shown that it works";
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+      before = [ "boot-complete.target" ];
+      requiredBy = [ "boot-complete.target" ];
+      restartIfChanged = false;
+      unitConfig.X-StopOnRemoval = false;
+      inherit (config.systemd.services.bento-upgrade) path;
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        ExecStart = "${cfg.package}/bin/bento agent booted --config /etc/bento/agent.toml";
+        KillMode = "process";
+        UMask = "0077";
+      };
+    };
+
+    # A kernel that panics, or an initrd that finds no root, ends in a restart, and that in the system before.
+    boot.kernelParams = [ "panic=10" "boot.panic_on_fail" ];
 
     # A restart may be part of taking up a release: what it left is gone on with soon, whatever the interval.
     systemd.timers.bento-boot = {

@@ -136,6 +136,30 @@ pub fn put_secrets_in_place(config: &AgentConfig) -> Result<()> {
     secrets.give_away()
 }
 
+/// What the machine waits for before it calls a boot complete: that a system which has to prove itself by this boot has done so.
+/// Where none has to, there is nothing to wait for.
+pub fn booted(config: &AgentConfig) -> Result<()> {
+    prepare(config)?;
+    let lock = lock_file(config);
+    // the run that has it comes to the same end, and is watched itself
+    let held = loop {
+        match files::try_lock(&lock)? {
+            Some(held) => break held,
+            None => std::thread::sleep(Duration::from_millis(200)),
+        }
+    };
+    write_pid(&held)?;
+    if resume_as_begun(config)? == Resumed::GoingDown {
+        bail!("the booted system does not work: the machine is restarting");
+    }
+    match Journal::open(&config.state_dir)?.state.phase {
+        phase @ (Phase::Leaving { .. } | Phase::Returning { .. } | Phase::Proving { .. }) => {
+            bail!("the booted system has not shown that it works: the agent is still {}", phase.name())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes what every run needs.
 fn prepare(config: &AgentConfig) -> Result<()> {
     let state_dir = &config.state_dir;
@@ -636,6 +660,10 @@ impl<'a> Agent<'a> {
         // without its secrets it is still the system that the host can be reached in
         if let Err(error) = self.secrets.place_for(Some(previous)).and_then(|()| self.secrets.discard()) {
             let _ = self.log.say(&format!("cannot put its secrets back in place: {error:#}"));
+        }
+        // what fails with the new system alone would pass for something that failed before, the next time
+        if let Ok(failures) = self.new_failures(trial) {
+            self.system.forget_failures(&failures);
         }
         // units that fail in the old system too are no reason to be stuck
         match self.system.activate(previous, system::Action::Test, &mut self.log) {
