@@ -225,6 +225,7 @@ impl Secrets {
     fn forget_others(&self) -> Result<()> {
         let linked: Vec<String> =
             [Role::Trial, Role::Previous, Role::Current].into_iter().filter_map(|role| self.link(role)).collect();
+        files::clear_temporaries(&self.kept)?;
         let sets = self.kept.join("sets");
         for entry in fs::read_dir(&sets).with_context(|| format!("cannot list {}", sets.display()))? {
             let entry = entry.with_context(|| format!("cannot list {}", sets.display()))?;

@@ -163,10 +163,10 @@ impl Deploy {
         let search_path = self.fleet.search_path()?;
         let evaluator = self.fleet.evaluator()?;
         let hub = Hub::new(&config.hub.directory);
-        let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
-        // a plan, or what is no fleet, must not even create the hub's directory
+        // a plan must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
         let holds = hub.holds()?;
+        let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let mut lines = Vec::new();
         let mut say = |line: Line| {
             if !self.json || line.error.is_some() {

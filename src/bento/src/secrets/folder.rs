@@ -219,11 +219,8 @@ pub fn has_secrets(folder: &Path) -> Result<bool> {
 
 /// The directories in a directory, which need not be there; sorted.
 fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        // whoever looks for hosts there says what is wrong with it
-        Err(_) => return Ok(Vec::new()),
-        Ok(entries) => entries,
-    };
+    // whoever looks for hosts there says what is wrong with it
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
