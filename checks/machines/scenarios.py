@@ -235,15 +235,18 @@ def install(root, system):
     (loader / "loader.conf").write_text("default first.conf\n")
 
 
-def write_book(name, state, reason, note):
-    """The table of outcomes, with a scenario's in the place of its last one."""
+def write_book(name, outcome=None):
+    """The table of outcomes, with a scenario's (the state, the reason and what there is to say) in the place of its last one; without
+    it, if it failed."""
     heading = "| what happens | `bento status` says | the host's reason, or what was counted |\n|---|---|---|\n"
     head, _, table = BOOK.read_text().partition(heading)
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}
-    # paths differ from run to run
-    reason = re.sub(r"/nix/store/[a-z0-9]{32}-", "…-", reason).replace("|", "\\|").replace("\n", " ")
-    said = "; ".join(part for part in (reason, note) if part)
-    lines[name] = f"| {name} | {state.replace('-', ' ')} | {said} |"
+    lines.pop(name, None)
+    if outcome:
+        state, *said = outcome
+        # paths differ from run to run
+        said = re.sub(r"/nix/store/[a-z0-9]{32}-", "…-", "; ".join(filter(None, said))).replace("|", "\\|").replace("\n", " ")
+        lines[name] = f"| {name} | {state.replace('-', ' ')} | {said} |"
     BOOK.write_text(head + heading + "".join(lines[name] + "\n" for name, *_ in SCENARIOS if name in lines))
 
 
@@ -862,11 +865,13 @@ def main():
             status = lab.status()
             passed += 1
             if arguments.book:
-                write_book(name, status["state"], status["reason"] or "", note or "")
+                write_book(name, (status["state"], status["reason"], note))
             print(f"ok: {name} ({time.monotonic() - start:.1f} s): {status['state']}" + (f"; {note}" if note else ""), flush=True)
         # whatever it is, the others are run too
         except Exception as error:
             failed += 1
+            if arguments.book:
+                write_book(name)
             print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
             if not isinstance(error, Failure):
                 traceback.print_exc()

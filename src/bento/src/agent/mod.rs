@@ -137,27 +137,34 @@ pub fn put_secrets_in_place(config: &AgentConfig) -> Result<()> {
 }
 
 /// What the machine waits for before it calls a boot complete: that a system which has to prove itself by this boot has done so.
-/// Where none has to, there is nothing to wait for.
+/// Where none has to, there is nothing to wait for; so an activation that starts this does not wait for the run that waits
+/// for it.
 pub fn booted(config: &AgentConfig) -> Result<()> {
     prepare(config)?;
     let lock = lock_file(config);
-    // the run that has it comes to the same end, and is watched itself
-    let held = loop {
-        match files::try_lock(&lock)? {
-            Some(held) => break held,
-            None => std::thread::sleep(Duration::from_millis(200)),
+    while is_to_be_proven(&Journal::open(&config.state_dir)?.state.phase) {
+        // a run that has it comes to the same end, and is watched itself
+        let Some(held) = files::try_lock(&lock)? else {
+            std::thread::sleep(Duration::from_millis(200));
+            continue;
+        };
+        write_pid(&held)?;
+        if resume_as_begun(config)? == Resumed::GoingDown {
+            bail!("the booted system does not work: the machine is restarting");
         }
-    };
-    write_pid(&held)?;
-    if resume_as_begun(config)? == Resumed::GoingDown {
-        bail!("the booted system does not work: the machine is restarting");
+        break;
     }
     match Journal::open(&config.state_dir)?.state.phase {
-        phase @ (Phase::Leaving { .. } | Phase::Returning { .. } | Phase::Proving { .. }) => {
+        phase @ (Phase::Leaving { .. } | Phase::Proving { .. }) => {
             bail!("the booted system has not shown that it works: the agent is still {}", phase.name())
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a system waits for a boot to prove itself, or is about to.
+fn is_to_be_proven(phase: &Phase) -> bool {
+    matches!(phase, Phase::Staged { .. } | Phase::Waiting { .. } | Phase::Rebooting { .. } | Phase::Proving { .. })
 }
 
 /// Makes what every run needs.
