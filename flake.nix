@@ -29,7 +29,7 @@
               chmod -R u+w "$work"
               BENTO=${self.packages.${system}.default}/bin/bento make -C "$work" demo
             '');
-            meta.description = "A fleet on this machine, from the first deployment to a broken host (on Debian, as root)";
+            meta.description = "A fleet on this machine, from the first deployment to a broken host (on Debian)";
           };
         })
         (bentoLib.mkApps { inherit self; });
