@@ -28,3 +28,4 @@ pub mod ssh;
 pub mod status;
 pub mod store;
 pub mod store_path;
+pub mod web;
