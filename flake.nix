@@ -40,7 +40,10 @@
           imports = [ ./modules/agent.nix ];
           services.bento.agent.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
         };
-        hub = ./modules/hub.nix;
+        hub = { lib, pkgs, ... }: {
+          imports = [ ./modules/hub.nix ];
+          services.bento.hub.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+        };
       };
 
       lib = { inherit (bentoLib) mkApps mkChecks; };

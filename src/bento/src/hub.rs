@@ -152,7 +152,7 @@ impl Hub {
 
     /// Holds and releases hosts. The caller holds the hub's lock.
     pub fn record_holds(&self, holds: &BTreeMap<HostName, Hold>) -> Result<()> {
-        files::write_atomic(&self.root.join(HOLDS_FILE), &serde_json::to_vec_pretty(holds)?, 0o600, None)
+        files::write_atomic(&self.root.join(HOLDS_FILE), &serde_json::to_vec_pretty(holds)?, 0o644, None)
     }
 
     /// The hub's directory.
@@ -166,7 +166,7 @@ impl Hub {
         hosts.dedup();
         if self.fleet().ok().flatten().as_ref() != Some(&hosts) {
             let text = serde_json::to_vec_pretty(&FleetRecord { schema: 1, hosts })?;
-            files::write_atomic(&self.root.join(FLEET_FILE), &text, 0o600, None)?;
+            files::write_atomic(&self.root.join(FLEET_FILE), &text, 0o644, None)?;
         }
         Ok(())
     }
