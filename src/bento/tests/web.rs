@@ -31,8 +31,8 @@ struct Place {
 impl Place {
     fn new(hosts: &[&str]) -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
-        place.write("fleet/bento.toml", &format!("[hub]\ndirectory = \"{}\"\n", place.path("hub").display()));
-        place.write("hub/.fleet.json", &json!({ "schema": 1, "hosts": hosts }).to_string());
+        place.write("fleet/bento.toml", format!("[hub]\ndirectory = \"{}\"\n", place.path("hub").display()));
+        place.write("hub/.fleet.json", json!({ "schema": 1, "hosts": hosts }).to_string());
         place
     }
 
@@ -68,19 +68,11 @@ impl Place {
         self.write(&format!("hub/{host}/manifest.json"), manifest.to_string());
     }
 
-    /// A host reports what it came to, so many minutes ago, and leaves a log. Gives the log's name.
-    fn report(
-        &self,
-        host: &str,
-        serial: u64,
-        outcome: &str,
-        letters: (char, char),
-        minutes: i64,
-        more: Value,
-    ) -> String {
+    /// A host reports what it came to, so many minutes ago, and leaves a log.
+    fn report(&self, host: &str, serial: u64, outcome: &str, letters: (char, char), minutes: i64, more: Value) {
         let (previous, running) = letters;
         let base = system(running, host).rsplit('/').next().unwrap().to_owned();
-        let log = format!("20261121-{:04}_{base}_{outcome}.log.gz", serial);
+        let log = format!("20261121-{serial:04}_{base}_{outcome}.log.gz");
         let mut report = json!({
             "schema": 1, "host": host, "serial": serial, "attempt": 1, "outcome": outcome, "stage": "done",
             "previous": system(previous, host), "running": system(running, host), "started": ago(minutes + 1),
@@ -96,7 +88,6 @@ impl Place {
         .unwrap();
         self.write(&format!("hub/{host}/logs/{log}"), packed.finish().unwrap());
         self.write(&format!("hub/{host}/logs/report-{serial}-1.json"), report.to_string());
-        log
     }
 
     /// A host polls.

@@ -14,6 +14,7 @@ use crate::status::changes::{Fate, FileChange, ReleaseChanges};
 use crate::status::history::{Attempts, Log, Release, Tail, printable};
 use crate::status::table::{mark, short, span};
 use crate::status::{HostState, HostStatus, Overview};
+use crate::store_path::StorePath;
 
 /// How far back timelines go.
 pub(super) const TIMELINE: SignedDuration = SignedDuration::from_hours(90 * 24);
@@ -68,7 +69,7 @@ fn class(state: HostState) -> &'static str {
 
 /// A state's words and mark.
 fn state(state: HostState) -> Markup {
-    html! { span class=(class(state)) { (state.words()) " " (mark(state)) } }
+    html! { span.state class=(class(state)) { (state.words()) " " (mark(state)) } }
 }
 
 /// A point of time: how long ago it is, and exactly.
@@ -322,7 +323,7 @@ fn attempt_table(host: &HostName, attempts: &Attempts) -> Markup {
                         td { (at(attempt.ended)) }
                         td { (report.serial) @if report.attempt > 1 { span.dim { ", attempt " (report.attempt) } } }
                         td class=(if report.outcome.is_success() { "good" } else { "bad" }) { (report.outcome.word()) }
-                        td { (version(report.running.as_ref().map(|running| running.base_name()))) }
+                        td { (version(report.running.as_ref().map(StorePath::base_name))) }
                         td {
                             @if let Some(reason) = &report.reason { (printable(&brief(reason))) }
                             @if !report.failed_units.is_empty() { " " span.bad { (printable(&report.failed_units.join(", "))) } }
