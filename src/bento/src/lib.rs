@@ -29,3 +29,4 @@ pub mod ssh;
 pub mod status;
 pub mod store;
 pub mod store_path;
+pub mod web;

@@ -18,7 +18,7 @@ use ssh_key::PublicKey;
 use crate::evaluation::Evaluation;
 use crate::files::{self, TEMPORARY};
 use crate::host::{Host, HostName};
-use crate::hub::{HostDir, Hub, modified};
+use crate::hub::{HostDir, Hub, modified, numbers};
 use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir, signature_file};
 use crate::package::{Package, PackageFile, place};
 use crate::secrets::{Secret, draft::Draft, secrets_dir};
@@ -180,7 +180,7 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
     let current = dir.manifest();
     let newest = match &current {
         Ok(Some(current)) => Some(current.serial),
-        _ => serials(&dir.releases())?.last().copied(),
+        _ => dir.serials()?.last().copied(),
     };
     let policy = Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") };
     if policy.self_update && candidate.mode == ReleaseMode::Closure {
@@ -280,20 +280,6 @@ fn is_whole(dir: &Path, files: &[PackageFile]) -> bool {
     Package::served(dir, files).is_ok_and(|served| served == files)
 }
 
-/// The serials of the releases in a directory, sorted.
-fn serials(releases: &Path) -> Result<Vec<u64>> {
-    let entries = match fs::read_dir(releases) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("cannot list {}", releases.display()))?,
-    };
-    let mut serials = Vec::new();
-    for entry in entries {
-        serials.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
-    }
-    serials.sort_unstable();
-    Ok(serials)
-}
-
 /// Makes a host's directories, with their owners and modes, where they aren't so already.
 fn lay_out(dir: &HostDir, reader: Option<Reader>) -> Result<()> {
     let logs = dir.logs();
@@ -331,7 +317,7 @@ fn clear_leftovers(dir: &HostDir) -> Result<()> {
     files::clear_temporaries(dir.path())?;
     files::clear_temporaries(&dir.releases())?;
     if let Ok(Some(manifest)) = dir.manifest() {
-        for serial in serials(&dir.releases())? {
+        for serial in dir.serials()? {
             if serial > manifest.serial {
                 remove_release(dir, serial)?;
             }
@@ -409,6 +395,12 @@ fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     } else {
         files::remove(&dir.path().join(manifest::SIGNATURE_LINK))?;
     }
+    // what it said stays known when another one takes its place
+    let kept = dir.kept_manifest_file(serial);
+    if !kept.exists() {
+        let manifest = dir.manifest_file();
+        fs::hard_link(&manifest, &kept).with_context(|| format!("cannot link {} to it", kept.display()))?;
+    }
     let touched = modified(&dir.last_change_date());
     if touched.is_none() || touched < modified(&dir.manifest_file()) {
         let gid = fs::symlink_metadata(dir.path()).map(|metadata| metadata.gid()).ok();
@@ -427,7 +419,7 @@ fn point(link: &Path, target: &str) -> Result<()> {
 
 /// Removes all but the last few releases.
 fn prune(dir: &HostDir, current: u64) -> Result<()> {
-    let all = serials(&dir.releases())?;
+    let all = dir.serials()?;
     for serial in &all[..all.len().saturating_sub(KEPT)] {
         if *serial != current {
             remove_release(dir, *serial)?;
@@ -453,8 +445,8 @@ pub fn keep_releases(hub: &Hub, name: &HostName, serial: u64, keep: impl FnOnce(
     if fs::symlink_metadata(&link).is_err() {
         keep(&link)?;
     }
-    let kept = serials(&hub.host(name).releases())?;
-    for old in serials(&roots)? {
+    let kept = hub.host(name).serials()?;
+    for old in numbers(&roots)? {
         if !kept.contains(&old) {
             files::remove(&roots.join(old.to_string()))?;
         }
@@ -462,9 +454,10 @@ pub fn keep_releases(hub: &Hub, name: &HostName, serial: u64, keep: impl FnOnce(
     Ok(())
 }
 
-/// Removes the files of a release, its secrets and its signature.
+/// Removes the files of a release, its secrets, its manifest and its signature.
 fn remove_release(dir: &HostDir, serial: u64) -> Result<()> {
     files::remove(&dir.signature_file(serial))?;
+    files::remove(&dir.kept_manifest_file(serial))?;
     // these before the files: by them a release is found that was cut short
     files::remove(&dir.path().join(secrets_dir(serial)))?;
     files::remove(&dir.path().join(release_dir(serial)))

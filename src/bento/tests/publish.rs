@@ -193,12 +193,13 @@ fn a_few_old_releases_are_kept() {
     for version in "0123456789".chars() {
         bench.publish(version);
     }
-    let mut kept: Vec<u64> = fs::read_dir(bench.host().join("releases"))
+    let mut kept: Vec<String> = fs::read_dir(bench.host().join("releases"))
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     kept.sort_unstable();
-    assert_eq!(kept, [6, 7, 8, 9, 10]);
+    let with_manifests = ["10", "10.json", "6", "6.json", "7", "7.json", "8", "8.json", "9", "9.json"];
+    assert_eq!(kept, with_manifests);
     bench.assert_whole(10);
 }
 

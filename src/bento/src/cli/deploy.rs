@@ -387,7 +387,10 @@ impl Deploy {
                 publish::keep_releases(hub, &host.name, serial, |link| builder.keep(toplevel, link))?;
             }
             if publish::lacks_user(host)? {
-                eprintln!("{0}: this machine has no user {0} yet, so the host can't log in", host.name);
+                eprintln!(
+                    "{0}: this machine has no user {0}: sshd lets the host in only once it has (`bento hub serve` needs none)",
+                    host.name
+                );
             }
         }
         Ok(Line {
