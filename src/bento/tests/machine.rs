@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 
-use bento::agent::machine::{Action, Event, Phase, Trial};
+use bento::agent::machine::{Action, Attempt, Event, Phase, Trial};
 use bento::report::{Outcome, Stage};
 use bento::store_path::StorePath;
 
@@ -97,12 +97,18 @@ impl Host {
     }
 
     fn trial(&self) -> Trial {
+        let attempt = match &self.phase {
+            Phase::Realised { attempt, .. } => *attempt,
+            _ => Attempt::default(),
+        };
         Trial {
+            attempt,
             toplevel: path('B'),
             previous: Some(path('A')),
             standby: Some(path('A')),
             boot: self.boot.to_string(),
             failed_units: Vec::new(),
+            hub: true,
         }
     }
 
@@ -285,6 +291,8 @@ fn name(event: &Event) -> String {
     match event {
         Event::Woke { .. } => "woke",
         Event::Fetched => "fetched",
+        Event::Updated => "updated",
+        Event::Recalled { .. } => "recalled",
         Event::RebootDue => "reboot due",
         Event::Built { .. } => "built",
         Event::Refused { retry: true, .. } => "refused for now",

@@ -8,9 +8,11 @@ pub mod boot;
 pub mod config;
 pub mod fetch;
 pub mod health;
+pub mod hold;
 pub mod log;
 pub mod machine;
 pub mod outbox;
+pub mod standing;
 pub mod state;
 pub mod system;
 pub mod units;
@@ -18,13 +20,14 @@ pub mod units;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use jiff::{SignedDuration, Timestamp, Zoned};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::Serialize;
 
 use crate::files;
 use crate::manifest::{self, Manifest};
@@ -35,16 +38,22 @@ use crate::store_path::StorePath;
 
 use config::{AgentConfig, FailedUnits, RebootPolicy};
 use log::Log;
-use machine::{Action, Event, Phase, Trial};
+use machine::{Action, Attempt, Event, Goal, Phase, Trial};
 use outbox::Outbox;
 use state::{Journal, PutOff};
 use system::{Activated, System};
 
 /// What a poll came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Polled {
     /// The host already runs the hub's release.
     Current {
+        /// Its serial.
+        serial: u64,
+    },
+    /// The host is held: it does not take up the hub's release.
+    Held {
         /// Its serial.
         serial: u64,
     },
@@ -52,6 +61,11 @@ pub enum Polled {
     Updated {
         /// Its serial.
         serial: u64,
+        /// What it runs now.
+        toplevel: StorePath,
+    },
+    /// The host went back to what it ran before.
+    WentBack {
         /// What it runs now.
         toplevel: StorePath,
     },
@@ -71,7 +85,21 @@ const GOING_DOWN: Duration = Duration::from_secs(300);
 /// An error is everything that leaves the host with another system than the hub's release asks for, or the hub without
 /// the report of it. `asked` says that somebody wants it now: pauses after failures don't count.
 pub fn run(config: &AgentConfig, asked: bool) -> Result<Polled> {
-    prepare(config)?;
+    session(config, |agent| agent.poll(asked))
+}
+
+/// Goes back to the system that ran before the one that was last taken up, or to `target`: under the watchdog, as with
+/// any other, but also if the hub is out of reach.
+///
+/// The release is not taken up again; going back once more takes that back. An error is everything that leaves the host
+/// with another system than the one that was wanted, or the hub without the report of it.
+pub fn rollback(config: &AgentConfig, target: Option<StorePath>) -> Result<Polled> {
+    session(config, |agent| agent.roll_back(target))
+}
+
+/// A run of the agent: brings to an end what an earlier one left, does its work, and delivers what is to be said of it.
+fn session(config: &AgentConfig, work: impl FnOnce(&mut Agent) -> Result<Polled>) -> Result<Polled> {
+    prepare(&config.state_dir)?;
     let lock = lock_file(config);
     let held = files::try_lock(&lock)?
         .with_context(|| format!("another run of the agent is at work: it holds {}", lock.display()))?;
@@ -80,22 +108,22 @@ pub fn run(config: &AgentConfig, asked: bool) -> Result<Polled> {
         return Ok(Polled::Restarting);
     }
     let mut agent = Agent::new(config)?;
-    let polled = agent.poll(asked);
+    let worked = work(&mut agent);
     // also after a failure: the report of it is what the hub waits for
     let delivered = agent.deliver();
-    let polled = match (polled, delivered) {
-        (Ok(polled), Ok(())) => Ok(polled),
+    let worked = match (worked, delivered) {
+        (Ok(worked), Ok(())) => Ok(worked),
         (Ok(_), Err(error)) => Err(error.context("the report is not delivered yet; the next run tries again")),
         (Err(error), _) => Err(error),
     };
     // whether the report got through or not: this is what it spoke of
-    if agent.restart_if_due()? == Resumed::GoingDown { Ok(Polled::Restarting) } else { polled }
+    if agent.restart_if_due()? == Resumed::GoingDown { Ok(Polled::Restarting) } else { worked }
 }
 
 /// What the watchdog does: ends a run that has taken too long, together with its activation, and brings what it left to an
 /// end.
 pub fn watchdog(config: &AgentConfig) -> Result<()> {
-    prepare(config)?;
+    prepare(&config.state_dir)?;
     let lock = lock_file(config);
     let deadline = Instant::now() + GOING_DOWN;
     let held = loop {
@@ -124,8 +152,7 @@ pub fn watchdog(config: &AgentConfig) -> Result<()> {
 }
 
 /// Makes what every run needs.
-fn prepare(config: &AgentConfig) -> Result<()> {
-    let state_dir = &config.state_dir;
+fn prepare(state_dir: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -213,6 +240,8 @@ struct Agent<'a> {
     outbox: Outbox,
     log: Log,
     journal: Journal,
+    /// Whether somebody at the machine wants it to stay as it is.
+    held: bool,
     /// Why the last attempt of this run ended short of the new system.
     trouble: Option<Error>,
 }
@@ -239,6 +268,7 @@ impl<'a> Agent<'a> {
             outbox: Outbox::open(state_dir)?,
             log: Log::open(&state_dir.join("attempt.log"))?,
             journal: Journal::open(state_dir)?,
+            held: !matches!(hold::read(state_dir), Ok(None)),
             trouble: None,
         })
     }
@@ -282,11 +312,16 @@ impl<'a> Agent<'a> {
         let state = &mut self.journal.state;
         if serial == state.serial {
             match state.phase {
-                Phase::Waiting { .. } | Phase::Reported { outcome: Outcome::Success | Outcome::Autoupdate } => {
-                    self.take_back_complaint(&manifest)?;
+                Phase::Waiting { .. } => {
+                    self.take_back_complaint(&manifest, Outcome::Success, Stage::Reboot)?;
+                    return Ok(Polled::Current { serial });
+                }
+                Phase::Reported { outcome: outcome @ (Outcome::Success | Outcome::Autoupdate) } => {
+                    self.take_back_complaint(&manifest, outcome, Stage::Done)?;
                     return Ok(Polled::Current { serial });
                 }
                 Phase::Reported { .. } => bail!("release {serial} failed here before; waiting for a newer one"),
+                _ if self.held => return Ok(Polled::Held { serial }),
                 _ => {}
             }
             if let Some(put_off) = state.put_off.filter(|_| !asked) {
@@ -296,6 +331,8 @@ impl<'a> Agent<'a> {
                     bail!("release {serial} could not be taken up {} times; trying again in {left} s", put_off.times);
                 }
             }
+        } else if self.held {
+            return Ok(Polled::Held { serial });
         } else {
             state.serial = serial;
             state.attempts = 0;
@@ -332,6 +369,49 @@ impl<'a> Agent<'a> {
             Some(toplevel) => Ok(Polled::Updated { serial, toplevel }),
             None => bail!("release {serial} is taken up, but nothing says which system runs"),
         }
+    }
+
+    /// Goes back to the system that ran before, or to `target`.
+    fn roll_back(&mut self, target: Option<StorePath>) -> Result<Polled> {
+        let state = &self.journal.state;
+        let target = match (target, &state.phase) {
+            (Some(target), _) => target,
+            (None, Phase::Waiting { trial }) => {
+                trial.previous.clone().context("there is no earlier system on record: name one by --to")?
+            }
+            (None, _) => state.before.clone().context("there is no earlier system on record: name one by --to")?,
+        };
+        if !target.as_path().join("bin/switch-to-configuration").is_file() {
+            bail!("{target} is no system that is here");
+        }
+        if self.system.running().as_ref() == Some(&target) {
+            bail!("{target} runs already");
+        }
+        let given_up = state.phase.trial().map(|trial| trial.previous.as_ref());
+        if given_up.is_some_and(|previous| previous != Some(&target)) {
+            bail!("a system waits for a restart here: give that up first, by a rollback without --to");
+        }
+        let waits = given_up.is_some();
+        // going back from where somebody went back to: the release is taken up again
+        let returns = state.last.as_ref().is_some_and(|last| {
+            let last_went_back = last.outcome == Outcome::Rollback && last.built == self.system.running();
+            last_went_back && last.previous.as_ref() == Some(&target)
+        });
+        let goal = if returns { Goal::Release } else { Goal::Rollback };
+        let phase = state.phase.next(Event::Recalled { toplevel: target.clone(), goal })?;
+        self.journal.state.started = Some(Timestamp::now());
+        self.log.clear()?;
+        self.log.say(&format!("somebody at the machine wants {target} back"))?;
+        self.enter(phase)?;
+        let driven = self.drive(None)?;
+        let running = self.system.running();
+        match self.trouble.take() {
+            // the one who gave up a system that was not booted yet wanted this end
+            Some(_) if waits && running.as_ref() == Some(&target) => {}
+            Some(error) => return Err(error),
+            None => {}
+        }
+        if driven == Resumed::GoingDown { Ok(Polled::Restarting) } else { Ok(Polled::WentBack { toplevel: target }) }
     }
 
     /// Enters a phase. On a disk that takes nothing more, what keeps the host in reach goes on without it: the phase on disk is
@@ -379,7 +459,8 @@ impl<'a> Agent<'a> {
 
     /// Restarts the machine, if a system waits for that and this is the time.
     fn restart_if_due(&mut self) -> Result<Resumed> {
-        if !matches!(self.journal.state.phase, Phase::Waiting { .. }) {
+        // who wants the machine to stay as it is does not want it to restart either
+        if self.held || !matches!(self.journal.state.phase, Phase::Waiting { .. }) {
             return Ok(Resumed::Over);
         }
         let asked_for = if self.journal.state.reboot { RebootPolicy::WhenNeeded } else { RebootPolicy::Never };
@@ -402,8 +483,8 @@ impl<'a> Agent<'a> {
         let event = match action {
             Action::Build => self.build(release.context("there is no release to build")?),
             Action::Check => {
-                let Phase::Realised { toplevel } = phase else { bail!("there is nothing to check") };
-                self.look(toplevel)
+                let Phase::Realised { attempt, toplevel } = phase else { bail!("there is nothing to check") };
+                self.look(attempt, toplevel)
             }
             Action::Try => self.try_out(&trial()?),
             Action::Prove => self.prove(&trial()?),
@@ -451,13 +532,14 @@ impl<'a> Agent<'a> {
     }
 
     /// Looks whether the machine is fit to try a system out.
-    fn look(&mut self, toplevel: StorePath) -> Event {
+    fn look(&mut self, attempt: Attempt, toplevel: StorePath) -> Event {
         let previous = self.system.running();
         let standby = match (self.system.booted(), &previous) {
             (Some(booted), Some(running)) if boot::differs(booted.as_path(), running.as_path()) => Some(booted),
             _ => previous.clone(),
         };
-        let mut trial = Trial { toplevel, previous, standby, boot: self.system.boot_id(), failed_units: Vec::new() };
+        let boot = self.system.boot_id();
+        let mut trial = Trial { attempt, toplevel, previous, standby, boot, failed_units: Vec::new(), hub: true };
         if trial.previous.as_ref() == Some(&trial.toplevel) && self.system.boots(&trial.toplevel) {
             // where even this can't be written, the next step fails
             let _ = self.log.say("this system runs already");
@@ -469,13 +551,14 @@ impl<'a> Agent<'a> {
         if let Err(error) = self.system.ask_system(&trial.toplevel, &mut self.log) {
             return refused(Stage::Check, &error, false);
         }
-        // a host whose hub is away can't tell whether it lost it: it waits until the hub is back
         if let Err(error) = self.reach_hub(&self.config.hub) {
-            return refused(
-                Stage::Check,
-                &error.context("a system is tried out only while the hub can be reached"),
-                true,
-            );
+            // a host whose hub is away can't tell whether it lost it: it waits until the hub is back, unless somebody at the
+            // machine knows better
+            if attempt.goal != Goal::Rollback {
+                let error = error.context("a system is tried out only while the hub can be reached");
+                return refused(Stage::Check, &error, true);
+            }
+            trial.hub = false;
         }
         let armed = self.system.failed_units().and_then(|failed| {
             if !failed.is_empty() {
@@ -549,7 +632,9 @@ impl<'a> Agent<'a> {
         // by the configuration that every later run will have
         let config =
             AgentConfig::read(&self.config.file).context("the new system has no sound configuration for the agent")?;
-        self.reach_hub(&config.hub)?;
+        if trial.hub {
+            self.reach_hub(&config.hub)?;
+        }
         for check in &confirm.checks {
             health::check(check, &mut self.log)?;
         }
@@ -647,11 +732,9 @@ impl<'a> Agent<'a> {
     }
 
     /// Says that the host runs its release after all, if the last thing that it said was a complaint.
-    fn take_back_complaint(&mut self, manifest: &Manifest) -> Result<()> {
+    fn take_back_complaint(&mut self, manifest: &Manifest, outcome: Outcome, stage: Stage) -> Result<()> {
         if self.journal.state.complaint.take().is_some() {
-            let waits = matches!(self.journal.state.phase, Phase::Waiting { .. });
-            let (serial, outcome) = (manifest.serial, Outcome::Success);
-            let stage = if waits { Stage::Reboot } else { Stage::Done };
+            let serial = manifest.serial;
             let wanted = Some(manifest.toplevel.clone());
             self.queue(Said { serial, outcome, stage, reason: None, wanted, built: None, previous: None })?;
             self.journal.save()?;
@@ -684,6 +767,7 @@ impl<'a> Agent<'a> {
         let log = self.log.content()?;
         state::with_ballast(&self.config.state_dir, || self.outbox.add(&report, &log))?;
         self.journal.state.attempts += 1;
+        self.journal.state.last = Some(report);
         Ok(())
     }
 
@@ -692,26 +776,24 @@ impl<'a> Agent<'a> {
     fn report(&mut self) -> Result<()> {
         let state = &mut self.journal.state;
         let (serial, wanted) = (state.serial, state.wanted.clone());
+        let worked = |trial: Trial, stage| {
+            let goal = trial.attempt.goal;
+            let reason = (goal == Goal::Rollback).then(|| {
+                let before = trial.previous.as_ref().map_or("the system", StorePath::base_name);
+                format!("somebody at the machine gave up {before}")
+            });
+            let (outcome, built) = (goal.outcome(), Some(trial.toplevel));
+            Said { serial, outcome, stage, reason, wanted: wanted.clone(), built, previous: trial.previous }
+        };
+        let worked_out = !matches!(state.phase, Phase::Ended { .. });
+        let mut before = None;
         let said = match state.phase.clone() {
-            Phase::Booted { trial } => Said {
-                serial,
-                outcome: Outcome::Success,
-                stage: Stage::Done,
-                reason: None,
-                wanted,
-                built: Some(trial.toplevel),
-                previous: trial.previous,
-            },
-            Phase::Staged { trial } => Said {
-                serial,
-                outcome: Outcome::Success,
-                stage: Stage::Reboot,
-                reason: None,
-                wanted,
-                built: Some(trial.toplevel),
-                previous: trial.previous,
-            },
-            Phase::Ended { outcome, stage, reason, built, previous, retry } => {
+            Phase::Booted { trial } => {
+                before = trial.previous.clone().filter(|previous| previous != &trial.toplevel);
+                worked(trial, Stage::Done)
+            }
+            Phase::Staged { trial } => worked(trial, Stage::Reboot),
+            Phase::Ended { attempt: _, outcome, stage, reason, built, previous, retry } => {
                 self.log.note(&format!("error: {reason}"))?;
                 self.trouble = Some(anyhow!("{reason}"));
                 let repeated = state.complaint.as_ref() == Some(&reason);
@@ -725,9 +807,16 @@ impl<'a> Agent<'a> {
             }
             other => bail!("there is nothing to report in the state {}", other.name()),
         };
-        if said.outcome.is_success() {
+        if worked_out {
             self.journal.state.complaint = None;
             self.journal.state.put_off = None;
+        }
+        if let Some(before) = before {
+            // without it nobody can go back, which is no reason not to go on
+            match self.system.keep(&before, "before", &mut self.log) {
+                Ok(()) => self.journal.state.before = Some(before),
+                Err(error) => self.log.say(&format!("cannot keep {before}: {error:#}"))?,
+            }
         }
         self.log.say(&format!("release {serial}: {}", said.outcome.word()))?;
         self.queue(said)
@@ -752,8 +841,8 @@ impl<'a> Agent<'a> {
             running: self.system.running(),
             booted: self.system.booted(),
             reboot_needed: self.system.reboot_needed(),
-            held: false,
-            failed_units: None,
+            held: self.held,
+            failed_units: self.system.count_failed_units(),
             interval: self.config.interval,
             time: Timestamp::now(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),

@@ -14,6 +14,8 @@ use crate::ssh::Connection;
 
 /// Where the hub takes reports.
 pub(super) const LOGS: &str = "logs";
+/// Where it is in a state directory.
+const DIR: &str = "outbox";
 /// How many names are tried for a log or report whose name is taken.
 const NAMES: u64 = 1000;
 
@@ -26,7 +28,7 @@ pub struct Outbox {
 impl Outbox {
     /// The outbox in a state directory.
     pub fn open(state_dir: &Path) -> Result<Self> {
-        let dir = state_dir.join("outbox");
+        let dir = state_dir.join(DIR);
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         files::clear_temporaries(&dir)?;
         Ok(Self { dir })
@@ -41,6 +43,12 @@ impl Outbox {
         // the report last: what has a report is complete
         files::write_atomic(&self.dir.join(format!("{stem}.log.gz")), &packed, 0o600, None)?;
         files::write_atomic(&self.dir.join(format!("{stem}.json")), &report.to_json()?, 0o600, None)
+    }
+
+    /// How many reports wait in the outbox of a state directory; none where there is no outbox.
+    pub fn count(state_dir: &Path) -> Result<usize> {
+        let outbox = Self { dir: state_dir.join(DIR) };
+        if outbox.dir.exists() { Ok(outbox.queued()?.len()) } else { Ok(0) }
     }
 
     /// The queued reports' files, oldest first.

@@ -123,6 +123,11 @@ impl<'a> System<'a> {
         if self.systemd { units::failed() } else { Ok(Vec::new()) }
     }
 
+    /// How many units have failed, if that can be known.
+    pub fn count_failed_units(&self) -> Option<u64> {
+        if self.systemd { units::failed().ok().map(|units| units.len() as u64) } else { None }
+    }
+
     /// Whether the unit that starts the agent is active; it is not where there is no systemd.
     pub fn has_timer(&self) -> Result<bool> {
         Ok(self.systemd && units::is_active(&self.config.confirm.timer)?)
