@@ -9,6 +9,8 @@ use crate::store_path::StorePath;
 
 /// The version of the report's schema that this program writes and understands.
 pub const SCHEMA: u32 = 1;
+/// What a signature's file name has more than the report's.
+const SIGNATURE: &str = ".sig";
 /// No report is larger, in bytes.
 pub const LIMIT: u64 = 1 << 20;
 
@@ -172,6 +174,9 @@ pub struct Presence {
     pub time: Timestamp,
     /// The version of the agent.
     pub agent: String,
+    /// The host's signature of all that comes before it. The last field: see [`Presence::signed_part`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 impl Presence {
@@ -184,6 +189,14 @@ impl Presence {
     /// The presence as it is stored.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).context("cannot write the presence")
+    }
+
+    /// What the signature in the text of a presence is of: the text as it is without it. It is in the same file because the
+    /// file is replaced with every poll, and a reader would find one poll's text and another's signature.
+    pub fn signed_part(text: &[u8]) -> Option<Vec<u8>> {
+        const BEGIN: &[u8] = b",\"signature\":\"";
+        let end = text.windows(BEGIN.len()).rposition(|part| part == BEGIN)?;
+        Some([&text[..end], b"}"].concat())
     }
 }
 
@@ -203,6 +216,16 @@ fn check_schema(text: &[u8]) -> Result<()> {
 /// The file name of a report.
 pub fn report_name(serial: u64, attempt: u64) -> String {
     format!("report-{serial}-{attempt}.json")
+}
+
+/// The file name of the signature of a report, from the report's.
+pub fn signature_name(report: &str) -> String {
+    format!("{report}{SIGNATURE}")
+}
+
+/// Whether a file name is one of a report's signature.
+pub fn is_signature_name(name: &str) -> bool {
+    name.strip_suffix(SIGNATURE).and_then(parse_report_name).is_some()
 }
 
 /// Serial and attempt of a report, from its file name.

@@ -32,7 +32,7 @@ use serde::Serialize;
 use crate::files;
 use crate::manifest::{self, Manifest};
 use crate::report::{self, Outcome, Presence, Report, Stage};
-use crate::sign::{self, SigningKey};
+use crate::sign::{self, Signer, SigningKey};
 use crate::ssh::{Connection, HubAddress};
 use crate::store_path::StorePath;
 
@@ -297,7 +297,7 @@ impl<'a> Agent<'a> {
     fn poll(&mut self, asked: bool) -> Result<Polled> {
         let hub = self.config.hub.connect()?;
         // a hub that takes no reports may still have the release that mends that; the run ends with another try
-        if let Err(error) = self.outbox.deliver(&hub) {
+        if let Err(error) = self.deliver_over(&hub) {
             self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
         }
         self.show_presence(&hub)?;
@@ -828,8 +828,23 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         let hub = self.config.hub.connect()?;
-        self.outbox.deliver(&hub)?;
+        self.deliver_over(&hub)?;
         self.show_presence(&hub)
+    }
+
+    /// Delivers what is queued.
+    fn deliver_over(&mut self, hub: &Connection) -> Result<()> {
+        if self.outbox.is_empty()? {
+            return Ok(());
+        }
+        self.outbox.deliver(hub, self.signer().as_ref())
+    }
+
+    /// Who signs what this host says. A key that can't sign is no reason to keep silent: the hub shows what is not signed as such.
+    fn signer(&self) -> Option<Signer> {
+        Signer::of_host(&self.config.hub.identity)
+            .inspect_err(|error| eprintln!("what this host says is not signed: {error:#}"))
+            .ok()
     }
 
     /// Tells the hub that this host is there, and what it runs. A hub that does not take it is no reason to do nothing.
@@ -846,9 +861,17 @@ impl<'a> Agent<'a> {
             interval: self.config.interval,
             time: Timestamp::now(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
+            signature: None,
         };
         let file = format!("{}/{}", outbox::LOGS, report::PRESENCE);
-        match presence.to_json().and_then(|text| hub.replace(&file, &text)) {
+        let signed = || {
+            let signature = match self.signer() {
+                Some(signer) => Some(signer.sign_in(sign::PRESENCES, &presence.to_json()?)?),
+                None => None,
+            };
+            Presence { signature, ..presence.clone() }.to_json()
+        };
+        match signed().and_then(|text| hub.replace(&file, &text)) {
             Ok(()) => Ok(()),
             Err(error) => self.log.say(&format!("cannot tell the hub that this host is there: {error:#}")),
         }

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod table;
 pub mod watch;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,7 @@ use crate::host::{HostKind, HostName};
 use crate::hub::{HostDir, Hub, modified};
 use crate::manifest::Summary;
 use crate::report::{self, LogName, Outcome, Presence, Report, Stage, parse_report_name};
+use crate::sign::{self, SigningKey};
 
 /// Where a host stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +36,8 @@ pub enum HostState {
     NewMachine,
     /// Its last report can't be understood.
     CorruptReport,
+    /// Its last report is not signed with the host's key.
+    ForgedReport,
     /// There is a release that it has not taken up, but it runs that very system.
     SyncPending,
     /// There is a release that it has not taken up.
@@ -68,6 +72,7 @@ impl HostState {
             Self::DamagedRelease => "damaged release",
             Self::NewMachine => "new machine",
             Self::CorruptReport => "corrupt report",
+            Self::ForgedReport => "forged report",
             Self::SyncPending => "sync pending",
             Self::RebuildPending => "rebuild pending",
             Self::UpToDate => "up to date",
@@ -86,11 +91,12 @@ impl HostState {
 
 impl HostState {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotPublished,
         Self::DamagedRelease,
         Self::NewMachine,
         Self::CorruptReport,
+        Self::ForgedReport,
         Self::SyncPending,
         Self::RebuildPending,
         Self::UpToDate,
@@ -112,6 +118,7 @@ impl HostState {
             Self::NotPublished
                 | Self::DamagedRelease
                 | Self::CorruptReport
+                | Self::ForgedReport
                 | Self::Failing
                 | Self::Rollbacked
                 | Self::Diverged
@@ -156,6 +163,8 @@ pub struct HostStatus {
     pub failed_units: Option<u64>,
     /// Why it got no further, in its own words.
     pub reason: Option<String>,
+    /// Whether what it last said is signed with its key; nothing if its key is not known.
+    pub verified: Option<bool>,
     /// What could not be understood, naming the file.
     pub problems: Vec<String>,
 }
@@ -190,15 +199,25 @@ struct Words {
     /// The last that was said, and what was said right before it as far as that matters; in this order.
     last: Vec<Word>,
     problems: Vec<String>,
-    /// The newest report that can't be understood.
-    corrupt: Option<(u64, u64)>,
+    /// The newest report that can't be believed, and what is wrong with it.
+    doubtful: Option<((u64, u64), HostState)>,
+    /// Whether somebody else speaks for the host.
+    forged_presence: bool,
     /// What the host said of itself with its last poll, and when that arrived.
     presence: Option<(Presence, Option<Timestamp>)>,
 }
 
-/// Works out where each host of the hub stands, by name. `interval` is within how many seconds a host polls that does not
-/// say so.
-pub fn status(hub: &Hub, interval: u64, now: Timestamp) -> Result<Vec<HostStatus>> {
+/// What the fleet's settings say about what hosts say.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// Within how many seconds a host polls that does not say so.
+    pub interval: u64,
+    /// The hosts' keys, which their reports must be signed with; those of a host that is not in here are not verified.
+    pub keys: BTreeMap<HostName, Vec<SigningKey>>,
+}
+
+/// Works out where each host of the hub stands, by name.
+pub fn status(hub: &Hub, expected: &Expected, now: Timestamp) -> Result<Vec<HostStatus>> {
     let fleet = hub.fleet()?;
     let holds = hub.holds()?;
     let mut names = hub.hosts()?;
@@ -210,7 +229,8 @@ pub fn status(hub: &Hub, interval: u64, now: Timestamp) -> Result<Vec<HostStatus
         let known = Known {
             removed: fleet.as_ref().is_some_and(|fleet| fleet.binary_search(&name).is_err()),
             held: holds.contains_key(&name),
-            interval,
+            interval: expected.interval,
+            keys: expected.keys.get(&name).map_or(&[], Vec::as_slice),
         };
         hosts.push(host_status(&hub.host(&name), &name, known, now)?);
     }
@@ -218,15 +238,16 @@ pub fn status(hub: &Hub, interval: u64, now: Timestamp) -> Result<Vec<HostStatus
 }
 
 /// What is known of a host besides its directory.
-struct Known {
+struct Known<'a> {
     removed: bool,
     held: bool,
     interval: u64,
+    keys: &'a [SigningKey],
 }
 
 /// Works out where one host stands.
-fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> Result<HostStatus> {
-    let words = words(&dir.logs(), name, now)?;
+fn host_status(dir: &HostDir, name: &HostName, known: Known<'_>, now: Timestamp) -> Result<HostStatus> {
+    let words = words(&dir.logs(), name, known.keys, now)?;
     let mut problems = words.problems;
     let (manifest, damaged) = match dir.summary() {
         Ok(manifest) => (manifest, false),
@@ -239,9 +260,10 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> 
     let base = match &manifest {
         None if damaged => HostState::DamagedRelease,
         None => HostState::NotPublished,
-        Some(manifest) => match words.corrupt {
-            Some(corrupt) if last.is_none_or(|last| last.number.is_none_or(|number| number < corrupt)) => {
-                HostState::CorruptReport
+        Some(_) if words.forged_presence => HostState::ForgedReport,
+        Some(manifest) => match words.doubtful {
+            Some((doubtful, state)) if last.is_none_or(|last| last.number.is_none_or(|number| number < doubtful)) => {
+                state
             }
             _ => state(manifest, &words.last, dir.changed()),
         },
@@ -274,6 +296,8 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> 
             .map(|booted| booted.base_name().to_owned()),
         failed_units: presence.and_then(|presence| presence.failed_units),
         reason: last.and_then(|last| last.reason.clone()),
+        // a report by somebody else is none of its words
+        verified: last.filter(|_| verifies(known.keys)).map(|last| last.number.is_some()),
         problems,
     })
 }
@@ -328,7 +352,7 @@ fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> Host
 
 /// Reads what matters in a host's `logs/`: a host that reports is judged by its reports alone, and by no more of them
 /// than it takes.
-fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
+fn words(logs: &Path, host: &HostName, keys: &[SigningKey], now: Timestamp) -> Result<Words> {
     let entries = match fs::read_dir(logs) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Words::default()),
         entries => entries.with_context(|| format!("cannot list {}", logs.display()))?,
@@ -347,11 +371,17 @@ fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
         }
         if let Some(number) = parse_report_name(&name) {
             reports.push((number, entry.path()));
+        } else if report::is_signature_name(&name) {
+            // read with its report
         } else if let Some(log) = LogName::parse(&name) {
             named.push((log, entry.path()));
         } else if name == report::PRESENCE {
-            match read_presence(&entry.path(), host) {
-                Ok(presence) => words.presence = Some((presence, modified(&entry.path()))),
+            match read_presence(&entry.path(), host, keys) {
+                Ok(Read::Sound(presence)) => words.presence = Some((presence, modified(&entry.path()))),
+                Ok(Read::Forged(error)) => {
+                    words.problems.push(format!("{}: {error:#}", entry.path().display()));
+                    words.forged_presence = true;
+                }
                 Err(error) => words.problems.push(format!("{}: {error:#}", entry.path().display())),
             }
         } else {
@@ -360,12 +390,18 @@ fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
     }
     reports.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     for (number, path) in reports {
-        match read_report(&path, host, number) {
-            Ok(report) => words.last.push(word_of_report(report, modified(&path), now)),
-            Err(error) => {
-                words.problems.push(format!("{}: {error:#}", path.display()));
-                words.corrupt = words.corrupt.max(Some(number));
+        let doubtful = match read_report(&path, host, number, keys) {
+            Ok(Read::Sound(report)) => {
+                words.last.push(word_of_report(report, modified(&path), now));
+                None
             }
+            Ok(Read::Forged(error)) => Some((error, HostState::ForgedReport)),
+            Err(error) => Some((error, HostState::CorruptReport)),
+        };
+        if let Some((error, state)) = doubtful {
+            words.problems.push(format!("{}: {error:#}", path.display()));
+            // the newest comes first
+            words.doubtful.get_or_insert((number, state));
         }
         // two successes in a row are the most that is asked for
         if words.last.len() == 2 || words.last.last().is_some_and(|word| !word.outcome.is_success()) {
@@ -385,17 +421,48 @@ fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
 }
 
 /// Reads what a host says of itself.
-fn read_presence(path: &Path, host: &HostName) -> Result<Presence> {
-    let presence = Presence::parse(&read_untrusted(path, report::LIMIT)?)?;
+fn read_presence(path: &Path, host: &HostName, keys: &[SigningKey]) -> Result<Read<Presence>> {
+    let text = read_untrusted(path, report::LIMIT)?;
+    let presence = Presence::parse(&text)?;
+    if verifies(keys) {
+        let signature = presence.signature.as_ref().zip(Presence::signed_part(&text)).context("it is not signed");
+        let verified =
+            signature.and_then(|(signature, text)| sign::verify_in(sign::PRESENCES, &text, signature.as_bytes(), keys));
+        if let Err(error) = verified {
+            return Ok(Read::Forged(error.context("not what the host itself says")));
+        }
+    }
     if &presence.host != host {
         anyhow::bail!("what the host {} says of itself, but it lies with {host}'s", presence.host);
     }
-    Ok(presence)
+    Ok(Read::Sound(presence))
 }
 
-/// Reads a report and checks that it says what its name and place say.
-fn read_report(path: &Path, host: &HostName, number: (u64, u64)) -> Result<Report> {
-    let report = Report::parse(&read_untrusted(path, report::LIMIT)?)?;
+/// Whether reports can be verified with these keys of a host.
+fn verifies(keys: &[SigningKey]) -> bool {
+    keys.iter().any(SigningKey::can_sign)
+}
+
+/// What can be read.
+enum Read<T> {
+    /// It is the host's.
+    Sound(T),
+    /// It is not, and why.
+    Forged(anyhow::Error),
+}
+
+/// Reads a report and checks that it says what its name and place say, and that the host signed it if its keys are known.
+fn read_report(path: &Path, host: &HostName, number: (u64, u64), keys: &[SigningKey]) -> Result<Read<Report>> {
+    let text = read_untrusted(path, report::LIMIT)?;
+    if verifies(keys) {
+        let file = PathBuf::from(report::signature_name(&path.to_string_lossy()));
+        let verified = read_untrusted(&file, sign::LIMIT)
+            .and_then(|signature| sign::verify_in(sign::REPORTS, &text, &signature, keys));
+        if let Err(error) = verified {
+            return Ok(Read::Forged(error.context("not the host's own report")));
+        }
+    }
+    let report = Report::parse(&text)?;
     if &report.host != host {
         anyhow::bail!("a report of the host {}, but it lies with {host}'s", report.host);
     }
@@ -406,7 +473,7 @@ fn read_report(path: &Path, host: &HostName, number: (u64, u64)) -> Result<Repor
             report.serial
         );
     }
-    Ok(report)
+    Ok(Read::Sound(report))
 }
 
 /// What a report comes to. The host's clock is believed only as far as the file's arrival allows.
