@@ -12,6 +12,7 @@ pub mod hold;
 pub mod log;
 pub mod machine;
 pub mod outbox;
+pub mod page;
 pub mod standing;
 pub mod state;
 pub mod system;
@@ -21,6 +22,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -77,6 +79,8 @@ pub enum Polled {
 const FIRST_PAUSE: i64 = 60;
 /// The longest such pause, in seconds.
 const LONGEST_PAUSE: i64 = 6 * 3600;
+/// How long a notification may take.
+const NOTIFICATION: Duration = Duration::from_secs(20);
 /// How long a machine may take to go down.
 const GOING_DOWN: Duration = Duration::from_secs(300);
 
@@ -85,7 +89,12 @@ const GOING_DOWN: Duration = Duration::from_secs(300);
 /// An error is everything that leaves the host with another system than the hub's release asks for, or the hub without
 /// the report of it. `asked` says that somebody wants it now: pauses after failures don't count.
 pub fn run(config: &AgentConfig, asked: bool) -> Result<Polled> {
-    session(config, |agent| agent.poll(asked))
+    session(config, |agent| {
+        let file = config.state_dir.join(ASKED);
+        let asked = asked || file.exists();
+        files::remove(&file)?;
+        agent.poll(asked)
+    })
 }
 
 /// Goes back to the system that ran before the one that was last taken up, or to `target`: under the watchdog, as with
@@ -158,6 +167,18 @@ fn prepare(state_dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(state_dir)
         .with_context(|| format!("cannot create {}", state_dir.display()))
+}
+
+/// The log of the attempt that is under way, or was the last, in the state directory.
+const LOG: &str = "attempt.log";
+/// The file in the state directory that says that somebody wants a poll now.
+const ASKED: &str = "asked";
+
+/// Has the next run know that somebody wants it.
+pub fn ask(state_dir: &Path) -> Result<()> {
+    prepare(state_dir)?;
+    let file = state_dir.join(ASKED);
+    fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The lock that keeps two runs apart; it holds the process id of the one that has it.
@@ -266,7 +287,7 @@ impl<'a> Agent<'a> {
             config,
             system: System::new(config),
             outbox: Outbox::open(state_dir)?,
-            log: Log::open(&state_dir.join("attempt.log"))?,
+            log: Log::open(&state_dir.join(LOG))?,
             journal: Journal::open(state_dir)?,
             held: !matches!(hold::read(state_dir), Ok(None)),
             trouble: None,
@@ -819,7 +840,24 @@ impl<'a> Agent<'a> {
             }
         }
         self.log.say(&format!("release {serial}: {}", said.outcome.word()))?;
+        self.notify(&said);
         self.queue(said)
+    }
+
+    /// Tells whoever is at the machine. That this does not work is no reason for anything.
+    fn notify(&mut self, said: &Said) {
+        let [program, arguments @ ..] = self.config.notify.command.as_slice() else { return };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("BENTO_HOST", self.config.host.as_str())
+            .env("BENTO_RELEASE", said.serial.to_string())
+            .env("BENTO_OUTCOME", said.outcome.word())
+            .env("BENTO_REASON", said.reason.as_deref().unwrap_or_default())
+            .env("BENTO_REBOOT_NEEDED", if self.system.reboot_needed() { "1" } else { "" });
+        if let Err(error) = self.log.run(&mut command, Some(NOTIFICATION)) {
+            eprintln!("cannot notify: {error:#}");
+        }
     }
 
     /// Delivers what this run has queued.

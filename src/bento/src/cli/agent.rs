@@ -1,13 +1,16 @@
 //! `bento agent`: what runs on a host.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use crate::agent::config::AgentConfig;
+use crate::agent::page::{self, Page, Sockets};
 use crate::agent::standing::Standing;
 use crate::agent::{self, Polled, hold};
 use crate::hub::Hold;
@@ -60,6 +63,20 @@ enum Command {
     },
     /// Let this host go that was held
     Release,
+    /// Serve the page for the user at this machine: what it runs, what came of the last release, and a button for the next
+    ///
+    /// Without options that is where systemd listens for it, or else http://localhost:51337/.
+    Page {
+        /// Listen at this address of loopback
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Vec<SocketAddr>,
+        /// Listen at this unix socket
+        #[arg(long, value_name = "FILE")]
+        socket: Option<PathBuf>,
+        /// End when nobody has looked for so many seconds
+        #[arg(long, value_name = "SECONDS")]
+        idle: Option<u64>,
+    },
     /// Bring a run that takes too long to an end: what the watchdog calls
     #[command(hide = true)]
     Watchdog,
@@ -85,6 +102,22 @@ impl Agent {
                 if !hold::release(&config.state_dir)? {
                     bail!("{} is not held here", config.host);
                 }
+            }
+            Command::Page { listen, socket, idle } => {
+                let mut sockets = Sockets::inherited()?;
+                for address in listen {
+                    sockets.listen(address)?;
+                }
+                if let Some(file) = socket {
+                    sockets.listen_unix(&file)?;
+                }
+                if sockets.is_empty() {
+                    sockets.listen((Ipv4Addr::LOCALHOST, page::PORT).into())?;
+                }
+                for address in sockets.addresses()? {
+                    super::print(&format!("http://{address}/\n"))?;
+                }
+                Page::new(config)?.serve(sockets, idle.map(Duration::from_secs))?;
             }
             Command::Watchdog => agent::watchdog(&config)?,
         }
