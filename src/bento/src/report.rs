@@ -116,8 +116,27 @@ pub struct Report {
     /// Units that failed when the report was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_units: Vec<String>,
+    /// Of a host that updated its inputs by itself: those that are not the release's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<InputChange>,
     /// The version of the agent.
     pub agent: String,
+}
+
+/// An input of a flake that a host has in another revision than its release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputChange {
+    /// The name of its node in `flake.lock`.
+    pub name: String,
+    /// The release's revision, or its hash where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// When that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<Timestamp>,
 }
 
 impl Report {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 
-use bento::agent::machine::{Action, Attempt, Event, Phase, Trial};
+use bento::agent::machine::{Action, Attempt, Event, Goal, Phase, Trial};
 use bento::report::{Outcome, Stage};
 use bento::store_path::StorePath;
 
@@ -133,7 +133,7 @@ impl Host {
         let unhealthy = |stage| Event::Unhealthy { stage, reason: reason() };
         match self.phase.action() {
             None if matches!(self.phase, Phase::Waiting { .. }) => vec![Event::RebootDue],
-            None => vec![Event::Fetched],
+            None => vec![Event::Fetched { goal: Goal::Release }],
             Some(Action::Build) => vec![Event::Built { toplevel: path('B') }, refused(Stage::Build)],
             Some(Action::Check) => vec![Event::Ready { trial }, refused(Stage::Activate)],
             Some(Action::Try | Action::Prove) if !self.hears() => vec![unhealthy(Stage::Confirm)],
@@ -290,7 +290,7 @@ impl Host {
 fn name(event: &Event) -> String {
     match event {
         Event::Woke { .. } => "woke",
-        Event::Fetched => "fetched",
+        Event::Fetched { .. } => "fetched",
         Event::Updated => "updated",
         Event::Recalled { .. } => "recalled",
         Event::RebootDue => "reboot due",

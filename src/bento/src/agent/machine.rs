@@ -54,9 +54,19 @@ impl Attempt {
         self.settled.map_or(Phase::Idle, |outcome| Phase::Reported { outcome })
     }
 
-    /// The end of an attempt that changed nothing. Nothing is held against what ran before.
+    /// Whether something else is left to be done if this fails, whatever the reason: what holds already, or the release as it
+    /// was published.
+    fn may_be_left(self) -> bool {
+        match self.goal {
+            Goal::Release => false,
+            Goal::SelfUpdate => self.settled.is_none(),
+            Goal::Rollback => true,
+        }
+    }
+
+    /// The end of an attempt that changed nothing.
     fn refused(self, stage: Stage, reason: String, retry: bool, built: Option<StorePath>) -> Phase {
-        let retry = retry || self.goal == Goal::Rollback;
+        let retry = retry || self.may_be_left();
         Phase::Ended { attempt: self, outcome: Outcome::Failure, stage, reason, built, previous: None, retry }
     }
 }
@@ -227,7 +237,10 @@ pub enum Event {
         running: Option<StorePath>,
     },
     /// The files of a release are there and verified.
-    Fetched,
+    Fetched {
+        /// What for: the release, or that with the host's own inputs.
+        goal: Goal,
+    },
     /// The host has updated the inputs of the release that it runs.
     Updated,
     /// Somebody at the machine wants a system back that it ran before.
@@ -375,14 +388,14 @@ impl Phase {
         let misplaced = |event| Err(Misplaced { phase: self.name(), event: Box::new(event) });
         Ok(match self.clone() {
             Self::Idle => match event {
-                Event::Fetched => Self::Fetched { attempt: Attempt::default() },
+                Event::Fetched { goal } => Self::Fetched { attempt: Attempt { goal, settled: None } },
                 Event::Recalled { toplevel, goal } => {
                     Self::Realised { attempt: Attempt { goal, settled: None }, toplevel }
                 }
                 event => return misplaced(event),
             },
             Self::Reported { outcome } => match event {
-                Event::Fetched => Self::Fetched { attempt: Attempt::default() },
+                Event::Fetched { goal } => Self::Fetched { attempt: Attempt { goal, settled: None } },
                 Event::Updated => Self::Fetched { attempt: Attempt { goal: Goal::SelfUpdate, settled: Some(outcome) } },
                 Event::Recalled { toplevel, goal } => {
                     Self::Realised { attempt: Attempt { goal, settled: Some(outcome) }, toplevel }
@@ -414,7 +427,7 @@ impl Phase {
                     } else {
                         reason
                     };
-                    let retry = down || trial.attempt.goal == Goal::Rollback;
+                    let retry = down || trial.attempt.may_be_left();
                     trial.ended(Outcome::Rollback, stage, reason, retry)
                 }
                 Event::Stuck { reason: why, safe } => {
@@ -441,7 +454,7 @@ impl Phase {
                 event => return misplaced(event),
             },
             Self::Waiting { trial } => match event {
-                Event::Fetched => Self::Fetched { attempt: Attempt::default() },
+                Event::Fetched { goal } => Self::Fetched { attempt: Attempt { goal, settled: None } },
                 Event::Recalled { .. } => {
                     let reason = format!("somebody at the machine gave up {}", trial.toplevel);
                     Self::Returning { trial, stage: Stage::Reboot, reason }

@@ -13,6 +13,7 @@ pub mod log;
 pub mod machine;
 pub mod outbox;
 pub mod page;
+pub mod self_update;
 pub mod standing;
 pub mod state;
 pub mod system;
@@ -33,8 +34,9 @@ use serde::Serialize;
 
 use crate::files;
 use crate::manifest::{self, Manifest};
-use crate::report::{self, Outcome, Presence, Report, Stage};
+use crate::report::{self, InputChange, Outcome, Presence, Report, Stage};
 use crate::sign::{self, Signer, SigningKey};
+use crate::source::{SourceTree, TREE_NAME};
 use crate::ssh::{Connection, HubAddress};
 use crate::store_path::StorePath;
 
@@ -169,6 +171,8 @@ fn prepare(state_dir: &Path) -> Result<()> {
         .with_context(|| format!("cannot create {}", state_dir.display()))
 }
 
+/// Where fetched releases are, in the state directory.
+const RELEASES: &str = "releases";
 /// The log of the attempt that is under way, or was the last, in the state directory.
 const LOG: &str = "attempt.log";
 /// The file in the state directory that says that somebody wants a poll now.
@@ -252,6 +256,8 @@ enum Resumed {
 struct Release<'a> {
     manifest: &'a Manifest,
     tree: PathBuf,
+    /// Whether the tree has other inputs than the release, which the host has updated by itself.
+    other_inputs: bool,
 }
 
 /// The parts of a run.
@@ -276,6 +282,7 @@ struct Said {
     wanted: Option<StorePath>,
     built: Option<StorePath>,
     previous: Option<StorePath>,
+    inputs: Vec<InputChange>,
 }
 
 impl<'a> Agent<'a> {
@@ -339,7 +346,8 @@ impl<'a> Agent<'a> {
                 }
                 Phase::Reported { outcome: outcome @ (Outcome::Success | Outcome::Autoupdate) } => {
                     self.take_back_complaint(&manifest, outcome, Stage::Done)?;
-                    return Ok(Polled::Current { serial });
+                    drop(hub);
+                    return self.update_inputs(&manifest, asked);
                 }
                 Phase::Reported { .. } => bail!("release {serial} failed here before; waiting for a newer one"),
                 _ if self.held => return Ok(Polled::Held { serial }),
@@ -369,7 +377,7 @@ impl<'a> Agent<'a> {
         self.journal.save()?;
         self.log.clear()?;
         self.log.say(&format!("release {serial} for {}: {}", manifest.host, manifest.toplevel))?;
-        let releases = self.config.state_dir.join("releases");
+        let releases = self.config.state_dir.join(RELEASES);
         let tree = match fetch::fetch(&hub, &manifest, &releases) {
             Ok(tree) => tree,
             Err(error) => {
@@ -380,8 +388,48 @@ impl<'a> Agent<'a> {
         // the build may take hours: no idle connection meanwhile
         drop(hub);
         self.log.say(&format!("fetched and verified {} files", manifest.files.len()))?;
-        self.enter(self.journal.state.phase.next(Event::Fetched)?)?;
-        let driven = self.drive(Some(&Release { manifest: &manifest, tree }))?;
+        let own = self.journal.state.own_lock.as_ref();
+        let updated = self_update::with_own_lock(&manifest, &tree, own, &self.config.state_dir)?;
+        let goal = if updated.is_some() { Goal::SelfUpdate } else { Goal::Release };
+        let other_inputs = updated.is_some();
+        let tree = updated.as_ref().map_or(tree, SourceTree::path);
+        self.take_up(Event::Fetched { goal }, &Release { manifest: &manifest, tree, other_inputs })
+    }
+
+    /// Looks for newer inputs of the release that runs, if that is wanted, and takes them up.
+    fn update_inputs(&mut self, manifest: &Manifest, asked: bool) -> Result<Polled> {
+        let serial = manifest.serial;
+        let tree = self.release_tree(serial);
+        let state = &self.journal.state;
+        let waits = !asked && state.put_off.is_some_and(|put_off| put_off.until > Timestamp::now());
+        if self.held || waits || !self_update::is_wanted(manifest) || !tree.is_dir() {
+            return Ok(Polled::Current { serial });
+        }
+        let state_dir = &self.config.state_dir;
+        let found = match self_update::update(manifest, &tree, state.own_lock.as_ref(), state_dir, &mut self.log) {
+            Ok(found) => found.filter(|(_, lock)| self.journal.state.refused_lock.as_ref() != Some(lock)),
+            Err(error) => {
+                // the host runs what it should: what it could not find out it will ask again
+                self.log.say(&format!("{error:#}"))?;
+                None
+            }
+        };
+        let Some((updated, _)) = found else { return Ok(Polled::Current { serial }) };
+        self.journal.state.started = Some(Timestamp::now());
+        self.log.say("there are newer inputs")?;
+        self.take_up(Event::Updated, &Release { manifest, tree: updated.path(), other_inputs: true })
+    }
+
+    /// Where the tree of a fetched release is.
+    fn release_tree(&self, serial: u64) -> PathBuf {
+        self.config.state_dir.join(RELEASES).join(serial.to_string()).join(TREE_NAME)
+    }
+
+    /// Takes up what is there.
+    fn take_up(&mut self, event: Event, release: &Release) -> Result<Polled> {
+        let serial = release.manifest.serial;
+        self.enter(self.journal.state.phase.next(event)?)?;
+        let driven = self.drive(Some(release))?;
         if let Some(error) = self.trouble.take() {
             return Err(error.context(format!("release {serial}")));
         }
@@ -543,7 +591,7 @@ impl<'a> Agent<'a> {
     }
 
     fn build(&mut self, release: &Release) -> Event {
-        match self.system.build(release.manifest, &release.tree, &mut self.log) {
+        match self.system.build(release.manifest, &release.tree, release.other_inputs, &mut self.log) {
             Ok(toplevel) => Event::Built { toplevel },
             Err(error) => {
                 let log = self.log.content().unwrap_or_default();
@@ -746,7 +794,16 @@ impl<'a> Agent<'a> {
         if self.journal.state.complaint.as_ref() != Some(&reason) {
             self.journal.state.complaint = Some(reason.clone());
             let outcome = Outcome::Failure;
-            self.queue(Said { serial, outcome, stage, reason: Some(reason), wanted, built: None, previous: None })?;
+            self.queue(Said {
+                serial,
+                outcome,
+                stage,
+                reason: Some(reason),
+                wanted,
+                built: None,
+                previous: None,
+                inputs: Vec::new(),
+            })?;
             self.journal.save()?;
         }
         Ok(error)
@@ -757,7 +814,16 @@ impl<'a> Agent<'a> {
         if self.journal.state.complaint.take().is_some() {
             let serial = manifest.serial;
             let wanted = Some(manifest.toplevel.clone());
-            self.queue(Said { serial, outcome, stage, reason: None, wanted, built: None, previous: None })?;
+            self.queue(Said {
+                serial,
+                outcome,
+                stage,
+                reason: None,
+                wanted,
+                built: None,
+                previous: None,
+                inputs: Vec::new(),
+            })?;
             self.journal.save()?;
         }
         Ok(())
@@ -782,6 +848,7 @@ impl<'a> Agent<'a> {
             finished: now,
             log: None,
             failed_units: self.system.failed_units().unwrap_or_default(),
+            inputs: said.inputs,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // queued before the state moves on: a crash in between queues the same attempt again, in the same place
@@ -804,17 +871,27 @@ impl<'a> Agent<'a> {
                 format!("somebody at the machine gave up {before}")
             });
             let (outcome, built) = (goal.outcome(), Some(trial.toplevel));
-            Said { serial, outcome, stage, reason, wanted: wanted.clone(), built, previous: trial.previous }
+            let previous = trial.previous;
+            Said { serial, outcome, stage, reason, wanted: wanted.clone(), built, previous, inputs: Vec::new() }
         };
         let worked_out = !matches!(state.phase, Phase::Ended { .. });
         let mut before = None;
-        let said = match state.phase.clone() {
+        let updated = state.phase.trial().is_some_and(|trial| trial.attempt.goal == Goal::SelfUpdate);
+        let mut said = match state.phase.clone() {
             Phase::Booted { trial } => {
                 before = trial.previous.clone().filter(|previous| previous != &trial.toplevel);
                 worked(trial, Stage::Done)
             }
             Phase::Staged { trial } => worked(trial, Stage::Reboot),
-            Phase::Ended { attempt: _, outcome, stage, reason, built, previous, retry } => {
+            Phase::Ended { attempt, outcome, stage, reason, built, previous, retry } => {
+                if attempt.goal == Goal::SelfUpdate {
+                    if attempt.settled.is_none() {
+                        // the release is taken up as it was published
+                        state.own_lock = None;
+                    } else if !retry {
+                        state.refused_lock = self_update::tried(&self.config.state_dir);
+                    }
+                }
                 self.log.note(&format!("error: {reason}"))?;
                 self.trouble = Some(anyhow!("{reason}"));
                 let repeated = state.complaint.as_ref() == Some(&reason);
@@ -824,13 +901,24 @@ impl<'a> Agent<'a> {
                 if repeated && retry {
                     return Ok(());
                 }
-                Said { serial, outcome, stage, reason: Some(reason), wanted, built, previous }
+                Said { serial, outcome, stage, reason: Some(reason), wanted, built, previous, inputs: Vec::new() }
             }
             other => bail!("there is nothing to report in the state {}", other.name()),
         };
         if worked_out {
             self.journal.state.complaint = None;
             self.journal.state.put_off = None;
+        }
+        if updated {
+            let (state_dir, tree) = (&self.config.state_dir, self.release_tree(serial));
+            // what is not known is not said; the system works all the same
+            said.inputs = self_update::changes(state_dir, &tree).unwrap_or_default();
+            if said.stage == Stage::Done {
+                match self_update::keep(state_dir, &tree) {
+                    Ok(own) => self.journal.state.own_lock = Some(own),
+                    Err(error) => self.log.say(&format!("cannot keep the lock of the new inputs: {error:#}"))?,
+                }
+            }
         }
         if let Some(before) = before {
             // without it nobody can go back, which is no reason not to go on

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::machine::Phase;
+use crate::agent::self_update::OwnLock;
 use crate::files;
 use crate::report::Report;
 use crate::store_path::StorePath;
@@ -48,6 +49,12 @@ pub struct State {
     /// collected.
     #[serde(default)]
     pub before: Option<StorePath>,
+    /// The lock of inputs that the host has updated by itself.
+    #[serde(default)]
+    pub own_lock: Option<OwnLock>,
+    /// The hash of such a lock that did not work out: it is not tried again.
+    #[serde(default)]
+    pub refused_lock: Option<String>,
     /// What was last reported.
     #[serde(default)]
     pub last: Option<Report>,
@@ -96,6 +103,8 @@ impl Journal {
                 complaint: None,
                 put_off: None,
                 before: None,
+                own_lock: None,
+                refused_lock: None,
                 last: None,
             },
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", file.display())),

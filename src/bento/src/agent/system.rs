@@ -226,8 +226,9 @@ impl<'a> System<'a> {
 
     /// Builds the system of a fetched release, kept from collection as `result` in the state directory.
     ///
-    /// A flake's must be the one that the manifest names; in closure mode it is fetched, not built.
-    pub fn build(&self, manifest: &Manifest, tree: &Path, log: &mut Log) -> Result<StorePath> {
+    /// A flake's must be the one that the manifest names, unless it has `other_inputs`; in closure mode it is fetched, not
+    /// built.
+    pub fn build(&self, manifest: &Manifest, tree: &Path, other_inputs: bool, log: &mut Log) -> Result<StorePath> {
         let result = self.root("result");
         // a stale result must never pass for this build's
         files::remove(&result)?;
@@ -275,7 +276,7 @@ impl<'a> System<'a> {
         })?;
         let built = StorePath::behind(&result)
             .with_context(|| format!("the build left no store path in {}", result.display()))?;
-        let exact = manifest.kind == HostKind::Flake || manifest.mode == ReleaseMode::Closure;
+        let exact = !other_inputs && (manifest.kind == HostKind::Flake || manifest.mode == ReleaseMode::Closure);
         if exact && built != manifest.toplevel {
             bail!("the build gave {built}, but the release asks for {}", manifest.toplevel);
         }
