@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use jiff::civil::Time;
 use serde::Deserialize;
 
+use crate::evaluation::EvaluatorChoice;
 use crate::host::HostName;
 use crate::sign::SigningKey;
 use crate::ssh::HubAddress;
@@ -73,6 +74,8 @@ pub struct NixConfig {
     pub search_path: Vec<String>,
     /// The directory of Nix's programs, if they are not in `PATH`.
     pub bin_dir: Option<PathBuf>,
+    /// Who evaluates what is built from source; Nix, if not said.
+    pub evaluator: Option<EvaluatorChoice>,
 }
 
 /// The table `[before]`.

@@ -519,7 +519,7 @@ impl<'a> Agent<'a> {
         }
         self.system.disarm_watchdog();
         if !matches!(self.journal.state.phase, Phase::Waiting { .. }) {
-            for root in ["previous", "result"] {
+            for root in ["previous", "result", system::DERIVATION] {
                 self.system.release(root)?;
             }
         }

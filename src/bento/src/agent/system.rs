@@ -13,6 +13,7 @@ use crate::agent::boot::{self, Loader};
 use crate::agent::config::AgentConfig;
 use crate::agent::log::Log;
 use crate::agent::units::{self, Ended};
+use crate::evaluation::EvaluatorChoice;
 use crate::files;
 use crate::host::HostKind;
 use crate::manifest::{Manifest, ReleaseMode};
@@ -23,6 +24,9 @@ use crate::store_path::StorePath;
 const UNITS_FAILED: i32 = 4;
 /// The configuration that an attempt began with, in the state directory.
 pub const RECORDED_CONFIG: &str = "attempt.toml";
+
+/// The link to the derivation of a release that bento evaluated, in the state directory.
+pub const DERIVATION: &str = "derivation";
 
 /// How an activation is done, by the words of `switch-to-configuration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,6 +252,12 @@ impl<'a> System<'a> {
                 }
                 command
             }
+            (ReleaseMode::Source, _) if self.config.nix.evaluator == Some(EvaluatorChoice::Builtin) => {
+                let derivation = self.evaluate(manifest, tree, log).context("the evaluation failed")?;
+                let mut command = self.programs.command("nix-store");
+                command.arg("--realise").arg(derivation.as_path()).arg("--add-root").arg(&result).arg("--indirect");
+                command
+            }
             (ReleaseMode::Source, HostKind::Flake) => {
                 let mut command = self.programs.nix("build");
                 command.args(["--no-update-lock-file", "--print-build-logs", "--out-link"]).arg(&result);
@@ -256,14 +266,7 @@ impl<'a> System<'a> {
             }
             (ReleaseMode::Source, HostKind::NonFlake) => {
                 let mut command = self.programs.command("nix-build");
-                let own = &self.config.nix.search_path;
-                if own.is_empty() {
-                    // the release's entries come before NIX_PATH
-                    command.args(manifest.search_path.iter().flat_map(|entry| ["-I", entry]));
-                } else {
-                    let entries: Vec<String> = manifest.search_path.iter().chain(own).cloned().collect();
-                    with_search_path(&mut command, &entries);
-                }
+                self.set_search_path(&mut command, manifest);
                 command.arg("--out-link").arg(&result).args(["-A", TOPLEVEL, "-E"]);
                 command.arg(non_flake_expression(tree)?);
                 command
@@ -281,6 +284,43 @@ impl<'a> System<'a> {
             bail!("the build gave {built}, but the release asks for {}", manifest.toplevel);
         }
         Ok(built)
+    }
+
+    /// Has a command look `<name>` up where a release and this machine have it.
+    fn set_search_path(&self, command: &mut Command, manifest: &Manifest) {
+        let own = &self.config.nix.search_path;
+        if own.is_empty() {
+            // the release's entries come before NIX_PATH
+            command.args(manifest.search_path.iter().flat_map(|entry| ["-I", entry]));
+        } else {
+            let entries: Vec<String> = manifest.search_path.iter().chain(own).cloned().collect();
+            with_search_path(command, &entries);
+        }
+    }
+
+    /// Evaluates a release with bento's own evaluator: the derivation of its system, which is in the store then and kept from
+    /// collection. In a process of its own, whose memory is free again when the build begins.
+    fn evaluate(&self, manifest: &Manifest, tree: &Path, log: &mut Log) -> Result<StorePath> {
+        let link = self.root(DERIVATION);
+        files::remove(&link)?;
+        let program = std::env::current_exe().context("cannot find bento itself")?;
+        let mut command = Command::new(program);
+        command.arg("eval").arg("--add-root").arg(&link);
+        match manifest.kind {
+            HostKind::Flake => {
+                command.args(["--pure-eval", "--no-update-lock-file", "--flake"]);
+                command.arg(flake_toplevel(tree, manifest.host.as_str())?);
+            }
+            HostKind::NonFlake => {
+                self.set_search_path(&mut command, manifest);
+                command.args(["-A", TOPLEVEL, "-E"]).arg(non_flake_expression(tree)?);
+            }
+        }
+        log.run(&mut command, None)?;
+        let derivation = StorePath::behind(&link)
+            .with_context(|| format!("the evaluation left no store path in {}", link.display()))?;
+        log.say(&format!("evaluated: {derivation}"))?;
+        Ok(derivation)
     }
 
     /// Activates a system; never while another activation is at work.
