@@ -337,8 +337,6 @@ in
         LockPersonality = true;
         NoNewPrivileges = true;
         ProtectClock = true;
-        ProtectControlGroups = true;
-        ProtectHostname = true;
         ProtectKernelLogs = true;
         ProtectKernelModules = true;
         RestrictRealtime = true;

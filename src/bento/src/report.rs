@@ -146,6 +146,11 @@ impl Report {
         serde_json::from_slice(text).context("no report")
     }
 
+    /// Whether somebody at the machine wanted this end: what goes back by itself does so at an earlier stage.
+    pub fn gave_up(&self) -> bool {
+        self.outcome == Outcome::Rollback && matches!(self.stage, Stage::Done | Stage::Reboot)
+    }
+
     /// The file name in `logs/`.
     pub fn file_name(&self) -> String {
         report_name(self.serial, self.attempt)

@@ -52,7 +52,7 @@ fn somebody_at_the_machine_goes_back_and_forth() {
     assert_eq!(status["state"], "rollbacked");
     assert!(status["reason"].as_str().unwrap().contains("somebody at the machine"), "{status}");
     // it stays, until there is another release
-    lab.agent("web").fails_with(&["release 2", "waiting for a newer one"]);
+    lab.agent("web").fails_with(&["release 2 was given up here; waiting for a newer one"]);
     assert_eq!(lab.running("web").unwrap(), old);
 
     // and once more is forth

@@ -21,7 +21,7 @@ pub mod units;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -190,6 +190,19 @@ fn lock_file(config: &AgentConfig) -> PathBuf {
     config.state_dir.join("lock")
 }
 
+/// Whether a run is at work. Asked of the kernel: who tried to take the lock, if only for a moment, could keep a run from
+/// beginning.
+fn is_at_work(config: &AgentConfig) -> bool {
+    let lock = lock_file(config);
+    let (Ok(holder), Ok(metadata)) = (fs::read_to_string(&lock), fs::metadata(&lock)) else { return false };
+    let inode = format!(":{}", metadata.ino());
+    // NUMBER: FLOCK ADVISORY WRITE PID DEVICE:INODE START END (proc_locks)
+    fs::read_to_string("/proc/locks").unwrap_or_default().lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        matches!(fields[..], [_, "FLOCK", _, _, pid, place, ..] if pid == holder.trim() && place.ends_with(&inode))
+    })
+}
+
 /// Says who holds the lock.
 fn write_pid(mut lock: &fs::File) -> Result<()> {
     let context = "cannot write to the agent's lock";
@@ -348,6 +361,9 @@ impl<'a> Agent<'a> {
                     self.take_back_complaint(&manifest, outcome, Stage::Done)?;
                     drop(hub);
                     return self.update_inputs(&manifest, asked);
+                }
+                Phase::Reported { .. } if state.last.as_ref().is_some_and(Report::gave_up) => {
+                    bail!("release {serial} was given up here; waiting for a newer one")
                 }
                 Phase::Reported { .. } => bail!("release {serial} failed here before; waiting for a newer one"),
                 _ if self.held => return Ok(Polled::Held { serial }),

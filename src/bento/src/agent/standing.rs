@@ -9,8 +9,7 @@ use crate::agent::config::AgentConfig;
 use crate::agent::outbox::Outbox;
 use crate::agent::state::{Journal, PutOff};
 use crate::agent::system::System;
-use crate::agent::{hold, lock_file};
-use crate::files;
+use crate::agent::{self, hold};
 use crate::host::HostName;
 use crate::hub::Hold;
 use crate::report::Report;
@@ -54,12 +53,11 @@ impl Standing {
         let state_dir = &config.state_dir;
         let system = System::new(config);
         let state = Journal::open(state_dir)?.state;
-        let lock = lock_file(config);
         Ok(Self {
             host: config.host.clone(),
             serial: state.serial,
             state: state.phase.name(),
-            busy: lock.exists() && files::try_lock(&lock)?.is_none(),
+            busy: agent::is_at_work(config),
             running: system.running(),
             booted: system.booted(),
             reboot_needed: system.reboot_needed(),
