@@ -64,8 +64,9 @@ for value in "$hub" "$host_key" "$signer" "$host" "$identity" "$state"; do
   case $value in *[\"\\]* | *'
 '*) fail "a quotation mark, a backslash or a line break can't be in $value" ;; esac
 done
-[ ! -e /etc/bento/agent.toml ] && [ ! -e "$state/bootstrapped" ] ||
+if [ -e /etc/bento/agent.toml ] || [ -e "$state/bootstrapped" ]; then
   fail "this machine is a host already: \`bento agent status\` says where it stands, \`bento agent run\` asks the hub"
+fi
 
 if [ ! -e "$identity" ]; then
   mkdir -p "$(dirname "$identity")"

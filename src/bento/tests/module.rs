@@ -19,7 +19,7 @@ const TOLERANCE: f64 = 0.3;
 /// A host with the module, and what is asked of it.
 const HOST: &str = r#"
 let
-  key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAfleetfleetfleetfleetfleetfleetfleetfleet";
+  key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINMGpvl749fhz472rhZ/kKyEDe8hffM32aw8MS5CO2hG";
   os = import <nixpkgs/nixos/lib/eval-config.nix> {
     system = "x86_64-linux";
     modules = [

@@ -167,7 +167,7 @@ fn a_real_nixos_is_evaluated_within_1_gib() {
           system.stateVersion = \"26.05\";
         }\n",
     );
-    lab.bento(&["deploy", "--include", &nixpkgs]).succeeds();
+    lab.bento(&["deploy", "-I", &nixpkgs]).succeeds();
     let config = lab.read("hosts/web/agent.toml");
     let (before, after) = config.split_once("[nix]\nsearch-path = ").unwrap();
     let (_, after) = after.split_once('\n').unwrap();

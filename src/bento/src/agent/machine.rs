@@ -522,7 +522,14 @@ impl Phase {
             }
             Self::Returning { stage, reason, .. } => Self::Returning { trial, stage, reason },
             // where a power cut undid what was confirmed, the release begins anew
-            Self::Confirmed { .. } if !same_boot && !in_it => trial.attempt.undone(),
+            Self::Confirmed { .. } if !same_boot && !in_it => {
+                if trial.attempt == Attempt::default() {
+                    return Phase::Idle;
+                }
+                // nothing comes after that would set right what is half done
+                let reason = format!("{}, before {} was made permanent", came_back(), trial.toplevel);
+                Self::Returning { trial, stage: Stage::Boot, reason }
+            }
             Self::Confirmed { reboot: true, .. } if !same_boot => Self::Proving { trial },
             Self::Confirmed { reboot, .. } => Self::Confirmed { trial, reboot },
             Self::Staged { .. } if same_boot => Self::Staged { trial },
