@@ -117,10 +117,10 @@ fn deliver_report(hub: &Connection, report: &mut Report, signer: Option<&Signer>
     for _ in 0..NAMES {
         let (file, text) = (format!("{LOGS}/{}", report.file_name()), report.to_json()?);
         // another report's signature is left alone
-        if !hub.exists(&file)? {
-            if let Some(signer) = signer {
-                hub.replace(&signature_name(&file), signer.sign_in(REPORTS, &text)?.as_bytes())?;
-            }
+        if let Some(signer) = signer
+            && !hub.exists(&file)?
+        {
+            hub.replace(&signature_name(&file), signer.sign_in(REPORTS, &text)?.as_bytes())?;
         }
         if hub.upload(&file, &text)? {
             return Ok(());

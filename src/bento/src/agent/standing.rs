@@ -79,7 +79,8 @@ impl fmt::Display for Standing {
         match self.serial {
             0 => line("release", &"none yet")?,
             serial => {
-                line("release", &format!("{serial} ({}{})", self.state, if self.busy { ", at work" } else { "" }))?
+                let work = if self.busy { ", at work" } else { "" };
+                line("release", &format!("{serial} ({}{work})", self.state))?;
             }
         }
         if let Some(running) = &self.running {

@@ -387,12 +387,12 @@ async fn events(
 impl Shown {
     /// Looks for what changed.
     fn look(mut self) -> Self {
-        if let Ok(standing) = Standing::read(&self.page.config) {
-            if self.standing.as_ref() != Some(&standing) {
-                self.next
-                    .push(Event::default().event("standing").data(printable(&view::standing(&standing).into_string())));
-                self.standing = Some(standing);
-            }
+        if let Ok(standing) = Standing::read(&self.page.config)
+            && self.standing.as_ref() != Some(&standing)
+        {
+            let shown = printable(&view::standing(&standing).into_string());
+            self.next.push(Event::default().event("standing").data(shown));
+            self.standing = Some(standing);
         }
         if self.log {
             // a log that is not there yet, or can't be read now, is looked for again
