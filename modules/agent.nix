@@ -25,6 +25,25 @@ let
       ++ lib.mapAttrsToList (name: value: "${key name} = ${inline value}\n") plain
       ++ lib.mapAttrsToList (name: toTOML (path ++ [ name ])) tables
     );
+
+  # Tells each user that is logged in graphically, over that user's own message bus.
+  tellDesktops = pkgs.writeShellScript "bento-tell-desktops" ''
+    case $BENTO_OUTCOME in
+      success | autoupdate) title="The system was updated"; urgency=normal ;;
+      rollback) title="The system went back to an earlier one"; urgency=critical ;;
+      *) title="The system could not be updated"; urgency=normal ;;
+    esac
+    text=$BENTO_REASON
+    [ -z "$BENTO_REBOOT_NEEDED" ] || text="Restart this machine when it suits you. $text"
+    for bus in /run/user/*/bus; do
+      uid=''${bus#/run/user/}
+      uid=''${uid%/bus}
+      [ "$uid" -ge 1000 ] 2> /dev/null || continue
+      ${pkgs.util-linux}/bin/setpriv --reuid "$uid" --clear-groups --regid "$(${pkgs.coreutils}/bin/id -g "$uid")" \
+        ${pkgs.coreutils}/bin/env DBUS_SESSION_BUS_ADDRESS="unix:path=$bus" \
+        ${pkgs.libnotify}/bin/notify-send --app-name=bento --urgency="$urgency" "$title" "$text" || true
+    done
+  '';
 in
 {
   options.services.bento.agent = {
@@ -128,6 +147,12 @@ in
       description = "Further options for Nix when it builds this host's system.";
     };
 
+    evaluator = mkOption {
+      type = types.nullOr (types.enum [ "nix" "builtin" ]);
+      default = null;
+      description = "Who evaluates what is built from source: this machine's Nix (also if null), or bento itself, which takes less memory. What is built is the same.";
+    };
+
     confirm = {
       tries = mkOption {
         type = types.nullOr types.ints.positive;
@@ -160,6 +185,52 @@ in
           };
         }));
         apply = checks: if checks == null then null else map (lib.filterAttrs (_: value: value != null)) checks;
+      };
+    };
+
+    before = {
+      free = mkOption {
+        type = types.nullOr types.ints.unsigned;
+        default = null;
+        description = "MiB that must be free where the state, the store and the boot entries are before a system is tried out; 16 if null.";
+      };
+      program = mkOption {
+        type = types.nullOr types.nonEmptyStr;
+        default = null;
+        description = "A program in the new system, by its path there, that must agree before that is tried out; \"pre-activate-safety-checks\" if null. A system without it is not asked.";
+      };
+    };
+
+    page = {
+      enable = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Whether to have a page for the user at this machine, at http://localhost:51337/: what it runs, what came of the last release, and a button that asks the hub now. It is there for this machine alone, and runs only while somebody looks.";
+      };
+      port = mkOption {
+        type = types.port;
+        default = 51337;
+        description = "The port of the page.";
+      };
+      logGroups = mkOption {
+        type = types.nullOr (types.listOf types.nonEmptyStr);
+        default = null;
+        example = [ "users" ];
+        description = "The groups whose members see the log on the page; if null, those who may read the journal: wheel, adm and systemd-journal.";
+      };
+    };
+
+    notify = {
+      command = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "/run/current-system/sw/bin/logger" "the system was updated" ];
+        description = "A program and its arguments, run when an attempt at a release has ended. BENTO_HOST, BENTO_RELEASE, BENTO_OUTCOME, BENTO_REASON and BENTO_REBOOT_NEEDED in its environment say how.";
+      };
+      desktop = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Tell the users that are logged in graphically what came of a release, as a notification on their desktop.";
       };
     };
 
@@ -197,6 +268,10 @@ in
         message = "services.bento.agent.reboot.policy is \"window\": say which, in services.bento.agent.reboot.window.";
       }
       {
+        assertion = cfg.notify.desktop -> cfg.notify.command == [ ];
+        message = "services.bento.agent.notify has both a command and desktop: the command can do what desktop does, and more.";
+      }
+      {
         assertion = cfg.hub.hostKeys != [ ];
         message = "services.bento.agent.hub.hostKeys is empty: the agent needs the hub's public host key, as `ssh-keyscan ${cfg.hub.address}` on a trusted network prints it.";
       }
@@ -211,7 +286,7 @@ in
     ];
 
     environment.etc."bento/agent.toml".text = toTOML [ ] (lib.recursiveUpdate
-      {
+      ({
         inherit (cfg) host;
         state-dir = cfg.stateDir;
         inherit (cfg) signers;
@@ -228,7 +303,15 @@ in
           failed-units = cfg.confirm.failedUnits;
         };
         reboot = { inherit (cfg.reboot) policy window kexec; };
-      }
+      } // lib.optionalAttrs (cfg.before.free != null || cfg.before.program != null) {
+        before = { inherit (cfg.before) free program; };
+      } // lib.optionalAttrs (cfg.evaluator != null) {
+        nix = { build-options = cfg.buildOptions; inherit (cfg) evaluator; };
+      } // lib.optionalAttrs (cfg.page.logGroups != null) {
+        page.log-groups = cfg.page.logGroups;
+      } // lib.optionalAttrs (cfg.notify.desktop || cfg.notify.command != [ ]) {
+        notify.command = if cfg.notify.desktop then [ "${tellDesktops}" ] else cfg.notify.command;
+      })
       cfg.settings);
 
     environment.systemPackages = [ cfg.package ];
@@ -250,12 +333,67 @@ in
         # what the agent has started, an activation above all, outlives it
         KillMode = "process";
         UMask = "0077";
-        # What systemd can take from it without taking it from Nix's builds: activations have a unit of their own.
+        # What systemd can take from it without taking it from Nix's builds, which may run in this unit too, and from checks:
+        # activations have a unit of their own.
+        LockPersonality = true;
+        NoNewPrivileges = true;
         ProtectClock = true;
         ProtectKernelLogs = true;
         ProtectKernelModules = true;
         RestrictRealtime = true;
-        CapabilityBoundingSet = "~CAP_SYS_TIME CAP_SYSLOG CAP_WAKE_ALARM CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_AUDIT_WRITE CAP_SYS_MODULE CAP_SYS_PACCT CAP_LEASE";
+        RestrictSUIDSGID = true;
+        RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" "AF_NETLINK" ];
+        SystemCallArchitectures = "native";
+        SystemCallFilter = "~@clock @module @obsolete @raw-io @swap" + lib.optionalString (cfg.reboot.kexec != true) " @reboot";
+        SystemCallErrorNumber = "EPERM";
+        CapabilityBoundingSet = "~CAP_SYS_TIME CAP_SYSLOG CAP_WAKE_ALARM CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_AUDIT_WRITE CAP_SYS_MODULE CAP_SYS_PACCT CAP_LEASE CAP_BLOCK_SUSPEND CAP_BPF CAP_CHECKPOINT_RESTORE CAP_IPC_LOCK CAP_IPC_OWNER CAP_LINUX_IMMUTABLE CAP_MAC_ADMIN CAP_MAC_OVERRIDE CAP_NET_BROADCAST CAP_PERFMON CAP_SYS_NICE CAP_SYS_RAWIO CAP_SYS_RESOURCE CAP_SYS_TTY_CONFIG"
+          + lib.optionalString (cfg.reboot.kexec != true) " CAP_SYS_BOOT";
+      };
+    };
+
+    # The page: it reads the agent's state, and asks systemd to start the agent. Nothing of it runs until somebody looks.
+    systemd.sockets.bento-page = mkIf cfg.page.enable {
+      description = "bento: the page for the user at this machine";
+      wantedBy = [ "sockets.target" ];
+      listenStreams = [ "127.0.0.1:${toString cfg.page.port}" ]
+        ++ lib.optional (config.networking.enableIPv6 or false) "[::1]:${toString cfg.page.port}"
+        ++ [ "/run/bento/page.sock" ];
+      socketConfig.SocketMode = "0666";
+    };
+    systemd.services.bento-page = mkIf cfg.page.enable {
+      description = "bento: the page for the user at this machine";
+      requires = [ "bento-page.socket" ];
+      after = [ "bento-page.socket" ];
+      serviceConfig = {
+        ExecStart = "${cfg.package}/bin/bento agent page --idle 300 --config /etc/bento/agent.toml";
+        UMask = "0077";
+        # root without any of its capabilities: that may read the state, which is root's, and speak to systemd
+        CapabilityBoundingSet = "";
+        NoNewPrivileges = true;
+        ProtectSystem = "strict";
+        ReadWritePaths = [ "-${cfg.stateDir}" ];
+        ProtectHome = true;
+        ProtectProc = "invisible";
+        PrivateTmp = true;
+        PrivateDevices = true;
+        ProtectClock = true;
+        ProtectHostname = true;
+        ProtectControlGroups = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" ];
+        IPAddressDeny = "any";
+        IPAddressAllow = "localhost";
+        SystemCallArchitectures = "native";
+        SystemCallFilter = [ "@system-service" "~@privileged @resources" ];
+        MemoryMax = "128M";
+        TasksMax = 64;
       };
     };
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::cache::{Cache, parse_size};
 pub use self::pool::Resources;
@@ -76,7 +76,8 @@ pub trait Evaluator {
 }
 
 /// The evaluators to choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum EvaluatorChoice {
     /// bento's own: no Nix is needed.
     Builtin,

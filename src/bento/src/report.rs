@@ -9,6 +9,8 @@ use crate::store_path::StorePath;
 
 /// The version of the report's schema that this program writes and understands.
 pub const SCHEMA: u32 = 1;
+/// What a signature's file name has more than the report's.
+const SIGNATURE: &str = ".sig";
 /// No report is larger, in bytes.
 pub const LIMIT: u64 = 1 << 20;
 
@@ -114,8 +116,27 @@ pub struct Report {
     /// Units that failed when the report was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_units: Vec<String>,
+    /// Of a host that updated its inputs by itself: those that are not the release's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<InputChange>,
     /// The version of the agent.
     pub agent: String,
+}
+
+/// An input of a flake that a host has in another revision than its release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputChange {
+    /// The name of its node in `flake.lock`.
+    pub name: String,
+    /// The release's revision, or its hash where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// When that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<Timestamp>,
 }
 
 impl Report {
@@ -123,6 +144,11 @@ impl Report {
     pub fn parse(text: &[u8]) -> Result<Self> {
         check_schema(text)?;
         serde_json::from_slice(text).context("no report")
+    }
+
+    /// Whether somebody at the machine wanted this end: what goes back by itself does so at an earlier stage.
+    pub fn gave_up(&self) -> bool {
+        self.outcome == Outcome::Rollback && matches!(self.stage, Stage::Done | Stage::Reboot)
     }
 
     /// The file name in `logs/`.
@@ -172,6 +198,9 @@ pub struct Presence {
     pub time: Timestamp,
     /// The version of the agent.
     pub agent: String,
+    /// The host's signature of all that comes before it. The last field: see [`Presence::signed_part`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 impl Presence {
@@ -184,6 +213,14 @@ impl Presence {
     /// The presence as it is stored.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).context("cannot write the presence")
+    }
+
+    /// What the signature in the text of a presence is of: the text as it is without it. It is in the same file because the
+    /// file is replaced with every poll, and a reader would find one poll's text and another's signature.
+    pub fn signed_part(text: &[u8]) -> Option<Vec<u8>> {
+        const BEGIN: &[u8] = b",\"signature\":\"";
+        let end = text.windows(BEGIN.len()).rposition(|part| part == BEGIN)?;
+        Some([&text[..end], b"}"].concat())
     }
 }
 
@@ -203,6 +240,16 @@ fn check_schema(text: &[u8]) -> Result<()> {
 /// The file name of a report.
 pub fn report_name(serial: u64, attempt: u64) -> String {
     format!("report-{serial}-{attempt}.json")
+}
+
+/// The file name of the signature of a report, from the report's.
+pub fn signature_name(report: &str) -> String {
+    format!("{report}{SIGNATURE}")
+}
+
+/// Whether a file name is one of a report's signature.
+pub fn is_signature_name(name: &str) -> bool {
+    name.strip_suffix(SIGNATURE).and_then(parse_report_name).is_some()
 }
 
 /// Serial and attempt of a report, from its file name.

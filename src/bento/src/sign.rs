@@ -1,4 +1,4 @@
-//! Signatures of releases: SSH signatures, as `ssh-keygen -Y sign` makes and `ssh-keygen -Y verify` checks them.
+//! Signatures of releases and reports: SSH signatures, as `ssh-keygen -Y sign` makes and `ssh-keygen -Y verify` checks them.
 //!
 //! The key is the administrator's: a file that only he can read, or one that an ssh agent holds and nobody reads. The hub
 //! needs neither, so whoever takes it over can keep releases from hosts, but not make one that they accept. The format is
@@ -12,8 +12,12 @@ use serde::Deserialize;
 use ssh_agent_client_rs::{Client, Identity};
 use ssh_key::{HashAlg, LineEnding, PrivateKey, PublicKey, SshSig};
 
-/// What the signatures are for: one that was made for anything else is none of a release.
+/// What the signatures of releases are for: one that was made for anything else is none of a release.
 pub const NAMESPACE: &str = "bento-release";
+/// The same for reports, which hosts sign.
+pub const REPORTS: &str = "bento-report";
+/// The same for what a host says of itself with every poll.
+pub const PRESENCES: &str = "bento-presence";
 /// No signature is larger, in bytes: an RSA key of 16,384 bits and its signature fit.
 pub const LIMIT: u64 = 16 << 10;
 
@@ -62,6 +66,19 @@ impl Signer {
         Ok(Self { public_key: private_key.public_key().clone(), holder: Holder::Process(Box::new(private_key)) })
     }
 
+    /// Takes a host's own key, with which it logs in too. Fails with a key that this program can't sign with:
+    /// see [`SigningKey::can_sign`].
+    pub fn of_host(identity: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(identity)
+            .with_context(|| format!("cannot read the host's key {}", identity.display()))?;
+        let key = PrivateKey::from_openssh(text.trim())
+            .map_err(|error| anyhow!("{} is no OpenSSH private key: {error}", identity.display()))?;
+        if key.is_encrypted() || !SigningKey::from(key.public_key()).can_sign() {
+            bail!("{} is an RSA key or has a passphrase, which reports can't be signed with", identity.display());
+        }
+        Ok(Self { public_key: key.public_key().clone(), holder: Holder::Process(Box::new(key)) })
+    }
+
     /// Takes a key that an ssh agent holds.
     fn in_agent(public_key: PublicKey, key: &Path, agent: Option<&Path>) -> Result<Self> {
         let way_out = || {
@@ -97,19 +114,24 @@ impl Signer {
         name(&self.public_key)
     }
 
-    /// Signs a message; gives the text of the signature.
+    /// Signs a release; gives the text of the signature.
     pub fn sign(&self, message: &[u8]) -> Result<String> {
+        self.sign_in(NAMESPACE, message)
+    }
+
+    /// Signs a message for a purpose; gives the text of the signature.
+    pub fn sign_in(&self, namespace: &str, message: &[u8]) -> Result<String> {
         let context = || format!("cannot sign with {}", self.name());
         let signature = match &self.holder {
-            Holder::Process(key) => key.sign(NAMESPACE, HashAlg::Sha512, message).with_context(context)?,
+            Holder::Process(key) => key.sign(namespace, HashAlg::Sha512, message).with_context(context)?,
             Holder::Agent(socket) => {
-                let data = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, message).with_context(context)?;
+                let data = SshSig::signed_data(namespace, HashAlg::Sha512, message).with_context(context)?;
                 // several threads sign at a time
                 let signature = connect(socket)?
                     .sign(self.public_key.clone(), &data)
                     .map_err(|error| anyhow!("the ssh agent refused: {error}"))
                     .with_context(context)?;
-                SshSig::new(self.public_key.key_data().clone(), NAMESPACE, HashAlg::Sha512, signature)
+                SshSig::new(self.public_key.key_data().clone(), namespace, HashAlg::Sha512, signature)
                     .with_context(context)?
             }
         };
@@ -162,16 +184,30 @@ impl TryFrom<String> for SigningKey {
     }
 }
 
+impl SigningKey {
+    /// Whether a host can sign its reports with it. ssh-key 0.6 computes wrong signatures with RSA keys.
+    pub fn can_sign(&self) -> bool {
+        !self.0.algorithm().is_rsa()
+    }
+}
+
 impl From<&PublicKey> for SigningKey {
     fn from(key: &PublicKey) -> Self {
         Self(key.clone())
     }
 }
 
-/// Checks that `signature` is one of `message`, for [`NAMESPACE`] and by one of the keys.
+/// Checks that `signature` is one of `message` as a release, by one of the keys.
 ///
 /// An error says which of these it is not.
 pub fn verify(message: &[u8], signature: &[u8], keys: &[SigningKey]) -> Result<()> {
+    verify_in(NAMESPACE, message, signature, keys)
+}
+
+/// Checks that `signature` is one of `message`, for that purpose and by one of the keys.
+///
+/// An error says which of these it is not.
+pub fn verify_in(namespace: &str, message: &[u8], signature: &[u8], keys: &[SigningKey]) -> Result<()> {
     let signature = SshSig::from_pem(signature).map_err(|error| anyhow!("the signature is not one: {error}"))?;
     let signed_by = PublicKey::from(signature.public_key().clone());
     let Some(SigningKey(key)) = keys.iter().find(|SigningKey(key)| key.key_data() == signed_by.key_data()) else {
@@ -182,10 +218,10 @@ pub fn verify(message: &[u8], signature: &[u8], keys: &[SigningKey]) -> Result<(
             pinned.join(", ")
         );
     };
-    if signature.namespace() != NAMESPACE {
-        bail!("it carries a signature that was made for {:?}, not for {NAMESPACE:?}", signature.namespace());
+    if signature.namespace() != namespace {
+        bail!("it carries a signature that was made for {:?}, not for {namespace:?}", signature.namespace());
     }
-    key.verify(NAMESPACE, message, &signature)
+    key.verify(namespace, message, &signature)
         .map_err(|_| anyhow!("its signature by {} does not fit: it was changed after it was signed", name(key)))
 }
 

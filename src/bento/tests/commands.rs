@@ -72,6 +72,7 @@ fn a_fleet_is_begun_from_nothing_and_can_be_deployed() {
             "hosts/example/utils",
             "utils/agent.nix",
             "utils/bento.nix",
+            "utils/bootstrap.sh",
             "utils/fleet.nix",
             "utils/hub.nix"
         ]

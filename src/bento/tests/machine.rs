@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 
-use bento::agent::machine::{Action, Event, Phase, Trial};
+use bento::agent::machine::{Action, Attempt, Event, Goal, Phase, Trial};
 use bento::report::{Outcome, Stage};
 use bento::store_path::StorePath;
 
@@ -27,6 +27,11 @@ enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Host {
     kind: Kind,
+    /// What it is tried out for, and how the release had ended before.
+    goal: Goal,
+    settled: Option<Outcome>,
+    /// Whether that has begun.
+    begun: bool,
     /// Whether the new system has another kernel.
     new_kernel: bool,
     /// Whether it may restart by itself for that.
@@ -71,6 +76,9 @@ impl Host {
     fn new(kind: Kind, new_kernel: bool, reboots: bool, faults: u32) -> Self {
         Self {
             kind,
+            goal: Goal::Release,
+            settled: None,
+            begun: false,
             new_kernel,
             reboots,
             phase: Phase::Idle,
@@ -87,6 +95,12 @@ impl Host {
         }
     }
 
+    /// The same, for another goal than a new release.
+    fn with_goal(self, goal: Goal, settled: Option<Outcome>) -> Self {
+        let phase = settled.map_or(Phase::Idle, |outcome| Phase::Reported { outcome });
+        Self { goal, settled, phase, ..self }
+    }
+
     /// Whether the hub can be reached.
     fn hears(&self) -> bool {
         match self.kind {
@@ -97,12 +111,18 @@ impl Host {
     }
 
     fn trial(&self) -> Trial {
+        let attempt = match &self.phase {
+            Phase::Realised { attempt, .. } => *attempt,
+            _ => Attempt { goal: self.goal, settled: self.settled },
+        };
         Trial {
+            attempt,
             toplevel: path('B'),
             previous: Some(path('A')),
             standby: Some(path('A')),
             boot: self.boot.to_string(),
             failed_units: Vec::new(),
+            hub: true,
         }
     }
 
@@ -127,8 +147,17 @@ impl Host {
         let unhealthy = |stage| Event::Unhealthy { stage, reason: reason() };
         match self.phase.action() {
             None if matches!(self.phase, Phase::Waiting { .. }) => vec![Event::RebootDue],
-            None => vec![Event::Fetched],
+            None => vec![match (self.goal, self.settled) {
+                (Goal::SelfUpdate, Some(_)) => Event::Updated,
+                (Goal::Rollback, _) | (_, Some(_)) => Event::Recalled { toplevel: path('B'), goal: self.goal },
+                (goal, None) => Event::Fetched { goal },
+            }],
             Some(Action::Build) => vec![Event::Built { toplevel: path('B') }, refused(Stage::Build)],
+            // somebody at the machine goes back although the hub is away
+            Some(Action::Check) if self.goal == Goal::Rollback && self.kind == Kind::Good => {
+                let alone = Trial { hub: false, ..trial.clone() };
+                vec![Event::Ready { trial }, Event::Ready { trial: alone }, refused(Stage::Activate)]
+            }
             Some(Action::Check) => vec![Event::Ready { trial }, refused(Stage::Activate)],
             Some(Action::Try | Action::Prove) if !self.hears() => vec![unhealthy(Stage::Confirm)],
             Some(Action::Try) => vec![Event::Healthy { reboot: self.new_kernel }, unhealthy(Stage::Activate)],
@@ -173,6 +202,7 @@ impl Host {
         let next = self.phase.next(event).unwrap();
         let moves = next != self.phase;
         self.phase = next;
+        self.begun = true;
         self.proven |= matches!(self.phase, Phase::Confirmed { reboot: false, .. });
         self.done = Some(0);
         if self.phase.action().is_none() {
@@ -211,7 +241,7 @@ impl Host {
     /// Whether there is nothing left to do.
     fn over(&self) -> bool {
         match &self.phase {
-            Phase::Reported { .. } => true,
+            Phase::Reported { .. } => self.begun,
             // it goes on with the next boot
             Phase::Waiting { trial } => !self.reboots && trial.boot == self.boot.to_string(),
             _ => false,
@@ -243,6 +273,11 @@ impl Host {
         }
         let hurt = Self { faults: self.faults - 1, ..self.clone() };
         let mut next = vec![("power cut".to_owned(), hurt.clone().restarted())];
+        // somebody gives it up before it was booted
+        if matches!(self.phase, Phase::Waiting { .. }) {
+            let event = Event::Recalled { toplevel: path('A'), goal: Goal::Rollback };
+            next.push((name(&event), hurt.clone().after(event)));
+        }
         if self.done.is_some() {
             next.push(("kill".to_owned(), Self { done: None, ..hurt.clone() }));
             next.extend(hurt.failures().into_iter().map(|event| (name(&event), hurt.clone().after(event))));
@@ -265,7 +300,11 @@ impl Host {
     fn check_end(&self) {
         let systems = (self.running, self.profile, self.default, self.once);
         match self.phase {
-            Phase::Reported { outcome: Outcome::Success } => {
+            // nothing came of it, and what held before holds still
+            Phase::Reported { outcome } if self.settled == Some(outcome) && self.running == 'A' => {
+                assert_eq!(systems, ('A', 'A', 'A', false), "{self:?}");
+            }
+            Phase::Reported { outcome } if outcome == self.goal.outcome() => {
                 assert_eq!(systems, ('B', 'B', 'B', false), "{self:?}");
                 assert!(self.hears(), "lost: {self:?}");
             }
@@ -284,7 +323,9 @@ impl Host {
 fn name(event: &Event) -> String {
     match event {
         Event::Woke { .. } => "woke",
-        Event::Fetched => "fetched",
+        Event::Fetched { .. } => "fetched",
+        Event::Updated => "updated",
+        Event::Recalled { .. } => "recalled",
         Event::RebootDue => "reboot due",
         Event::Built { .. } => "built",
         Event::Refused { retry: true, .. } => "refused for now",
@@ -312,6 +353,19 @@ fn explore(faults: u32) -> HashSet<Host> {
     for kind in [Kind::Good, Kind::Deaf, Kind::DeafWhenBooted, Kind::Panics] {
         open.extend([false, true].map(|reboots| Host::new(kind, true, reboots, faults)));
     }
+    let goals = [
+        (Goal::Release, Some(Outcome::Rollback)),
+        (Goal::SelfUpdate, None),
+        (Goal::SelfUpdate, Some(Outcome::Success)),
+        (Goal::Rollback, None),
+        (Goal::Rollback, Some(Outcome::Success)),
+    ];
+    let releases = open.clone();
+    open.extend(
+        goals
+            .into_iter()
+            .flat_map(|(goal, settled)| releases.iter().map(move |host| host.clone().with_goal(goal, settled))),
+    );
     while let Some(host) = open.pop() {
         if seen.contains(&host) {
             continue;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use bento::host::{HostKind, HostName};
 use bento::hub::Hub;
 use bento::report::{LogName, Outcome};
 use bento::status::table::{render, span};
-use bento::status::{HostState, HostStatus, status};
+use bento::status::{Expected, HostState, HostStatus, status};
 use jiff::{Span, Timestamp};
 use tempfile::TempDir;
 
@@ -34,8 +35,14 @@ fn line(name: &str, kind: HostKind, local: &str, remote: &str, state: HostState,
         booted_version: None,
         failed_units: None,
         reason: None,
+        verified: None,
         problems: Vec::new(),
     }
+}
+
+/// A fleet that polls every quarter of an hour, and whose keys nobody knows.
+fn expected() -> Expected {
+    Expected { interval: 900, keys: BTreeMap::new() }
 }
 
 fn now() -> Timestamp {
@@ -176,7 +183,7 @@ impl Place {
     }
 
     fn status(&self) -> HostStatus {
-        status(&Hub::new(self.dir.path()), 900, now()).unwrap().remove(0)
+        status(&Hub::new(self.dir.path()), &expected(), now()).unwrap().remove(0)
     }
 }
 
@@ -348,7 +355,7 @@ fn states_that_need_a_person_are_those_that_bento_does_not_leave_by_itself() {
     let attention: Vec<HostState> = HostState::ALL.into_iter().filter(|state| state.needs_attention()).collect();
     assert_eq!(
         attention,
-        [NotPublished, DamagedRelease, CorruptReport, Failing, Rollbacked, Diverged, RebootNeeded, Stale]
+        [NotPublished, DamagedRelease, CorruptReport, ForgedReport, Failing, Rollbacked, Diverged, RebootNeeded, Stale]
     );
     let words: std::collections::BTreeSet<&str> = HostState::ALL.iter().map(|state| state.words()).collect();
     assert_eq!(words.len(), HostState::ALL.len());
@@ -386,7 +393,7 @@ fn status_is_told_as_metrics() {
     let booted = format!("/nix/store/{}-system", HASH[1]);
     place.presence(60, &serde_json::json!({ "booted": booted, "failed_units": 2, "reboot_needed": true }));
     fs::create_dir_all(place.dir.path().join("db")).unwrap();
-    let hosts = status(&Hub::new(place.dir.path()), 900, now()).unwrap();
+    let hosts = status(&Hub::new(place.dir.path()), &expected(), now()).unwrap();
     let text = bento::status::metrics::render(&hosts, 0);
     let version = format!(
         "bento_host_version_info{{host=\"web\",desired=\"{}-system\",running=\"{}-system\",booted=\"{1}-system\"}} 1",
@@ -568,7 +575,7 @@ fn status_of_500_hosts_of_some_years_takes_less_than_a_fifth_of_a_second_of_the_
     };
     let took = (0..5).map(|_| {
         let start = spent();
-        let hosts = status(&Hub::new(place.dir.path()), 900, now()).unwrap();
+        let hosts = status(&Hub::new(place.dir.path()), &expected(), now()).unwrap();
         assert_eq!(hosts.iter().filter(|host| host.state == HostState::UpToDate).count(), 500);
         Duration::from_nanos(spent() - start)
     });

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use jiff::civil::Time;
 use serde::Deserialize;
 
+use crate::evaluation::EvaluatorChoice;
 use crate::host::HostName;
 use crate::sign::SigningKey;
 use crate::ssh::HubAddress;
@@ -42,6 +43,12 @@ pub struct AgentConfig {
     /// When to restart the machine for a system with another kernel.
     #[serde(default)]
     pub reboot: RebootConfig,
+    /// Who is told on the spot what came of an attempt.
+    #[serde(default)]
+    pub notify: NotifyConfig,
+    /// The page for the user at the machine.
+    #[serde(default)]
+    pub page: PageConfig,
     /// What is acted on.
     #[serde(default)]
     pub system: SystemConfig,
@@ -67,6 +74,8 @@ pub struct NixConfig {
     pub search_path: Vec<String>,
     /// The directory of Nix's programs, if they are not in `PATH`.
     pub bin_dir: Option<PathBuf>,
+    /// Who evaluates what is built from source; Nix, if not said.
+    pub evaluator: Option<EvaluatorChoice>,
 }
 
 /// The table `[before]`.
@@ -192,6 +201,32 @@ impl Window {
     /// Whether it is open at a time of the day.
     pub fn is_open(self, now: Time) -> bool {
         if self.from <= self.to { (self.from..self.to).contains(&now) } else { now >= self.from || now < self.to }
+    }
+}
+
+/// The table `[notify]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct NotifyConfig {
+    /// A program and its arguments, run when an attempt has ended. Its environment says how: `BENTO_HOST`, `BENTO_RELEASE`,
+    /// `BENTO_OUTCOME`, `BENTO_REASON` and `BENTO_REBOOT_NEEDED` (`1` or empty).
+    pub command: Vec<String>,
+}
+
+/// The table `[page]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct PageConfig {
+    /// The groups whose members may see the log: those who may read the journal.
+    pub log_groups: Vec<String>,
+    /// The unit that polls the hub.
+    pub service: String,
+}
+
+impl Default for PageConfig {
+    fn default() -> Self {
+        let log_groups = ["wheel", "adm", "systemd-journal"].map(str::to_owned).into();
+        Self { log_groups, service: "bento-upgrade.service".to_owned() }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::ssh::Connection;
 /// How many fetched releases are kept.
 const KEPT: usize = 2;
 /// The directory of a release's secrets beside its tree.
-const SECRETS: &str = "secrets";
+pub const SECRETS: &str = "secrets";
 
 /// A release as it was fetched.
 #[derive(Clone, Debug)]

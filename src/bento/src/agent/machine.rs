@@ -14,10 +14,70 @@ use serde::{Deserialize, Serialize};
 use crate::report::{Outcome, Stage};
 use crate::store_path::StorePath;
 
+/// What an attempt is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Goal {
+    /// The hub's release.
+    #[default]
+    Release,
+    /// The release with inputs that the host has updated by itself.
+    SelfUpdate,
+    /// What ran before, because somebody at the machine wants it back.
+    Rollback,
+}
+
+impl Goal {
+    /// How the attempt ends if the system works.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Release => Outcome::Success,
+            Self::SelfUpdate => Outcome::Autoupdate,
+            Self::Rollback => Outcome::Rollback,
+        }
+    }
+}
+
+/// An attempt: what it is for, and what holds if it comes to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Attempt {
+    /// What it is for.
+    pub goal: Goal,
+    /// How the release had ended before, if it was done with: that stays so if this attempt leaves the host as it was.
+    pub settled: Option<Outcome>,
+}
+
+impl Attempt {
+    /// The phase in which the host is if nothing came of it.
+    fn undone(self) -> Phase {
+        self.settled.map_or(Phase::Idle, |outcome| Phase::Reported { outcome })
+    }
+
+    /// Whether something else is left to be done if this fails, whatever the reason: what holds already, or the release as it
+    /// was published.
+    fn may_be_left(self) -> bool {
+        match self.goal {
+            Goal::Release => false,
+            Goal::SelfUpdate => self.settled.is_none(),
+            Goal::Rollback => true,
+        }
+    }
+
+    /// The end of an attempt that changed nothing.
+    fn refused(self, stage: Stage, reason: String, retry: bool, built: Option<StorePath>) -> Phase {
+        let retry = retry || self.may_be_left();
+        Phase::Ended { attempt: self, outcome: Outcome::Failure, stage, reason, built, previous: None, retry }
+    }
+}
+
 /// A system on trial, and what there was before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Trial {
+    /// What the trial is part of.
+    #[serde(default)]
+    pub attempt: Attempt,
     /// The system.
     pub toplevel: StorePath,
     /// What ran before: what to go back to.
@@ -29,6 +89,14 @@ pub struct Trial {
     pub boot: String,
     /// Units that had failed before: nobody blames the new system for them.
     pub failed_units: Vec<String>,
+    /// Whether the hub could be reached before. If not, nobody blames the new system for that either.
+    #[serde(default = "was_reached")]
+    pub hub: bool,
+}
+
+/// Releases are tried out only if it could.
+fn was_reached() -> bool {
+    true
 }
 
 /// Where an attempt at a release is.
@@ -38,9 +106,16 @@ pub enum Phase {
     /// Nothing is under way.
     Idle,
     /// The files are there and verified; the build may begin.
-    Fetched,
+    Fetched {
+        /// What they are there for.
+        #[serde(default)]
+        attempt: Attempt,
+    },
     /// The system is built; the machine may be looked at.
     Realised {
+        /// What it is built for.
+        #[serde(default)]
+        attempt: Attempt,
         /// It.
         toplevel: StorePath,
     },
@@ -103,6 +178,9 @@ pub enum Phase {
     },
     /// The attempt ended in the old system; the report is missing.
     Ended {
+        /// What it was.
+        #[serde(default)]
+        attempt: Attempt,
         /// [`Outcome::Failure`] or [`Outcome::Rollback`].
         outcome: Outcome,
         /// Where it failed.
@@ -159,7 +237,19 @@ pub enum Event {
         running: Option<StorePath>,
     },
     /// The files of a release are there and verified.
-    Fetched,
+    Fetched {
+        /// What for: the release, or that with the host's own inputs.
+        goal: Goal,
+    },
+    /// The host has updated the inputs of the release that it runs.
+    Updated,
+    /// Somebody at the machine wants a system back that it ran before.
+    Recalled {
+        /// It.
+        toplevel: StorePath,
+        /// What for: a rollback, or the release after one.
+        goal: Goal,
+    },
     /// Now is the time for the boot that the system waits for.
     RebootDue,
     /// The system was built.
@@ -238,7 +328,7 @@ impl Phase {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Idle => "idle",
-            Self::Fetched => "fetched",
+            Self::Fetched { .. } => "fetched",
             Self::Realised { .. } => "realised",
             Self::Testing { .. } => "testing",
             Self::Returning { .. } => "returning",
@@ -258,7 +348,7 @@ impl Phase {
     pub fn action(&self) -> Option<Action> {
         Some(match self {
             Self::Idle | Self::Waiting { .. } | Self::Reported { .. } => return None,
-            Self::Fetched => Action::Build,
+            Self::Fetched { .. } => Action::Build,
             Self::Realised { .. } => Action::Check,
             Self::Testing { .. } => Action::Try,
             Self::Returning { .. } => Action::Return,
@@ -283,7 +373,9 @@ impl Phase {
             | Self::Proving { trial }
             | Self::Leaving { trial, .. }
             | Self::Booted { trial } => Some(trial),
-            Self::Idle | Self::Fetched | Self::Realised { .. } | Self::Ended { .. } | Self::Reported { .. } => None,
+            Self::Idle | Self::Fetched { .. } | Self::Realised { .. } | Self::Ended { .. } | Self::Reported { .. } => {
+                None
+            }
         }
     }
 
@@ -295,28 +387,30 @@ impl Phase {
         }
         let misplaced = |event| Err(Misplaced { phase: self.name(), event: Box::new(event) });
         Ok(match self.clone() {
-            Self::Idle | Self::Reported { .. } => match event {
-                Event::Fetched => Self::Fetched,
-                event => return misplaced(event),
-            },
-            Self::Fetched => match event {
-                Event::Built { toplevel } => Self::Realised { toplevel },
-                Event::Refused { stage, reason, retry } => {
-                    Self::Ended { outcome: Outcome::Failure, stage, reason, built: None, previous: None, retry }
+            Self::Idle => match event {
+                Event::Fetched { goal } => Self::Fetched { attempt: Attempt { goal, settled: None } },
+                Event::Recalled { toplevel, goal } => {
+                    Self::Realised { attempt: Attempt { goal, settled: None }, toplevel }
                 }
                 event => return misplaced(event),
             },
-            Self::Realised { toplevel } => match event {
+            Self::Reported { outcome } => match event {
+                Event::Fetched { goal } => Self::Fetched { attempt: Attempt { goal, settled: None } },
+                Event::Updated => Self::Fetched { attempt: Attempt { goal: Goal::SelfUpdate, settled: Some(outcome) } },
+                Event::Recalled { toplevel, goal } => {
+                    Self::Realised { attempt: Attempt { goal, settled: Some(outcome) }, toplevel }
+                }
+                event => return misplaced(event),
+            },
+            Self::Fetched { attempt } => match event {
+                Event::Built { toplevel } => Self::Realised { attempt, toplevel },
+                Event::Refused { stage, reason, retry } => attempt.refused(stage, reason, retry, None),
+                event => return misplaced(event),
+            },
+            Self::Realised { attempt, toplevel } => match event {
                 Event::Ready { trial } => Self::Testing { trial },
                 Event::Runs { trial } => Self::Booted { trial },
-                Event::Refused { stage, reason, retry } => Self::Ended {
-                    outcome: Outcome::Failure,
-                    stage,
-                    reason,
-                    built: Some(toplevel),
-                    previous: None,
-                    retry,
-                },
+                Event::Refused { stage, reason, retry } => attempt.refused(stage, reason, retry, Some(toplevel)),
                 event => return misplaced(event),
             },
             Self::Testing { trial } => match event {
@@ -327,18 +421,21 @@ impl Phase {
             Self::Returning { trial, stage, reason } => match event {
                 Event::Restored { hub } => {
                     // a hub that is out of reach from the old system as well is down: not the release's fault
-                    let retry = stage == Stage::Confirm && !hub;
-                    let reason = if retry {
+                    let down = stage == Stage::Confirm && !hub && trial.hub;
+                    let reason = if down {
                         format!("the hub is out of reach from the old system too: {reason}")
                     } else {
                         reason
                     };
+                    let retry = down || trial.attempt.may_be_left();
                     trial.ended(Outcome::Rollback, stage, reason, retry)
                 }
                 Event::Stuck { reason: why, safe } => {
                     let reason = format!("{reason}; going back failed too: {why}");
                     if safe || trial.previous.is_none() {
-                        trial.ended(Outcome::Failure, stage, reason, false)
+                        // the host is not as it was
+                        let attempt = Attempt { settled: None, ..trial.attempt };
+                        Trial { attempt, ..trial }.ended(Outcome::Failure, stage, reason, false)
                     } else {
                         // the boot entry still names what was before
                         Self::Leaving { trial, stage, reason, stuck: true }
@@ -357,7 +454,11 @@ impl Phase {
                 event => return misplaced(event),
             },
             Self::Waiting { trial } => match event {
-                Event::Fetched => Self::Fetched,
+                Event::Fetched { goal } => Self::Fetched { attempt: Attempt { goal, settled: None } },
+                Event::Recalled { .. } => {
+                    let reason = format!("somebody at the machine gave up {}", trial.toplevel);
+                    Self::Returning { trial, stage: Stage::Reboot, reason }
+                }
                 Event::RebootDue => Self::Rebooting { trial },
                 event => return misplaced(event),
             },
@@ -381,12 +482,12 @@ impl Phase {
                 }
                 event => return misplaced(event),
             },
-            Self::Booted { .. } => match event {
-                Event::Told => Self::Reported { outcome: Outcome::Success },
+            Self::Booted { trial } => match event {
+                Event::Told => Self::Reported { outcome: trial.attempt.goal.outcome() },
                 event => return misplaced(event),
             },
-            Self::Ended { outcome, retry, .. } => match event {
-                Event::Told if retry => Self::Idle,
+            Self::Ended { attempt, outcome, retry, .. } => match event {
+                Event::Told if retry || attempt.settled.is_some() => attempt.undone(),
                 Event::Told => Self::Reported { outcome },
                 event => return misplaced(event),
             },
@@ -398,7 +499,7 @@ impl Phase {
         let Some(trial) = self.trial().cloned() else {
             return match self {
                 // nothing was changed yet: the poll begins anew
-                Self::Fetched | Self::Realised { .. } => Self::Idle,
+                Self::Fetched { attempt } | Self::Realised { attempt, .. } => attempt.undone(),
                 other => other,
             };
         };
@@ -421,7 +522,14 @@ impl Phase {
             }
             Self::Returning { stage, reason, .. } => Self::Returning { trial, stage, reason },
             // where a power cut undid what was confirmed, the release begins anew
-            Self::Confirmed { .. } if !same_boot && !in_it => Self::Idle,
+            Self::Confirmed { .. } if !same_boot && !in_it => {
+                if trial.attempt == Attempt::default() {
+                    return Phase::Idle;
+                }
+                // nothing comes after that would set right what is half done
+                let reason = format!("{}, before {} was made permanent", came_back(), trial.toplevel);
+                Self::Returning { trial, stage: Stage::Boot, reason }
+            }
             Self::Confirmed { reboot: true, .. } if !same_boot => Self::Proving { trial },
             Self::Confirmed { reboot, .. } => Self::Confirmed { trial, reboot },
             Self::Staged { .. } if same_boot => Self::Staged { trial },
@@ -442,7 +550,9 @@ impl Phase {
                 Self::Returning { trial, stage: Stage::Boot, reason }
             }
             Self::Booted { .. } => Self::Booted { trial },
-            Self::Idle | Self::Fetched | Self::Realised { .. } | Self::Ended { .. } | Self::Reported { .. } => self,
+            Self::Idle | Self::Fetched { .. } | Self::Realised { .. } | Self::Ended { .. } | Self::Reported { .. } => {
+                self
+            }
         }
     }
 }
@@ -450,6 +560,7 @@ impl Phase {
 impl Trial {
     /// The end of this trial.
     fn ended(self, outcome: Outcome, stage: Stage, reason: String, retry: bool) -> Phase {
-        Phase::Ended { outcome, stage, reason, built: Some(self.toplevel), previous: self.previous, retry }
+        let (attempt, built) = (self.attempt, Some(self.toplevel));
+        Phase::Ended { attempt, outcome, stage, reason, built, previous: self.previous, retry }
     }
 }

@@ -8,46 +8,59 @@ pub mod boot;
 pub mod config;
 pub mod fetch;
 pub mod health;
+pub mod hold;
 pub mod log;
 pub mod machine;
 pub mod outbox;
+pub mod page;
 pub mod secrets;
+pub mod self_update;
+pub mod standing;
 pub mod state;
 pub mod system;
 pub mod units;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use jiff::{SignedDuration, Timestamp, Zoned};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::Serialize;
 
 use crate::files;
 use crate::manifest::{self, Manifest};
-use crate::report::{self, Outcome, Presence, Report, Stage};
-use crate::sign::{self, SigningKey};
+use crate::report::{self, InputChange, Outcome, Presence, Report, Stage};
+use crate::sign::{self, Signer, SigningKey};
+use crate::source::{SourceTree, TREE_NAME};
 use crate::ssh::{Connection, HubAddress};
 use crate::store_path::StorePath;
 
 use config::{AgentConfig, FailedUnits, RebootPolicy};
 use fetch::Fetched;
 use log::Log;
-use machine::{Action, Event, Phase, Trial};
+use machine::{Action, Attempt, Event, Goal, Phase, Trial};
 use outbox::Outbox;
 use secrets::Secrets;
 use state::{Journal, PutOff};
 use system::{Activated, System};
 
 /// What a poll came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Polled {
     /// The host already runs the hub's release.
     Current {
+        /// Its serial.
+        serial: u64,
+    },
+    /// The host is held: it does not take up the hub's release.
+    Held {
         /// Its serial.
         serial: u64,
     },
@@ -55,6 +68,11 @@ pub enum Polled {
     Updated {
         /// Its serial.
         serial: u64,
+        /// What it runs now.
+        toplevel: StorePath,
+    },
+    /// The host went back to what it ran before.
+    WentBack {
         /// What it runs now.
         toplevel: StorePath,
     },
@@ -66,6 +84,8 @@ pub enum Polled {
 const FIRST_PAUSE: i64 = 60;
 /// The longest such pause, in seconds.
 const LONGEST_PAUSE: i64 = 6 * 3600;
+/// How long a notification may take.
+const NOTIFICATION: Duration = Duration::from_secs(20);
 /// How long a machine may take to go down.
 const GOING_DOWN: Duration = Duration::from_secs(300);
 
@@ -74,7 +94,26 @@ const GOING_DOWN: Duration = Duration::from_secs(300);
 /// An error is everything that leaves the host with another system than the hub's release asks for, or the hub without
 /// the report of it. `asked` says that somebody wants it now: pauses after failures don't count.
 pub fn run(config: &AgentConfig, asked: bool) -> Result<Polled> {
-    prepare(config)?;
+    session(config, |agent| {
+        let file = config.state_dir.join(ASKED);
+        let asked = asked || file.exists();
+        files::remove(&file)?;
+        agent.poll(asked)
+    })
+}
+
+/// Goes back to the system that ran before the one that was last taken up, or to `target`: under the watchdog, as with
+/// any other, but also if the hub is out of reach.
+///
+/// The release is not taken up again; going back once more takes that back. An error is everything that leaves the host
+/// with another system than the one that was wanted, or the hub without the report of it.
+pub fn rollback(config: &AgentConfig, target: Option<StorePath>) -> Result<Polled> {
+    session(config, |agent| agent.roll_back(target))
+}
+
+/// A run of the agent: brings to an end what an earlier one left, does its work, and delivers what is to be said of it.
+fn session(config: &AgentConfig, work: impl FnOnce(&mut Agent) -> Result<Polled>) -> Result<Polled> {
+    prepare(&config.state_dir)?;
     let lock = lock_file(config);
     let held = files::try_lock(&lock)?
         .with_context(|| format!("another run of the agent is at work: it holds {}", lock.display()))?;
@@ -83,22 +122,22 @@ pub fn run(config: &AgentConfig, asked: bool) -> Result<Polled> {
         return Ok(Polled::Restarting);
     }
     let mut agent = Agent::new(config)?;
-    let polled = agent.poll(asked);
+    let worked = work(&mut agent);
     // also after a failure: the report of it is what the hub waits for
     let delivered = agent.deliver();
-    let polled = match (polled, delivered) {
-        (Ok(polled), Ok(())) => Ok(polled),
+    let worked = match (worked, delivered) {
+        (Ok(worked), Ok(())) => Ok(worked),
         (Ok(_), Err(error)) => Err(error.context("the report is not delivered yet; the next run tries again")),
         (Err(error), _) => Err(error),
     };
     // whether the report got through or not: this is what it spoke of
-    if agent.restart_if_due()? == Resumed::GoingDown { Ok(Polled::Restarting) } else { polled }
+    if agent.restart_if_due()? == Resumed::GoingDown { Ok(Polled::Restarting) } else { worked }
 }
 
 /// What the watchdog does: ends a run that has taken too long, together with its activation, and brings what it left to an
 /// end.
 pub fn watchdog(config: &AgentConfig) -> Result<()> {
-    prepare(config)?;
+    prepare(&config.state_dir)?;
     let lock = lock_file(config);
     let deadline = Instant::now() + GOING_DOWN;
     let held = loop {
@@ -140,7 +179,7 @@ pub fn put_secrets_in_place(config: &AgentConfig) -> Result<()> {
 /// Where none has to, there is nothing to wait for; so an activation that starts this does not wait for the run that waits
 /// for it.
 pub fn booted(config: &AgentConfig) -> Result<()> {
-    prepare(config)?;
+    prepare(&config.state_dir)?;
     let lock = lock_file(config);
     while is_to_be_proven(&Journal::open(&config.state_dir)?.state.phase) {
         // a run that has it comes to the same end, and is watched itself
@@ -168,8 +207,7 @@ fn is_to_be_proven(phase: &Phase) -> bool {
 }
 
 /// Makes what every run needs.
-fn prepare(config: &AgentConfig) -> Result<()> {
-    let state_dir = &config.state_dir;
+fn prepare(state_dir: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -177,9 +215,36 @@ fn prepare(config: &AgentConfig) -> Result<()> {
         .with_context(|| format!("cannot create {}", state_dir.display()))
 }
 
+/// Where fetched releases are, in the state directory.
+const RELEASES: &str = "releases";
+/// The log of the attempt that is under way, or was the last, in the state directory.
+const LOG: &str = "attempt.log";
+/// The file in the state directory that says that somebody wants a poll now.
+const ASKED: &str = "asked";
+
+/// Has the next run know that somebody wants it.
+pub fn ask(state_dir: &Path) -> Result<()> {
+    prepare(state_dir)?;
+    let file = state_dir.join(ASKED);
+    fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))
+}
+
 /// The lock that keeps two runs apart; it holds the process id of the one that has it.
 fn lock_file(config: &AgentConfig) -> PathBuf {
     config.state_dir.join("lock")
+}
+
+/// Whether a run is at work. Asked of the kernel: who tried to take the lock, if only for a moment, could keep a run from
+/// beginning.
+fn is_at_work(config: &AgentConfig) -> bool {
+    let lock = lock_file(config);
+    let (Ok(holder), Ok(metadata)) = (fs::read_to_string(&lock), fs::metadata(&lock)) else { return false };
+    let inode = format!(":{}", metadata.ino());
+    // NUMBER: FLOCK ADVISORY WRITE PID DEVICE:INODE START END (proc_locks)
+    fs::read_to_string("/proc/locks").unwrap_or_default().lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        matches!(fields[..], [_, "FLOCK", _, _, pid, place, ..] if pid == holder.trim() && place.ends_with(&inode))
+    })
 }
 
 /// Says who holds the lock.
@@ -247,7 +312,11 @@ enum Resumed {
 /// A release as it is taken up.
 struct Release<'a> {
     manifest: &'a Manifest,
-    fetched: Fetched,
+    tree: PathBuf,
+    /// The secrets, encrypted.
+    secrets: PathBuf,
+    /// Whether the tree has other inputs than the release, which the host has updated by itself.
+    other_inputs: bool,
 }
 
 /// The parts of a run.
@@ -258,6 +327,8 @@ struct Agent<'a> {
     outbox: Outbox,
     log: Log,
     journal: Journal,
+    /// Whether somebody at the machine wants it to stay as it is.
+    held: bool,
     /// Why the last attempt of this run ended short of the new system.
     trouble: Option<Error>,
 }
@@ -271,6 +342,7 @@ struct Said {
     wanted: Option<StorePath>,
     built: Option<StorePath>,
     previous: Option<StorePath>,
+    inputs: Vec<InputChange>,
 }
 
 impl<'a> Agent<'a> {
@@ -283,8 +355,9 @@ impl<'a> Agent<'a> {
             system: System::new(config),
             secrets: Secrets::new(config),
             outbox: Outbox::open(state_dir)?,
-            log: Log::open(&state_dir.join("attempt.log"))?,
+            log: Log::open(&state_dir.join(LOG))?,
             journal: Journal::open(state_dir)?,
+            held: !matches!(hold::read(state_dir), Ok(None)),
             trouble: None,
         })
     }
@@ -313,7 +386,7 @@ impl<'a> Agent<'a> {
     fn poll(&mut self, asked: bool) -> Result<Polled> {
         let hub = self.config.hub.connect()?;
         // a hub that takes no reports may still have the release that mends that; the run ends with another try
-        if let Err(error) = self.outbox.deliver(&hub) {
+        if let Err(error) = self.deliver_over(&hub) {
             self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
         }
         self.show_presence(&hub)?;
@@ -328,11 +401,20 @@ impl<'a> Agent<'a> {
         let state = &mut self.journal.state;
         if serial == state.serial {
             match state.phase {
-                Phase::Waiting { .. } | Phase::Reported { outcome: Outcome::Success | Outcome::Autoupdate } => {
-                    self.take_back_complaint(&manifest)?;
+                Phase::Waiting { .. } => {
+                    self.take_back_complaint(&manifest, Outcome::Success, Stage::Reboot)?;
                     return Ok(Polled::Current { serial });
                 }
+                Phase::Reported { outcome: outcome @ (Outcome::Success | Outcome::Autoupdate) } => {
+                    self.take_back_complaint(&manifest, outcome, Stage::Done)?;
+                    drop(hub);
+                    return self.update_inputs(&manifest, asked);
+                }
+                Phase::Reported { .. } if state.last.as_ref().is_some_and(Report::gave_up) => {
+                    bail!("release {serial} was given up here; waiting for a newer one")
+                }
                 Phase::Reported { .. } => bail!("release {serial} failed here before; waiting for a newer one"),
+                _ if self.held => return Ok(Polled::Held { serial }),
                 _ => {}
             }
             if let Some(put_off) = state.put_off.filter(|_| !asked) {
@@ -342,6 +424,8 @@ impl<'a> Agent<'a> {
                     bail!("release {serial} could not be taken up {} times; trying again in {left} s", put_off.times);
                 }
             }
+        } else if self.held {
+            return Ok(Polled::Held { serial });
         } else {
             state.serial = serial;
             state.attempts = 0;
@@ -357,7 +441,7 @@ impl<'a> Agent<'a> {
         self.journal.save()?;
         self.log.clear()?;
         self.log.say(&format!("release {serial} for {}: {}", manifest.host, manifest.toplevel))?;
-        let releases = self.config.state_dir.join("releases");
+        let releases = self.config.state_dir.join(RELEASES);
         let fetched = match fetch::fetch(&hub, &manifest, &releases) {
             Ok(fetched) => fetched,
             Err(error) => {
@@ -368,8 +452,50 @@ impl<'a> Agent<'a> {
         // the build may take hours: no idle connection meanwhile
         drop(hub);
         self.log.say(&format!("fetched and verified {} files", manifest.files.len()))?;
-        self.enter(self.journal.state.phase.next(Event::Fetched)?)?;
-        let driven = self.drive(Some(&Release { manifest: &manifest, fetched }))?;
+        let own = self.journal.state.own_lock.as_ref();
+        let updated = self_update::with_own_lock(&manifest, &fetched.tree, own, &self.config.state_dir)?;
+        let goal = if updated.is_some() { Goal::SelfUpdate } else { Goal::Release };
+        let other_inputs = updated.is_some();
+        let Fetched { tree, secrets } = fetched;
+        let tree = updated.as_ref().map_or(tree, SourceTree::path);
+        self.take_up(Event::Fetched { goal }, &Release { manifest: &manifest, tree, secrets, other_inputs })
+    }
+
+    /// Looks for newer inputs of the release that runs, if that is wanted, and takes them up.
+    fn update_inputs(&mut self, manifest: &Manifest, asked: bool) -> Result<Polled> {
+        let serial = manifest.serial;
+        let tree = self.release_dir(serial).join(TREE_NAME);
+        let state = &self.journal.state;
+        let waits = !asked && state.put_off.is_some_and(|put_off| put_off.until > Timestamp::now());
+        if self.held || waits || !self_update::is_wanted(manifest) || !tree.is_dir() {
+            return Ok(Polled::Current { serial });
+        }
+        let state_dir = &self.config.state_dir;
+        let found = match self_update::update(manifest, &tree, state.own_lock.as_ref(), state_dir, &mut self.log) {
+            Ok(found) => found.filter(|(_, lock)| self.journal.state.refused_lock.as_ref() != Some(lock)),
+            Err(error) => {
+                // the host runs what it should: what it could not find out it will ask again
+                self.log.say(&format!("{error:#}"))?;
+                None
+            }
+        };
+        let Some((updated, _)) = found else { return Ok(Polled::Current { serial }) };
+        self.journal.state.started = Some(Timestamp::now());
+        self.log.say("there are newer inputs")?;
+        let secrets = self.release_dir(serial).join(fetch::SECRETS);
+        self.take_up(Event::Updated, &Release { manifest, tree: updated.path(), secrets, other_inputs: true })
+    }
+
+    /// Where a fetched release is.
+    fn release_dir(&self, serial: u64) -> PathBuf {
+        self.config.state_dir.join(RELEASES).join(serial.to_string())
+    }
+
+    /// Takes up what is there.
+    fn take_up(&mut self, event: Event, release: &Release) -> Result<Polled> {
+        let serial = release.manifest.serial;
+        self.enter(self.journal.state.phase.next(event)?)?;
+        let driven = self.drive(Some(release))?;
         if let Some(error) = self.trouble.take() {
             return Err(error.context(format!("release {serial}")));
         }
@@ -378,6 +504,49 @@ impl<'a> Agent<'a> {
             Some(toplevel) => Ok(Polled::Updated { serial, toplevel }),
             None => bail!("release {serial} is taken up, but nothing says which system runs"),
         }
+    }
+
+    /// Goes back to the system that ran before, or to `target`.
+    fn roll_back(&mut self, target: Option<StorePath>) -> Result<Polled> {
+        let state = &self.journal.state;
+        let target = match (target, &state.phase) {
+            (Some(target), _) => target,
+            (None, Phase::Waiting { trial }) => {
+                trial.previous.clone().context("there is no earlier system on record: name one by --to")?
+            }
+            (None, _) => state.before.clone().context("there is no earlier system on record: name one by --to")?,
+        };
+        if !target.as_path().join("bin/switch-to-configuration").is_file() {
+            bail!("{target} is no system that is here");
+        }
+        if self.system.running().as_ref() == Some(&target) {
+            bail!("{target} runs already");
+        }
+        let given_up = state.phase.trial().map(|trial| trial.previous.as_ref());
+        if given_up.is_some_and(|previous| previous != Some(&target)) {
+            bail!("a system waits for a restart here: give that up first, by a rollback without --to");
+        }
+        let waits = given_up.is_some();
+        // going back from where somebody went back to: the release is taken up again
+        let returns = state.last.as_ref().is_some_and(|last| {
+            let last_went_back = last.outcome == Outcome::Rollback && last.built == self.system.running();
+            last_went_back && last.previous.as_ref() == Some(&target)
+        });
+        let goal = if returns { Goal::Release } else { Goal::Rollback };
+        let phase = state.phase.next(Event::Recalled { toplevel: target.clone(), goal })?;
+        self.journal.state.started = Some(Timestamp::now());
+        self.log.clear()?;
+        self.log.say(&format!("somebody at the machine wants {target} back"))?;
+        self.enter(phase)?;
+        let driven = self.drive(None)?;
+        let running = self.system.running();
+        match self.trouble.take() {
+            // the one who gave up a system that was not booted yet wanted this end
+            Some(_) if waits && running.as_ref() == Some(&target) => {}
+            Some(error) => return Err(error),
+            None => {}
+        }
+        if driven == Resumed::GoingDown { Ok(Polled::Restarting) } else { Ok(Polled::WentBack { toplevel: target }) }
     }
 
     /// Enters a phase. On a disk that takes nothing more, what keeps the host in reach goes on without it: the phase on disk is
@@ -416,7 +585,7 @@ impl<'a> Agent<'a> {
         }
         self.system.disarm_watchdog();
         if !matches!(self.journal.state.phase, Phase::Waiting { .. }) {
-            for root in ["previous", "result"] {
+            for root in ["previous", "result", system::DERIVATION] {
                 self.system.release(root)?;
             }
         }
@@ -425,7 +594,8 @@ impl<'a> Agent<'a> {
 
     /// Restarts the machine, if a system waits for that and this is the time.
     fn restart_if_due(&mut self) -> Result<Resumed> {
-        if !matches!(self.journal.state.phase, Phase::Waiting { .. }) {
+        // who wants the machine to stay as it is does not want it to restart either
+        if self.held || !matches!(self.journal.state.phase, Phase::Waiting { .. }) {
             return Ok(Resumed::Over);
         }
         let asked_for = if self.journal.state.reboot { RebootPolicy::WhenNeeded } else { RebootPolicy::Never };
@@ -448,8 +618,8 @@ impl<'a> Agent<'a> {
         let event = match action {
             Action::Build => self.build(release.context("there is no release to build")?),
             Action::Check => {
-                let Phase::Realised { toplevel } = phase else { bail!("there is nothing to check") };
-                self.look(toplevel, release.context("there is no release to check")?)
+                let Phase::Realised { attempt, toplevel } = phase else { bail!("there is nothing to check") };
+                self.look(attempt, toplevel, release)
             }
             Action::Try => self.try_out(&trial()?),
             Action::Prove => self.prove(&trial()?),
@@ -488,7 +658,7 @@ impl<'a> Agent<'a> {
     }
 
     fn build(&mut self, release: &Release) -> Event {
-        match self.system.build(release.manifest, &release.fetched.tree, &mut self.log) {
+        match self.system.build(release.manifest, &release.tree, release.other_inputs, &mut self.log) {
             Ok(toplevel) => Event::Built { toplevel },
             Err(error) => {
                 let log = self.log.content().unwrap_or_default();
@@ -498,20 +668,28 @@ impl<'a> Agent<'a> {
     }
 
     /// Looks whether the machine is fit to try a system out.
-    fn look(&mut self, toplevel: StorePath, release: &Release) -> Event {
+    fn look(&mut self, attempt: Attempt, toplevel: StorePath, release: Option<&Release>) -> Event {
         let previous = self.system.running();
-        let Release { manifest, fetched } = release;
-        if let Err(error) = self.secrets.check(manifest, &fetched.secrets) {
+        if let Some(Release { manifest, secrets, .. }) = release
+            && let Err(error) = self.secrets.check(manifest, secrets)
+        {
             return refused(Stage::Check, &error, false);
         }
-        if let Err(error) = self.secrets.prepare(manifest, &fetched.secrets, &toplevel, previous.as_ref()) {
+        let prepared = match release {
+            Some(Release { manifest, secrets, .. }) => {
+                self.secrets.prepare(manifest, secrets, &toplevel, previous.as_ref())
+            }
+            None => self.secrets.prepare_return(&toplevel, previous.as_ref()),
+        };
+        if let Err(error) = prepared {
             return refused(Stage::Check, &error.context("cannot keep the release's secrets"), true);
         }
         let standby = match (self.system.booted(), &previous) {
             (Some(booted), Some(running)) if boot::differs(booted.as_path(), running.as_path()) => Some(booted),
             _ => previous.clone(),
         };
-        let mut trial = Trial { toplevel, previous, standby, boot: self.system.boot_id(), failed_units: Vec::new() };
+        let boot = self.system.boot_id();
+        let mut trial = Trial { attempt, toplevel, previous, standby, boot, failed_units: Vec::new(), hub: true };
         if trial.previous.as_ref() == Some(&trial.toplevel) && self.system.boots(&trial.toplevel) {
             // where even this can't be written, the next step fails
             let _ = self.log.say("this system runs already");
@@ -527,13 +705,14 @@ impl<'a> Agent<'a> {
         if let Err(error) = self.system.ask_system(&trial.toplevel, &mut self.log) {
             return refused(Stage::Check, &error, false);
         }
-        // a host whose hub is away can't tell whether it lost it: it waits until the hub is back
         if let Err(error) = self.reach_hub(&self.config.hub) {
-            return refused(
-                Stage::Check,
-                &error.context("a system is tried out only while the hub can be reached"),
-                true,
-            );
+            // a host whose hub is away can't tell whether it lost it: it waits until the hub is back, unless somebody at the
+            // machine knows better
+            if attempt.goal != Goal::Rollback {
+                let error = error.context("a system is tried out only while the hub can be reached");
+                return refused(Stage::Check, &error, true);
+            }
+            trial.hub = false;
         }
         let armed = self.system.failed_units().and_then(|failed| {
             if !failed.is_empty() {
@@ -614,7 +793,9 @@ impl<'a> Agent<'a> {
         // by the configuration that every later run will have
         let config =
             AgentConfig::read(&self.config.file).context("the new system has no sound configuration for the agent")?;
-        self.reach_hub(&config.hub)?;
+        if trial.hub {
+            self.reach_hub(&config.hub)?;
+        }
         for check in &confirm.checks {
             health::check(check, &mut self.log)?;
         }
@@ -713,20 +894,36 @@ impl<'a> Agent<'a> {
         if self.journal.state.complaint.as_ref() != Some(&reason) {
             self.journal.state.complaint = Some(reason.clone());
             let outcome = Outcome::Failure;
-            self.queue(Said { serial, outcome, stage, reason: Some(reason), wanted, built: None, previous: None })?;
+            self.queue(Said {
+                serial,
+                outcome,
+                stage,
+                reason: Some(reason),
+                wanted,
+                built: None,
+                previous: None,
+                inputs: Vec::new(),
+            })?;
             self.journal.save()?;
         }
         Ok(error)
     }
 
     /// Says that the host runs its release after all, if the last thing that it said was a complaint.
-    fn take_back_complaint(&mut self, manifest: &Manifest) -> Result<()> {
+    fn take_back_complaint(&mut self, manifest: &Manifest, outcome: Outcome, stage: Stage) -> Result<()> {
         if self.journal.state.complaint.take().is_some() {
-            let waits = matches!(self.journal.state.phase, Phase::Waiting { .. });
-            let (serial, outcome) = (manifest.serial, Outcome::Success);
-            let stage = if waits { Stage::Reboot } else { Stage::Done };
+            let serial = manifest.serial;
             let wanted = Some(manifest.toplevel.clone());
-            self.queue(Said { serial, outcome, stage, reason: None, wanted, built: None, previous: None })?;
+            self.queue(Said {
+                serial,
+                outcome,
+                stage,
+                reason: None,
+                wanted,
+                built: None,
+                previous: None,
+                inputs: Vec::new(),
+            })?;
             self.journal.save()?;
         }
         Ok(())
@@ -751,12 +948,14 @@ impl<'a> Agent<'a> {
             finished: now,
             log: None,
             failed_units: self.system.failed_units().unwrap_or_default(),
+            inputs: said.inputs,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // queued before the state moves on: a crash in between queues the same attempt again, in the same place
         let log = self.log.content()?;
         state::with_ballast(&self.config.state_dir, || self.outbox.add(&report, &log))?;
         self.journal.state.attempts += 1;
+        self.journal.state.last = Some(report);
         Ok(())
     }
 
@@ -765,26 +964,34 @@ impl<'a> Agent<'a> {
     fn report(&mut self) -> Result<()> {
         let state = &mut self.journal.state;
         let (serial, wanted) = (state.serial, state.wanted.clone());
-        let said = match state.phase.clone() {
-            Phase::Booted { trial } => Said {
-                serial,
-                outcome: Outcome::Success,
-                stage: Stage::Done,
-                reason: None,
-                wanted,
-                built: Some(trial.toplevel),
-                previous: trial.previous,
-            },
-            Phase::Staged { trial } => Said {
-                serial,
-                outcome: Outcome::Success,
-                stage: Stage::Reboot,
-                reason: None,
-                wanted,
-                built: Some(trial.toplevel),
-                previous: trial.previous,
-            },
-            Phase::Ended { outcome, stage, reason, built, previous, retry } => {
+        let worked = |trial: Trial, stage| {
+            let goal = trial.attempt.goal;
+            let reason = (goal == Goal::Rollback).then(|| {
+                let before = trial.previous.as_ref().map_or("the system", StorePath::base_name);
+                format!("somebody at the machine gave up {before}")
+            });
+            let (outcome, built) = (goal.outcome(), Some(trial.toplevel));
+            let previous = trial.previous;
+            Said { serial, outcome, stage, reason, wanted: wanted.clone(), built, previous, inputs: Vec::new() }
+        };
+        let worked_out = !matches!(state.phase, Phase::Ended { .. });
+        let mut before = None;
+        let updated = state.phase.trial().is_some_and(|trial| trial.attempt.goal == Goal::SelfUpdate);
+        let mut said = match state.phase.clone() {
+            Phase::Booted { trial } => {
+                before = trial.previous.clone().filter(|previous| previous != &trial.toplevel);
+                worked(trial, Stage::Done)
+            }
+            Phase::Staged { trial } => worked(trial, Stage::Reboot),
+            Phase::Ended { attempt, outcome, stage, reason, built, previous, retry } => {
+                if attempt.goal == Goal::SelfUpdate {
+                    if attempt.settled.is_none() {
+                        // the release is taken up as it was published
+                        state.own_lock = None;
+                    } else if !retry {
+                        state.refused_lock = self_update::tried(&self.config.state_dir);
+                    }
+                }
                 self.log.note(&format!("error: {reason}"))?;
                 self.trouble = Some(anyhow!("{reason}"));
                 let repeated = state.complaint.as_ref() == Some(&reason);
@@ -794,16 +1001,51 @@ impl<'a> Agent<'a> {
                 if repeated && retry {
                     return Ok(());
                 }
-                Said { serial, outcome, stage, reason: Some(reason), wanted, built, previous }
+                Said { serial, outcome, stage, reason: Some(reason), wanted, built, previous, inputs: Vec::new() }
             }
             other => bail!("there is nothing to report in the state {}", other.name()),
         };
-        if said.outcome.is_success() {
+        if worked_out {
             self.journal.state.complaint = None;
             self.journal.state.put_off = None;
         }
+        if updated {
+            let (state_dir, tree) = (&self.config.state_dir, self.release_dir(serial).join(TREE_NAME));
+            // what is not known is not said; the system works all the same
+            said.inputs = self_update::changes(state_dir, &tree).unwrap_or_default();
+            if said.stage == Stage::Done {
+                match self_update::keep(state_dir, &tree) {
+                    Ok(own) => self.journal.state.own_lock = Some(own),
+                    Err(error) => self.log.say(&format!("cannot keep the lock of the new inputs: {error:#}"))?,
+                }
+            }
+        }
+        if let Some(before) = before {
+            // without it nobody can go back, which is no reason not to go on
+            match self.system.keep(&before, "before", &mut self.log) {
+                Ok(()) => self.journal.state.before = Some(before),
+                Err(error) => self.log.say(&format!("cannot keep {before}: {error:#}"))?,
+            }
+        }
         self.log.say(&format!("release {serial}: {}", said.outcome.word()))?;
+        self.notify(&said);
         self.queue(said)
+    }
+
+    /// Tells whoever is at the machine. That this does not work is no reason for anything.
+    fn notify(&mut self, said: &Said) {
+        let [program, arguments @ ..] = self.config.notify.command.as_slice() else { return };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("BENTO_HOST", self.config.host.as_str())
+            .env("BENTO_RELEASE", said.serial.to_string())
+            .env("BENTO_OUTCOME", said.outcome.word())
+            .env("BENTO_REASON", said.reason.as_deref().unwrap_or_default())
+            .env("BENTO_REBOOT_NEEDED", if self.system.reboot_needed() { "1" } else { "" });
+        if let Err(error) = self.log.run(&mut command, Some(NOTIFICATION)) {
+            eprintln!("cannot notify: {error:#}");
+        }
     }
 
     /// Delivers what this run has queued.
@@ -812,8 +1054,23 @@ impl<'a> Agent<'a> {
             return Ok(());
         }
         let hub = self.config.hub.connect()?;
-        self.outbox.deliver(&hub)?;
+        self.deliver_over(&hub)?;
         self.show_presence(&hub)
+    }
+
+    /// Delivers what is queued.
+    fn deliver_over(&mut self, hub: &Connection) -> Result<()> {
+        if self.outbox.is_empty()? {
+            return Ok(());
+        }
+        self.outbox.deliver(hub, self.signer().as_ref())
+    }
+
+    /// Who signs what this host says. A key that can't sign is no reason to keep silent: the hub shows what is not signed as such.
+    fn signer(&self) -> Option<Signer> {
+        Signer::of_host(&self.config.hub.identity)
+            .inspect_err(|error| eprintln!("what this host says is not signed: {error:#}"))
+            .ok()
     }
 
     /// Tells the hub that this host is there, and what it runs. A hub that does not take it is no reason to do nothing.
@@ -825,14 +1082,22 @@ impl<'a> Agent<'a> {
             running: self.system.running(),
             booted: self.system.booted(),
             reboot_needed: self.system.reboot_needed(),
-            held: false,
-            failed_units: None,
+            held: self.held,
+            failed_units: self.system.count_failed_units(),
             interval: self.config.interval,
             time: Timestamp::now(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
+            signature: None,
         };
         let file = format!("{}/{}", outbox::LOGS, report::PRESENCE);
-        match presence.to_json().and_then(|text| hub.replace(&file, &text)) {
+        let signed = || {
+            let signature = match self.signer() {
+                Some(signer) => Some(signer.sign_in(sign::PRESENCES, &presence.to_json()?)?),
+                None => None,
+            };
+            Presence { signature, ..presence.clone() }.to_json()
+        };
+        match signed().and_then(|text| hub.replace(&file, &text)) {
             Ok(()) => Ok(()),
             Err(error) => self.log.say(&format!("cannot tell the hub that this host is there: {error:#}")),
         }

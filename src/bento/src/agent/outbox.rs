@@ -9,11 +9,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::files;
-use crate::report::{LogName, Report};
+use crate::report::{LogName, Report, signature_name};
+use crate::sign::{REPORTS, Signer};
 use crate::ssh::Connection;
 
 /// Where the hub takes reports.
 pub(super) const LOGS: &str = "logs";
+/// Where it is in a state directory.
+const DIR: &str = "outbox";
 /// How many names are tried for a log or report whose name is taken.
 const NAMES: u64 = 1000;
 
@@ -26,7 +29,7 @@ pub struct Outbox {
 impl Outbox {
     /// The outbox in a state directory.
     pub fn open(state_dir: &Path) -> Result<Self> {
-        let dir = state_dir.join("outbox");
+        let dir = state_dir.join(DIR);
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         files::clear_temporaries(&dir)?;
         Ok(Self { dir })
@@ -41,6 +44,12 @@ impl Outbox {
         // the report last: what has a report is complete
         files::write_atomic(&self.dir.join(format!("{stem}.log.gz")), &packed, 0o600, None)?;
         files::write_atomic(&self.dir.join(format!("{stem}.json")), &report.to_json()?, 0o600, None)
+    }
+
+    /// How many reports wait in the outbox of a state directory; none where there is no outbox.
+    pub fn count(state_dir: &Path) -> Result<usize> {
+        let outbox = Self { dir: state_dir.join(DIR) };
+        if outbox.dir.exists() { Ok(outbox.queued()?.len()) } else { Ok(0) }
     }
 
     /// The queued reports' files, oldest first.
@@ -61,8 +70,9 @@ impl Outbox {
         Ok(self.queued()?.is_empty())
     }
 
-    /// Delivers all that is queued, oldest first; what is delivered leaves the outbox.
-    pub fn deliver(&self, hub: &Connection) -> Result<()> {
+    /// Delivers all that is queued, oldest first, signed unless there is nothing to sign with; what is delivered leaves the
+    /// outbox.
+    pub fn deliver(&self, hub: &Connection, signer: Option<&Signer>) -> Result<()> {
         for file in self.queued()? {
             let log_file = file.with_extension("log.gz");
             let Ok((mut report, log)) = read(&file, &log_file) else {
@@ -75,7 +85,7 @@ impl Outbox {
             deliver_log(hub, &mut report, &log)?;
             // on disk before it is sent: a report that is sent twice is the same both times
             files::write_atomic(&file, &report.to_json()?, 0o600, None)?;
-            deliver_report(hub, &mut report)?;
+            deliver_report(hub, &mut report, signer)?;
             files::remove(&file)?;
             files::remove(&log_file)?;
         }
@@ -102,10 +112,17 @@ fn deliver_log(hub: &Connection, report: &mut Report, log: &[u8]) -> Result<()> 
 }
 
 /// Uploads a report under its attempt's number, or a higher one if that is taken: an agent that lost its state counts
-/// from the beginning.
-fn deliver_report(hub: &Connection, report: &mut Report) -> Result<()> {
+/// from the beginning. Its signature is there before it is: so nobody ever sees it without.
+fn deliver_report(hub: &Connection, report: &mut Report, signer: Option<&Signer>) -> Result<()> {
     for _ in 0..NAMES {
-        if hub.upload(&format!("{LOGS}/{}", report.file_name()), &report.to_json()?)? {
+        let (file, text) = (format!("{LOGS}/{}", report.file_name()), report.to_json()?);
+        // another report's signature is left alone
+        if let Some(signer) = signer
+            && !hub.exists(&file)?
+        {
+            hub.replace(&signature_name(&file), signer.sign_in(REPORTS, &text)?.as_bytes())?;
+        }
+        if hub.upload(&file, &text)? {
             return Ok(());
         }
         report.attempt += 1;

@@ -140,11 +140,25 @@ impl Secrets {
             fs::rename(&temporary, &set).with_context(|| format!("cannot create {}", set.display()))?;
             files::sync_dir(&sets)?;
         }
+        self.try_set(&name, running)
+    }
+
+    /// Has the system that is to be tried out, which ran before, get its secrets back if they are still there, and else those that
+    /// there are now.
+    pub fn prepare_return(&self, toplevel: &StorePath, running: Option<&StorePath>) -> Result<()> {
+        match self.set_of(toplevel).or_else(|| self.link(Role::Current)) {
+            Some(set) => self.try_set(&set, running),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a set that of the system that is to be tried out, and keeps what there is now for the one to go back to.
+    fn try_set(&self, set: &str, running: Option<&StorePath>) -> Result<()> {
         // a trial that waits for its boot is what runs, and what to go back to
         if let Some(before) = running.and_then(|running| self.set_of(running)).or_else(|| self.link(Role::Current)) {
             self.point(Role::Previous, &before)?;
         }
-        self.point(Role::Trial, &name)?;
+        self.point(Role::Trial, set)?;
         self.forget_others()
     }
 

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::machine::Phase;
+use crate::agent::self_update::OwnLock;
 use crate::files;
+use crate::report::Report;
 use crate::store_path::StorePath;
 
 /// The version of the state's schema.
@@ -19,8 +21,10 @@ const SCHEMA: u32 = 2;
 const BALLAST: usize = 256 << 10;
 
 /// What the agent knows from run to run.
+///
+/// Fields that it does not know are no error: a host may go back to an older agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub struct State {
     schema: u32,
     /// The highest serial that was ever accepted.
@@ -41,6 +45,19 @@ pub struct State {
     /// How often in a row the release was put off, and until when it is.
     #[serde(default)]
     pub put_off: Option<PutOff>,
+    /// What ran before the system that was last taken up: what somebody at the machine may want back. It is kept from being
+    /// collected.
+    #[serde(default)]
+    pub before: Option<StorePath>,
+    /// The lock of inputs that the host has updated by itself.
+    #[serde(default)]
+    pub own_lock: Option<OwnLock>,
+    /// The hash of such a lock that did not work out: it is not tried again.
+    #[serde(default)]
+    pub refused_lock: Option<String>,
+    /// What was last reported.
+    #[serde(default)]
+    pub last: Option<Report>,
 }
 
 /// A release that could not be taken up for now.
@@ -85,6 +102,10 @@ impl Journal {
                 phase: Phase::Idle,
                 complaint: None,
                 put_off: None,
+                before: None,
+                own_lock: None,
+                refused_lock: None,
+                last: None,
             },
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", file.display())),
         };

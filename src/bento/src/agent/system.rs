@@ -13,6 +13,7 @@ use crate::agent::boot::{self, Loader};
 use crate::agent::config::AgentConfig;
 use crate::agent::log::Log;
 use crate::agent::units::{self, Ended};
+use crate::evaluation::EvaluatorChoice;
 use crate::files;
 use crate::host::HostKind;
 use crate::manifest::{Manifest, ReleaseMode};
@@ -23,6 +24,9 @@ use crate::store_path::StorePath;
 const UNITS_FAILED: i32 = 4;
 /// The configuration that an attempt began with, in the state directory.
 pub const RECORDED_CONFIG: &str = "attempt.toml";
+
+/// The link to the derivation of a release that bento evaluated, in the state directory.
+pub const DERIVATION: &str = "derivation";
 
 /// How an activation is done, by the words of `switch-to-configuration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +134,11 @@ impl<'a> System<'a> {
         }
     }
 
+    /// How many units have failed, if that can be known.
+    pub fn count_failed_units(&self) -> Option<u64> {
+        if self.systemd { units::failed().ok().map(|units| units.len() as u64) } else { None }
+    }
+
     /// Whether the unit that starts the agent is active; it is not where there is no systemd.
     pub fn has_timer(&self) -> Result<bool> {
         Ok(self.systemd && units::is_active(&self.config.confirm.timer)?)
@@ -232,8 +241,9 @@ impl<'a> System<'a> {
 
     /// Builds the system of a fetched release, kept from collection as `result` in the state directory.
     ///
-    /// A flake's must be the one that the manifest names; in closure mode it is fetched, not built.
-    pub fn build(&self, manifest: &Manifest, tree: &Path, log: &mut Log) -> Result<StorePath> {
+    /// A flake's must be the one that the manifest names, unless it has `other_inputs`; in closure mode it is fetched, not
+    /// built.
+    pub fn build(&self, manifest: &Manifest, tree: &Path, other_inputs: bool, log: &mut Log) -> Result<StorePath> {
         let result = self.root("result");
         // a stale result must never pass for this build's
         files::remove(&result)?;
@@ -253,6 +263,12 @@ impl<'a> System<'a> {
                 }
                 command
             }
+            (ReleaseMode::Source, _) if self.config.nix.evaluator == Some(EvaluatorChoice::Builtin) => {
+                let derivation = self.evaluate(manifest, tree, log).context("the evaluation failed")?;
+                let mut command = self.programs.command("nix-store");
+                command.arg("--realise").arg(derivation.as_path()).arg("--add-root").arg(&result).arg("--indirect");
+                command
+            }
             (ReleaseMode::Source, HostKind::Flake) => {
                 let mut command = self.programs.nix("build");
                 command.args(["--no-update-lock-file", "--print-build-logs", "--out-link"]).arg(&result);
@@ -261,14 +277,7 @@ impl<'a> System<'a> {
             }
             (ReleaseMode::Source, HostKind::NonFlake) => {
                 let mut command = self.programs.command("nix-build");
-                let own = &self.config.nix.search_path;
-                if own.is_empty() {
-                    // the release's entries come before NIX_PATH
-                    command.args(manifest.search_path.iter().flat_map(|entry| ["-I", entry]));
-                } else {
-                    let entries: Vec<String> = manifest.search_path.iter().chain(own).cloned().collect();
-                    with_search_path(&mut command, &entries);
-                }
+                self.set_search_path(&mut command, manifest);
                 command.arg("--out-link").arg(&result).args(["-A", TOPLEVEL, "-E"]);
                 command.arg(non_flake_expression(tree)?);
                 command
@@ -281,11 +290,48 @@ impl<'a> System<'a> {
         })?;
         let built = StorePath::behind(&result)
             .with_context(|| format!("the build left no store path in {}", result.display()))?;
-        let exact = manifest.kind == HostKind::Flake || manifest.mode == ReleaseMode::Closure;
+        let exact = !other_inputs && (manifest.kind == HostKind::Flake || manifest.mode == ReleaseMode::Closure);
         if exact && built != manifest.toplevel {
             bail!("the build gave {built}, but the release asks for {}", manifest.toplevel);
         }
         Ok(built)
+    }
+
+    /// Has a command look `<name>` up where a release and this machine have it.
+    fn set_search_path(&self, command: &mut Command, manifest: &Manifest) {
+        let own = &self.config.nix.search_path;
+        if own.is_empty() {
+            // the release's entries come before NIX_PATH
+            command.args(manifest.search_path.iter().flat_map(|entry| ["-I", entry]));
+        } else {
+            let entries: Vec<String> = manifest.search_path.iter().chain(own).cloned().collect();
+            with_search_path(command, &entries);
+        }
+    }
+
+    /// Evaluates a release with bento's own evaluator: the derivation of its system, which is in the store then and kept from
+    /// collection. In a process of its own, whose memory is free again when the build begins.
+    fn evaluate(&self, manifest: &Manifest, tree: &Path, log: &mut Log) -> Result<StorePath> {
+        let link = self.root(DERIVATION);
+        files::remove(&link)?;
+        let program = std::env::current_exe().context("cannot find bento itself")?;
+        let mut command = Command::new(program);
+        command.arg("eval").arg("--add-root").arg(&link);
+        match manifest.kind {
+            HostKind::Flake => {
+                command.args(["--pure-eval", "--no-update-lock-file", "--flake"]);
+                command.arg(flake_toplevel(tree, manifest.host.as_str())?);
+            }
+            HostKind::NonFlake => {
+                self.set_search_path(&mut command, manifest);
+                command.args(["-A", TOPLEVEL, "-E"]).arg(non_flake_expression(tree)?);
+            }
+        }
+        log.run(&mut command, None)?;
+        let derivation = StorePath::behind(&link)
+            .with_context(|| format!("the evaluation left no store path in {}", link.display()))?;
+        log.say(&format!("evaluated: {derivation}"))?;
+        Ok(derivation)
     }
 
     /// Activates a system; never while another activation is at work.

@@ -199,6 +199,11 @@ pub fn health() -> String {
     output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Has a service start, without waiting for it.
+pub fn start_service(unit: &str) -> Result<()> {
+    systemctl(&["start", "--no-block", unit]).map(|_| ())
+}
+
 /// Has the machine go down, by `reboot` or `kexec`.
 pub fn go_down(verb: &str) -> Result<()> {
     systemctl(&[verb]).map(|_| ())

@@ -1,74 +1,149 @@
 //! `bento agent`: what runs on a host.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 
 use crate::agent::config::AgentConfig;
-use crate::agent::{self, Polled};
+use crate::agent::page::{self, Page, Sockets};
+use crate::agent::standing::Standing;
+use crate::agent::{self, Polled, hold};
+use crate::hub::Hold;
+use crate::store_path::StorePath;
 
 /// The part of bento that runs on a host
 #[derive(Args)]
 pub(super) struct Agent {
     #[command(subcommand)]
     command: Command,
+    /// The agent's configuration
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/bento/agent.toml")]
+    config: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Say where this host stands: what it runs, what came of the last release, whether it is held
+    Status {
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Poll the hub once: take up a new release, and report
     Run {
-        /// The agent's configuration
-        #[arg(long, value_name = "FILE", default_value = "/etc/bento/agent.toml")]
-        config: PathBuf,
         /// Try at once what is put off after a failure
         #[arg(long)]
         now: bool,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Go back to the system that ran before the last one that was taken up
+    ///
+    /// It has to work as a new one has to, but also counts if the hub is out of reach. The release that is given up is not taken
+    /// up again by itself; a second rollback takes it up again.
+    Rollback {
+        /// Go back to this system instead: a store path, or a link to one such as /nix/var/nix/profiles/system-12-link
+        #[arg(long, value_name = "SYSTEM")]
+        to: Option<PathBuf>,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep this host as it is: it takes up nothing, and does not restart by itself
+    Hold {
+        /// Why, for those who wonder
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let this host go that was held
+    Release,
+    /// Serve the page for the user at this machine: what it runs, what came of the last release, and a button for the next
+    ///
+    /// Without options that is where systemd listens for it, or else http://localhost:51337/.
+    Page {
+        /// Listen at this address of loopback
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Vec<SocketAddr>,
+        /// Listen at this unix socket
+        #[arg(long, value_name = "FILE")]
+        socket: Option<PathBuf>,
+        /// End when nobody has looked for so many seconds
+        #[arg(long, value_name = "SECONDS")]
+        idle: Option<u64>,
     },
     /// Put this host's secrets in place, as after a boot
-    Secrets {
-        /// The agent's configuration
-        #[arg(long, value_name = "FILE", default_value = "/etc/bento/agent.toml")]
-        config: PathBuf,
-    },
+    Secrets,
     /// Wait until a system that has to prove itself by this boot has done so: what comes before boot-complete.target
     #[command(hide = true)]
-    Booted {
-        /// The agent's configuration
-        #[arg(long, value_name = "FILE", default_value = "/etc/bento/agent.toml")]
-        config: PathBuf,
-    },
+    Booted,
     /// Bring a run that takes too long to an end: what the watchdog calls
     #[command(hide = true)]
-    Watchdog {
-        /// The agent's configuration
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    Watchdog,
 }
 
 impl Agent {
     pub(super) fn run(self) -> Result<ExitCode> {
+        let config = AgentConfig::read(&self.config)?;
         match self.command {
-            Command::Run { config, now } => poll(&AgentConfig::read(&config)?, now)?,
-            Command::Secrets { config } => agent::put_secrets_in_place(&AgentConfig::read(&config)?)?,
-            Command::Booted { config } => agent::booted(&AgentConfig::read(&config)?)?,
-            Command::Watchdog { config } => agent::watchdog(&AgentConfig::read(&config)?)?,
+            Command::Status { json } => {
+                let standing = Standing::read(&config)?;
+                if json { super::print_json(&standing)? } else { super::print(&standing.to_string())? }
+            }
+            Command::Run { now, json } => tell(&agent::run(&config, now)?, json)?,
+            Command::Rollback { to, json } => {
+                let to = to.map(|link| {
+                    StorePath::behind(&link).with_context(|| format!("{} leads to no store path", link.display()))
+                });
+                tell(&agent::rollback(&config, to.transpose()?)?, json)?;
+            }
+            Command::Hold { reason } => hold::hold(&config.state_dir, &Hold { since: Timestamp::now(), reason })?,
+            Command::Release => {
+                if !hold::release(&config.state_dir)? {
+                    bail!("{} is not held here", config.host);
+                }
+            }
+            Command::Page { listen, socket, idle } => {
+                let mut sockets = Sockets::inherited()?;
+                for address in listen {
+                    sockets.listen(address)?;
+                }
+                if let Some(file) = socket {
+                    sockets.listen_unix(&file)?;
+                }
+                if sockets.is_empty() {
+                    sockets.listen((Ipv4Addr::LOCALHOST, page::PORT).into())?;
+                }
+                for address in sockets.addresses()? {
+                    super::print(&format!("http://{address}/\n"))?;
+                }
+                Page::new(config)?.serve(sockets, idle.map(Duration::from_secs))?;
+            }
+            Command::Secrets => agent::put_secrets_in_place(&config)?,
+            Command::Booted => agent::booted(&config)?,
+            Command::Watchdog => agent::watchdog(&config)?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Polls the hub, and says what came of it.
-fn poll(config: &AgentConfig, now: bool) -> Result<()> {
-    match agent::run(config, now)? {
-        Polled::Current { serial } => super::print(&format!("release {serial} is current\n"))?,
-        Polled::Updated { serial, toplevel } => {
-            super::print(&format!("release {serial} is active: {toplevel}\n"))?;
-        }
-        Polled::Restarting => super::print("the machine is restarting\n")?,
+/// Says what came of a run.
+fn tell(polled: &Polled, json: bool) -> Result<()> {
+    if json {
+        return super::print_json(polled);
     }
-    Ok(())
+    super::print(&match polled {
+        Polled::Current { serial } => format!("release {serial} is current\n"),
+        Polled::Held { serial } => {
+            format!("this host is held and does not take up release {serial}: `bento agent release` lets it go\n")
+        }
+        Polled::Updated { serial, toplevel } => format!("release {serial} is active: {toplevel}\n"),
+        Polled::WentBack { toplevel } => format!("{toplevel} runs again\n"),
+        Polled::Restarting => "the machine is restarting\n".to_owned(),
+    })
 }

@@ -67,7 +67,7 @@ impl Hub {
         let hub = Directory::new(&config.hub.directory);
         let site = |listen, token: Option<PathBuf>| {
             let access = Access::open(listen, token.as_deref())?;
-            Ok::<_, anyhow::Error>(Site { hub: hub.clone(), interval: config.status.interval_seconds(), access })
+            Ok::<_, anyhow::Error>(Site { hub: hub.clone(), expected: super::status::expected(&config)?, access })
         };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start to serve")?;

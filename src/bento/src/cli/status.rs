@@ -8,9 +8,10 @@ use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
 
+use crate::fleet::config::Config;
 use crate::hub::Hub;
 use crate::status::watch::Watch;
-use crate::status::{self, HostStatus, metrics, table};
+use crate::status::{self, Expected, HostStatus, metrics, table};
 
 /// How often the table is drawn anew on a terminal, for its times, when nothing changes.
 const REDRAW: u16 = 5;
@@ -41,7 +42,8 @@ impl Status {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (_, config) = super::fleet_config()?;
         let hub = Hub::new(&config.hub.directory);
-        let read = || status::status(&hub, config.status.interval_seconds(), Timestamp::now());
+        let expected = expected(&config)?;
+        let read = || status::status(&hub, &expected, Timestamp::now());
         let terminal = std::io::stdout().is_terminal();
         if self.delay.is_some() || (terminal && !self.once && !self.json && !self.metrics && !self.check) {
             return stay(&hub, read, Duration::from_secs(self.delay.unwrap_or(REDRAW).into()), terminal);
@@ -57,6 +59,11 @@ impl Status {
         let attention = self.check && hosts.iter().any(|host| host.state.needs_attention());
         Ok(if attention { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
+}
+
+/// What a fleet's settings say about what hosts say.
+pub(super) fn expected(config: &Config) -> Result<Expected> {
+    Ok(Expected { interval: config.status.interval_seconds(), keys: config.host_keys()? })
 }
 
 /// Whether to use colours: on a terminal, unless `NO_COLOR` is set to something.

@@ -258,6 +258,13 @@ impl Config {
         self.hosts.get(host).and_then(|host| host.build).unwrap_or(self.build.local)
     }
 
+    /// The hosts' keys, as far as the settings have any.
+    pub fn host_keys(&self) -> Result<BTreeMap<HostName, Vec<sign::SigningKey>>> {
+        let with_keys = self.hosts.iter().filter(|(_, host)| !host.keys.is_empty());
+        let keys = |keys: &[String]| keys.iter().cloned().map(sign::SigningKey::try_from).collect::<Result<Vec<_>>>();
+        with_keys.map(|(name, host)| Ok((name.clone(), keys(&host.keys)?))).collect()
+    }
+
     /// The hosts with a tag; nothing if no host has it.
     pub fn tagged(&self, tag: &str) -> Option<BTreeSet<HostName>> {
         let hosts = self.hosts.iter().filter(|(_, host)| host.tags.contains(tag));

@@ -45,6 +45,7 @@ pub fn init(root: &Path, layout: &Layout) -> Result<Made> {
         ("utils/agent.nix", include_str!("../../../../modules/agent.nix").to_owned()),
         ("utils/hub.nix", include_str!("../../../../modules/hub.nix").to_owned()),
         ("utils/bento.nix", bento),
+        ("utils/bootstrap.sh", include_str!("../../../../modules/bootstrap.sh").to_owned()),
         ("utils/fleet.nix", include_str!("../../templates/fleet.nix").to_owned()),
     ];
     if !root.join(super::config::TOML).exists() {

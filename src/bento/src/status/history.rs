@@ -7,12 +7,13 @@ use anyhow::{Context, Result};
 use flate2::read::GzDecoder;
 use jiff::Timestamp;
 
-use super::{host_logs, read_report};
+use super::{Read as Judged, host_logs, read_report};
 use crate::files::read_untrusted;
 use crate::host::HostName;
 use crate::hub::{HostDir, modified};
 use crate::manifest::Manifest;
 use crate::report::{LogName, Report};
+use crate::sign::SigningKey;
 
 /// No log is larger than this on the hub, in bytes.
 const PACKED_LIMIT: u64 = 64 << 20;
@@ -79,19 +80,19 @@ pub struct Attempts {
     pub omitted: usize,
 }
 
-/// The last `limit` reports of a host.
-pub fn attempts(dir: &HostDir, host: &HostName, limit: usize) -> Result<Attempts> {
+/// The last `limit` reports of a host. With its keys, those that it did not sign are among the problems.
+pub fn attempts(dir: &HostDir, host: &HostName, keys: &[SigningKey], limit: usize) -> Result<Attempts> {
     let mut reports = host_logs(&dir.logs())?.reports;
     reports.sort_by_key(|(number, _)| *number);
     let omitted = reports.len().saturating_sub(limit);
     let mut found = Attempts { omitted, ..Attempts::default() };
     for (number, path) in reports.split_off(omitted) {
-        match read_report(&path, host, number) {
-            Ok(report) => {
+        match read_report(&path, host, number, keys) {
+            Ok(Judged::Sound(report)) => {
                 let ended = modified(&path).map_or(report.finished, |arrived| report.finished.min(arrived));
                 found.attempts.push(Attempt { report, ended });
             }
-            Err(error) => found.problems.push(format!("{}: {error:#}", path.display())),
+            Ok(Judged::Forged(error)) | Err(error) => found.problems.push(format!("{}: {error:#}", path.display())),
         }
     }
     Ok(found)

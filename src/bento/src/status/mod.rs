@@ -23,6 +23,7 @@ use crate::host::{HostKind, HostName};
 use crate::hub::{Hold, HostDir, Hub, Listing, modified};
 use crate::manifest::Summary;
 use crate::report::{self, LogName, Outcome, Presence, Report, Stage, parse_report_name};
+use crate::sign::{self, SigningKey};
 
 /// Where a host stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,6 +37,8 @@ pub enum HostState {
     NewMachine,
     /// Its last report can't be understood.
     CorruptReport,
+    /// Its last report is not signed with the host's key.
+    ForgedReport,
     /// There is a release that it has not taken up, but it runs that very system.
     SyncPending,
     /// There is a release that it has not taken up.
@@ -70,6 +73,7 @@ impl HostState {
             Self::DamagedRelease => "damaged release",
             Self::NewMachine => "new machine",
             Self::CorruptReport => "corrupt report",
+            Self::ForgedReport => "forged report",
             Self::SyncPending => "sync pending",
             Self::RebuildPending => "rebuild pending",
             Self::UpToDate => "up to date",
@@ -93,11 +97,12 @@ impl HostState {
     }
 
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotPublished,
         Self::DamagedRelease,
         Self::NewMachine,
         Self::CorruptReport,
+        Self::ForgedReport,
         Self::SyncPending,
         Self::RebuildPending,
         Self::UpToDate,
@@ -124,6 +129,7 @@ impl HostState {
             Self::NotPublished
                 | Self::DamagedRelease
                 | Self::CorruptReport
+                | Self::ForgedReport
                 | Self::Failing
                 | Self::Rollbacked
                 | Self::Diverged
@@ -168,6 +174,8 @@ pub struct HostStatus {
     pub failed_units: Option<u64>,
     /// Why it got no further, in its own words.
     pub reason: Option<String>,
+    /// Whether what it last said is signed with its key; nothing if its key is not known.
+    pub verified: Option<bool>,
     /// What could not be understood, naming the file.
     pub problems: Vec<String>,
 }
@@ -202,10 +210,28 @@ struct Words {
     /// The last that was said, and what was said right before it as far as that matters; in this order.
     last: Vec<Word>,
     problems: Vec<String>,
-    /// The newest report that can't be understood.
-    corrupt: Option<(u64, u64)>,
+    /// The newest report that can't be believed, and what is wrong with it.
+    doubtful: Option<((u64, u64), HostState)>,
+    /// Whether somebody else speaks for the host.
+    forged_presence: bool,
     /// What the host said of itself with its last poll, and when that arrived.
     presence: Option<(Presence, Option<Timestamp>)>,
+}
+
+/// What the fleet's settings say about what hosts say.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// Within how many seconds a host polls that does not say so.
+    pub interval: u64,
+    /// The hosts' keys, which their reports must be signed with; those of a host that is not in here are not verified.
+    pub keys: BTreeMap<HostName, Vec<SigningKey>>,
+}
+
+impl Expected {
+    /// The keys of a host, if they are known.
+    pub fn keys_of(&self, host: &HostName) -> &[SigningKey] {
+        self.keys.get(host).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// What can be told of a fleet, whatever state the hub's directory is in.
@@ -219,10 +245,9 @@ pub struct Overview {
     pub strangers: Vec<String>,
 }
 
-/// Works out where each host of the hub stands, by name. `interval` is within how many seconds a host polls that does not
-/// say so. A hub of which a part can't be read is an error.
-pub fn status(hub: &Hub, interval: u64, now: Timestamp) -> Result<Vec<HostStatus>> {
-    let overview = overview(hub, interval, now);
+/// Works out where each host of the hub stands, by name. A hub of which a part can't be read is an error.
+pub fn status(hub: &Hub, expected: &Expected, now: Timestamp) -> Result<Vec<HostStatus>> {
+    let overview = overview(hub, expected, now);
     match overview.problems.into_iter().next() {
         Some(problem) => Err(anyhow!(problem)),
         None => Ok(overview.hosts),
@@ -230,17 +255,17 @@ pub fn status(hub: &Hub, interval: u64, now: Timestamp) -> Result<Vec<HostStatus
 }
 
 /// Works out where each host stands, as [`status`] does it, but says what can't be read instead of failing.
-pub fn overview(hub: &Hub, interval: u64, now: Timestamp) -> Overview {
+pub fn overview(hub: &Hub, expected: &Expected, now: Timestamp) -> Overview {
     let roll = Roll::read(hub);
-    let hosts = roll.names.iter().map(|name| host_status(&hub.host(name), name, roll.known(name, interval), now));
+    let hosts = roll.names.iter().map(|name| host_status(&hub.host(name), name, roll.known(name, expected), now));
     Overview { hosts: hosts.collect(), problems: roll.problems, strangers: roll.strangers }
 }
 
 /// Works out where one host stands; `None` if the hub knows none of that name. Comes with what of the hub can't be read.
-pub fn one(hub: &Hub, name: &HostName, interval: u64, now: Timestamp) -> (Option<HostStatus>, Vec<String>) {
+pub fn one(hub: &Hub, name: &HostName, expected: &Expected, now: Timestamp) -> (Option<HostStatus>, Vec<String>) {
     let roll = Roll::read(hub);
     let known = roll.names.binary_search(name).is_ok();
-    let status = known.then(|| host_status(&hub.host(name), name, roll.known(name, interval), now));
+    let status = known.then(|| host_status(&hub.host(name), name, roll.known(name, expected), now));
     (status, roll.problems)
 }
 
@@ -276,25 +301,27 @@ impl Roll {
         Self { names, fleet, holds, problems, strangers }
     }
 
-    fn known(&self, name: &HostName, interval: u64) -> Known {
+    fn known<'e>(&self, name: &HostName, expected: &'e Expected) -> Known<'e> {
         Known {
             removed: self.fleet.as_ref().is_some_and(|fleet| fleet.binary_search(name).is_err()),
             held: self.holds.contains_key(name),
-            interval,
+            interval: expected.interval,
+            keys: expected.keys_of(name),
         }
     }
 }
 
 /// What is known of a host besides its directory.
-struct Known {
+struct Known<'a> {
     removed: bool,
     held: bool,
     interval: u64,
+    keys: &'a [SigningKey],
 }
 
 /// Works out where one host stands.
-fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> HostStatus {
-    let (words, unreadable) = match words(&dir.logs(), name, now) {
+fn host_status(dir: &HostDir, name: &HostName, known: Known<'_>, now: Timestamp) -> HostStatus {
+    let (words, unreadable) = match words(&dir.logs(), name, known.keys, now) {
         Ok(words) => (words, None),
         Err(error) => (Words::default(), Some(format!("{error:#}"))),
     };
@@ -314,9 +341,10 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> 
         None => HostState::NotPublished,
         // what it reported is there, or not: nobody can tell
         Some(_) if silenced => HostState::CorruptReport,
-        Some(manifest) => match words.corrupt {
-            Some(corrupt) if last.is_none_or(|last| last.number.is_none_or(|number| number < corrupt)) => {
-                HostState::CorruptReport
+        Some(_) if words.forged_presence => HostState::ForgedReport,
+        Some(manifest) => match words.doubtful {
+            Some((doubtful, state)) if last.is_none_or(|last| last.number.is_none_or(|number| number < doubtful)) => {
+                state
             }
             _ => state(manifest, &words.last, dir.changed()),
         },
@@ -349,6 +377,8 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> 
             .map(|booted| booted.base_name().to_owned()),
         failed_units: presence.and_then(|presence| presence.failed_units),
         reason: last.and_then(|last| last.reason.clone()),
+        // a report by somebody else is none of its words
+        verified: last.filter(|_| verifies(known.keys)).map(|last| last.number.is_some()),
         problems,
     }
 }
@@ -430,6 +460,8 @@ fn host_logs(logs: &Path) -> Result<HostLogs> {
         }
         if let Some(number) = parse_report_name(&name) {
             found.reports.push((number, entry.path()));
+        } else if report::is_signature_name(&name) {
+            // read with its report
         } else if let Some(log) = LogName::parse(&name) {
             found.logs.push((log, entry.path()));
         } else if name == report::PRESENCE {
@@ -443,23 +475,33 @@ fn host_logs(logs: &Path) -> Result<HostLogs> {
 
 /// Reads what matters in a host's `logs/`: a host that reports is judged by its reports alone, and by no more of them
 /// than it takes.
-fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
+fn words(logs: &Path, host: &HostName, keys: &[SigningKey], now: Timestamp) -> Result<Words> {
     let HostLogs { mut reports, logs, presence, problems } = host_logs(logs)?;
     let mut words = Words { problems, ..Words::default() };
     if let Some(path) = presence {
-        match read_presence(&path, host) {
-            Ok(presence) => words.presence = Some((presence, modified(&path))),
+        match read_presence(&path, host, keys) {
+            Ok(Read::Sound(presence)) => words.presence = Some((presence, modified(&path))),
+            Ok(Read::Forged(error)) => {
+                words.problems.push(format!("{}: {error:#}", path.display()));
+                words.forged_presence = true;
+            }
             Err(error) => words.problems.push(format!("{}: {error:#}", path.display())),
         }
     }
     reports.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     for (number, path) in reports {
-        match read_report(&path, host, number) {
-            Ok(report) => words.last.push(word_of_report(report, modified(&path), now)),
-            Err(error) => {
-                words.problems.push(format!("{}: {error:#}", path.display()));
-                words.corrupt = words.corrupt.max(Some(number));
+        let doubtful = match read_report(&path, host, number, keys) {
+            Ok(Read::Sound(report)) => {
+                words.last.push(word_of_report(report, modified(&path), now));
+                None
             }
+            Ok(Read::Forged(error)) => Some((error, HostState::ForgedReport)),
+            Err(error) => Some((error, HostState::CorruptReport)),
+        };
+        if let Some((error, state)) = doubtful {
+            words.problems.push(format!("{}: {error:#}", path.display()));
+            // the newest comes first
+            words.doubtful.get_or_insert((number, state));
         }
         // two successes in a row are the most that is asked for
         if words.last.len() == 2 || words.last.last().is_some_and(|word| !word.outcome.is_success()) {
@@ -479,17 +521,48 @@ fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
 }
 
 /// Reads what a host says of itself.
-fn read_presence(path: &Path, host: &HostName) -> Result<Presence> {
-    let presence = Presence::parse(&read_untrusted(path, report::LIMIT)?)?;
+fn read_presence(path: &Path, host: &HostName, keys: &[SigningKey]) -> Result<Read<Presence>> {
+    let text = read_untrusted(path, report::LIMIT)?;
+    let presence = Presence::parse(&text)?;
+    if verifies(keys) {
+        let signature = presence.signature.as_ref().zip(Presence::signed_part(&text)).context("it is not signed");
+        let verified =
+            signature.and_then(|(signature, text)| sign::verify_in(sign::PRESENCES, &text, signature.as_bytes(), keys));
+        if let Err(error) = verified {
+            return Ok(Read::Forged(error.context("not what the host itself says")));
+        }
+    }
     if &presence.host != host {
         anyhow::bail!("what the host {} says of itself, but it lies with {host}'s", presence.host);
     }
-    Ok(presence)
+    Ok(Read::Sound(presence))
 }
 
-/// Reads a report and checks that it says what its name and place say.
-fn read_report(path: &Path, host: &HostName, number: (u64, u64)) -> Result<Report> {
-    let report = Report::parse(&read_untrusted(path, report::LIMIT)?)?;
+/// Whether reports can be verified with these keys of a host.
+fn verifies(keys: &[SigningKey]) -> bool {
+    keys.iter().any(SigningKey::can_sign)
+}
+
+/// What can be read.
+enum Read<T> {
+    /// It is the host's.
+    Sound(T),
+    /// It is not, and why.
+    Forged(anyhow::Error),
+}
+
+/// Reads a report and checks that it says what its name and place say, and that the host signed it if its keys are known.
+fn read_report(path: &Path, host: &HostName, number: (u64, u64), keys: &[SigningKey]) -> Result<Read<Report>> {
+    let text = read_untrusted(path, report::LIMIT)?;
+    if verifies(keys) {
+        let file = PathBuf::from(report::signature_name(&path.to_string_lossy()));
+        let verified = read_untrusted(&file, sign::LIMIT)
+            .and_then(|signature| sign::verify_in(sign::REPORTS, &text, &signature, keys));
+        if let Err(error) = verified {
+            return Ok(Read::Forged(error.context("not the host's own report")));
+        }
+    }
+    let report = Report::parse(&text)?;
     if &report.host != host {
         anyhow::bail!("a report of the host {}, but it lies with {host}'s", report.host);
     }
@@ -500,7 +573,7 @@ fn read_report(path: &Path, host: &HostName, number: (u64, u64)) -> Result<Repor
             report.serial
         );
     }
-    Ok(report)
+    Ok(Read::Sound(report))
 }
 
 /// What a report comes to. The host's clock is believed only as far as the file's arrival allows.

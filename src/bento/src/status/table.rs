@@ -29,6 +29,7 @@ pub fn mark(state: HostState) -> &'static str {
         HostState::NotPublished
         | HostState::DamagedRelease
         | HostState::CorruptReport
+        | HostState::ForgedReport
         | HostState::Failing
         | HostState::Stale
         | HostState::Diverged => "🛑",

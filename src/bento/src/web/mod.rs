@@ -32,7 +32,7 @@ use crate::host::HostName;
 use crate::hub::Hub;
 use crate::status::history::{self, attempts, printable};
 use crate::status::watch::Watch;
-use crate::status::{self, HostState, Overview, metrics};
+use crate::status::{self, Expected, HostState, Overview, metrics};
 use pages::HostView;
 use timeline::Lane;
 
@@ -62,15 +62,15 @@ const UNWATCHED: Duration = Duration::from_secs(3);
 pub struct Site {
     /// The hub's directory.
     pub hub: Hub,
-    /// Within how many seconds a host polls that does not say so.
-    pub interval: u64,
+    /// What the fleet's settings say about what hosts say.
+    pub expected: Expected,
     /// Who may see the page.
     pub access: Access,
 }
 
 impl Site {
     fn overview(&self) -> Overview {
-        status::overview(&self.hub, self.interval, Timestamp::now())
+        status::overview(&self.hub, &self.expected, Timestamp::now())
     }
 
     /// Answers requests until the process ends.
@@ -233,7 +233,7 @@ async fn timeline_of_all(State(shared): State<Arc<Shared>>) -> Result<Markup, Fa
             let mut problems = overview.problems;
             let mut lanes = Vec::new();
             for name in overview.hosts.into_iter().map(|status| status.machine) {
-                match attempts(&site.hub.host(&name), &name, ATTEMPTS_OF_ALL) {
+                match attempts(&site.hub.host(&name), &name, site.expected.keys_of(&name), ATTEMPTS_OF_ALL) {
                     Ok(found) => {
                         lanes.push(Lane::of_attempts(
                             name.to_string(),
@@ -259,7 +259,7 @@ async fn host(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Re
     shared
         .work(move |site| {
             let now = Timestamp::now();
-            let (status, mut problems) = status::one(&site.hub, &name, site.interval, now);
+            let (status, mut problems) = status::one(&site.hub, &name, &site.expected, now);
             let Some(status) = status else {
                 problems.insert(0, format!("The hub has no host {name}."));
                 return Err(Failure::NotFound(problems.join(" ")));
@@ -271,7 +271,7 @@ async fn host(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Re
                 Vec::new()
             });
             // what is wrong with `logs/` as a whole is among the host's own problems
-            let attempts = attempts(&dir, &name, ATTEMPTS).unwrap_or_default();
+            let attempts = attempts(&dir, &name, site.expected.keys_of(&name), ATTEMPTS).unwrap_or_default();
             let logs = history::logs(&dir).unwrap_or_default();
             let tail = logs.last().map(|log| log.tail(LOG_TAIL));
             Ok(pages::host_page(&HostView { status, problems, releases, attempts, logs, tail }, now))

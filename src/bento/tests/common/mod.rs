@@ -427,7 +427,7 @@ impl Lab {
     /// The reports that a host delivered, in order.
     pub fn reports(&self, host: &str) -> Vec<Value> {
         let names = self.names(&format!("chroot/{host}/logs"));
-        let reports = names.iter().filter(|name| name.starts_with("report-"));
+        let reports = names.iter().filter(|name| name.starts_with("report-") && name.ends_with(".json"));
         reports.map(|name| serde_json::from_str(&self.read(&format!("chroot/{host}/logs/{name}"))).unwrap()).collect()
     }
 

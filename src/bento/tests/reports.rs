@@ -1,0 +1,219 @@
+//! Reports on their way: signed by the host, never lost, never out of order, and no more attempts than make sense.
+
+// a test may unwrap: that is how it fails
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Lab, Ran};
+use serde_json::Value;
+
+/// A laboratory whose fleet knows the host's key.
+fn with_known_key() -> Option<Lab> {
+    let lab = Lab::new()?;
+    fs::remove_file(lab.path("fleet/config.sh")).unwrap();
+    know(&lab, &["web"]);
+    Some(lab)
+}
+
+/// Writes settings that have these keys for the host.
+fn know(lab: &Lab, keys: &[&str]) {
+    let keys: Vec<String> = keys.iter().map(|key| lab.read(&format!("keys/{key}.pub")).trim().to_owned()).collect();
+    let at = lab.path("");
+    let at = at.display();
+    let settings = format!(
+        "[hub]\ndirectory = \"{at}chroot\"\n[build]\nlocal = false\n[release]\nsigning-key = \"{at}keys/admin\"\n\
+         [hosts.web]\nkeys = {keys:?}\n"
+    );
+    lab.write("fleet/bento.toml", &settings);
+}
+
+fn publish(lab: &Lab, system: &str) {
+    lab.flake_host("web", system);
+    lab.bento(&["deploy"]).succeeds();
+}
+
+/// Runs the agent as its timer does.
+fn poll(lab: &Lab) -> Ran {
+    let config = lab.path("hosts/web/agent.toml");
+    lab.bento(&["agent", "run", "--config", config.to_str().unwrap()])
+}
+
+/// The agent's state file.
+fn state(lab: &Lab) -> Value {
+    serde_json::from_str(&lab.read("hosts/web/state/state.json")).unwrap()
+}
+
+#[test]
+fn a_report_is_signed_so_that_anyone_can_check_it() {
+    let Some(lab) = with_known_key() else { return };
+    publish(&lab, "text = \"one\";");
+    lab.agent("web").succeeds();
+    let status = lab.status("web");
+    assert_eq!((&status["state"], &status["verified"]), (&"up-to-date".into(), &true.into()), "{status}");
+    // by OpenSSH's own program
+    lab.write("allowed", &format!("web namespaces=\"bento-report\" {}", lab.read("keys/web.pub")));
+    let report = lab.path("chroot/web/logs/report-1-1.json");
+    let checked = Command::new("ssh-keygen")
+        .args(["-Y", "verify", "-I", "web", "-n", "bento-report", "-f"])
+        .arg(lab.path("allowed"))
+        .arg("-s")
+        .arg(lab.path("chroot/web/logs/report-1-1.json.sig"))
+        .stdin(fs::File::open(report).unwrap())
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    // hosts whose keys nobody knows are shown all the same
+    know(&lab, &[]);
+    assert_eq!((lab.state("web").as_str(), &lab.status("web")["verified"]), ("up-to-date", &Value::Null));
+}
+
+#[test]
+fn a_forged_report_is_shown_as_such() {
+    let Some(lab) = with_known_key() else { return };
+    publish(&lab, "build = \"exit 1\";");
+    lab.agent("web").fails_with(&["the build failed"]);
+    assert_eq!(lab.state("web"), "failing");
+    let (report, signature) = ("chroot/web/logs/report-1-1.json", "chroot/web/logs/report-1-1.json.sig");
+    let (sound, signed) = (lab.read(report), lab.read(signature));
+
+    let shows_forgery = |word: &str| {
+        let status = lab.status("web");
+        assert_eq!(status["state"], "forged-report", "{status}");
+        assert!(status["problems"][0].as_str().unwrap().contains(word), "{status}");
+        lab.bento(&["status", "--check"]).fails_with(&[]);
+    };
+    // changed after it was signed
+    lab.write(report, &sound.replace("\"failure\"", "\"success\""));
+    shows_forgery("was changed after it was signed");
+    // signed by somebody else, in the host's name
+    lab.write("forged", &sound.replace("\"failure\"", "\"success\""));
+    let forged = lab.path("forged");
+    let key = lab.path("keys/db");
+    let mut signs = Command::new("ssh-keygen");
+    signs.args(["-q", "-Y", "sign", "-n", "bento-report", "-f"]).arg(key).arg(&forged);
+    assert!(signs.status().unwrap().success());
+    fs::copy(&forged, lab.path(report)).unwrap();
+    fs::copy(lab.path("forged.sig"), lab.path(signature)).unwrap();
+    shows_forgery("none of the keys that are trusted");
+    // not signed at all
+    fs::remove_file(lab.path(signature)).unwrap();
+    shows_forgery("cannot read");
+    // a later one than the host's own, which stays the last that counts
+    lab.write(report, &sound);
+    lab.write(signature, &signed);
+    assert_eq!(lab.state("web"), "failing");
+    lab.write("chroot/web/logs/report-1-2.json", &sound.replace("\"attempt\": 1", "\"attempt\": 2"));
+    shows_forgery("report-1-2.json");
+    assert!(lab.status("web")["reason"].as_str().unwrap().contains("the build failed"));
+    // an older one says nothing any more
+    lab.write(report, &sound.replace("the build failed", "nothing"));
+    fs::remove_file(lab.path("chroot/web/logs/report-1-2.json")).unwrap();
+    publish(&lab, "text = \"good\";");
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+}
+
+#[test]
+fn nobody_else_says_that_a_host_is_there() {
+    let Some(lab) = with_known_key() else { return };
+    publish(&lab, "");
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+    let seen = lab.read("chroot/web/logs/seen.json");
+    for forged in [
+        seen.replace("\"held\":false", "\"held\":true"),
+        seen.replace("\"serial\":1", "\"serial\":2"),
+        seen[..seen.find(",\"signature\"").unwrap()].to_owned() + "}",
+    ] {
+        assert_ne!(forged, seen);
+        lab.write("chroot/web/logs/seen.json", &forged);
+        let status = lab.status("web");
+        assert_eq!((&status["state"], &status["held"]), (&"forged-report".into(), &false.into()), "{status}");
+    }
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+}
+
+#[test]
+fn reports_wait_for_the_hub_and_arrive_in_order() {
+    let Some(mut lab) = with_known_key() else { return };
+    publish(&lab, "text = \"one\";");
+    lab.agent("web").succeeds();
+    // going back and forth needs no hub, and each says so
+    publish(&lab, "text = \"two\";");
+    lab.agent("web").succeeds();
+    lab.stop_hub();
+    let config = lab.path("hosts/web/agent.toml");
+    let rollback = ["agent", "rollback", "--config", config.to_str().unwrap()];
+    lab.bento(&rollback).fails_with(&["not delivered yet"]);
+    let queued = lab.names("hosts/web/state/outbox");
+    assert_eq!(queued.iter().filter(|name| name.ends_with(".json")).count(), 1, "{queued:?}");
+    lab.start_hub("hub");
+    poll(&lab).fails_with(&["waiting for a newer one"]);
+    assert!(lab.names("hosts/web/state/outbox").is_empty());
+    let numbers: Vec<(u64, u64, String)> = lab
+        .reports("web")
+        .iter()
+        .map(|report| {
+            let number = |key: &str| report[key].as_u64().unwrap();
+            (number("serial"), number("attempt"), report["outcome"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    assert_eq!(numbers, [(1, 1, "success".into()), (2, 1, "success".into()), (2, 2, "rollback".into())]);
+    assert_eq!(lab.state("web"), "rollbacked");
+    // a report of an older release that comes late says nothing of the newer one
+    publish(&lab, "text = \"three\";");
+    lab.agent("web").succeeds();
+    let late = lab.read("chroot/web/logs/report-2-2.json");
+    fs::remove_file(lab.path("chroot/web/logs/report-2-2.json")).unwrap();
+    lab.write("chroot/web/logs/report-2-2.json", &late);
+    assert_eq!(lab.state("web"), "up-to-date");
+}
+
+#[test]
+fn what_may_pass_is_tried_again_after_longer_and_longer_pauses() {
+    let Some(lab) = Lab::new() else { return };
+    let builds = lab.path("builds");
+    let count = || fs::read_to_string(&builds).unwrap_or_default().lines().count();
+    publish(&lab, &format!("build = \"echo >> {}; echo unable to download; exit 1\";", builds.display()));
+    poll(&lab).fails_with(&["the build failed"]);
+    // a hot loop of polls builds nothing
+    for _ in 0..5 {
+        poll(&lab).fails_with(&["release 1 could not be taken up 1 times; trying again in"]);
+    }
+    assert_eq!(count(), 1);
+    let mut last = 0;
+    for times in 2..=9 {
+        let mut state = state(&lab);
+        state["put-off"]["until"] = "2020-01-01T00:00:00Z".into();
+        lab.write("hosts/web/state/state.json", &state.to_string());
+        poll(&lab).fails_with(&["the build failed"]);
+        let state = self::state(&lab);
+        assert_eq!((count(), &state["put-off"]["times"]), (times, &times.into()));
+        let until: jiff::Timestamp = state["put-off"]["until"].as_str().unwrap().parse().unwrap();
+        let pause = until.duration_since(jiff::Timestamp::now()).as_secs();
+        assert!(pause > last && pause <= 6 * 3600, "{times}: {pause} after {last}");
+        last = pause;
+    }
+    // and it is said once
+    assert_eq!(lab.reports("web").len(), 1);
+    // somebody who wants it now is not put off
+    lab.agent("web").fails_with(&["the build failed"]);
+    assert_eq!(count(), 10);
+}
+
+#[test]
+fn what_is_the_releases_own_fault_is_not_tried_again() {
+    let Some(lab) = Lab::new() else { return };
+    let builds = lab.path("builds");
+    publish(&lab, &format!("build = \"echo >> {}; exit 1\";", builds.display()));
+    lab.agent("web").fails_with(&["the build failed"]);
+    poll(&lab).fails_with(&["release 1 failed here before; waiting for a newer one"]);
+    lab.agent("web").fails_with(&["release 1 failed here before; waiting for a newer one"]);
+    assert_eq!(fs::read_to_string(&builds).unwrap().lines().count(), 1);
+    assert_eq!(lab.reports("web").len(), 1);
+}
