@@ -25,7 +25,7 @@ impl Terminal {
 
     fn message(&self, kind: &str, message: &str) {
         let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
-        say(&format!("{start}{kind}{end} {message}"));
+        say(format!("{start}{kind}{end} {message}").trim_end());
     }
 }
 
@@ -39,7 +39,7 @@ impl Host for Terminal {
     }
 
     fn evaluation_warning(&self, message: &str) {
-        self.message("evaluation warning:", message);
+        self.message("evaluation warning:", &indented(message, "evaluation warning: ".len()));
     }
 
     fn trace(&self, message: &str) {
@@ -49,6 +49,12 @@ impl Host for Terminal {
     fn store(&self) -> Option<&dyn Store> {
         Some(&self.store)
     }
+}
+
+/// A text whose lines but the first begin so far to the right, without white space where they end, as Nix shows it.
+fn indented(text: &str, depth: usize) -> String {
+    let lines: Vec<&str> = text.trim_end_matches([' ', '\n', '\r', '\t']).split('\n').map(str::trim_end).collect();
+    lines.join(&format!("\n{}", " ".repeat(depth)))
 }
 
 /// Writes a line to standard error; if nobody can read it, it is lost.
