@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
-use crate::evaluation::{Evaluation, Evaluator, SearchPath};
+use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
 use crate::host::{Host, HostKind};
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
@@ -130,6 +130,42 @@ impl Evaluator for NixEvaluator {
     fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
         // Nix writes every derivation that it comes across
         self.evaluate(tree, host, search_path)
+    }
+
+    fn inspect_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        function: &str,
+        done: &mut dyn FnMut(usize, Result<String>),
+    ) {
+        for (index, subject) in subjects.iter().enumerate() {
+            done(index, self.inspect(subject, search_path, function));
+        }
+    }
+}
+
+impl NixEvaluator {
+    /// What a function gives of a host's `config`, as JSON.
+    fn inspect(&self, subject: &Subject<'_>, search_path: &SearchPath, function: &str) -> Result<String> {
+        let tree = subject.tree.path();
+        let command = match subject.host.kind {
+            HostKind::Flake => {
+                let host = nix_string(subject.host.name.as_str());
+                let installable = format!("{}#nixosConfigurations.{host}.config", flake_url(&tree)?);
+                let mut command = self.programs.nix("eval");
+                command.args(["--no-update-lock-file", "--json", &installable, "--apply", function]);
+                command
+            }
+            HostKind::NonFlake => {
+                let mut command = self.programs.command("nix-instantiate");
+                command.args(["--eval", "--strict", "--json"]);
+                with_search_path(&mut command, search_path.entries());
+                command.arg("-E").arg(format!("({function}) ({}).config", non_flake_expression(&tree)?));
+                command
+            }
+        };
+        Ok(run_json::<serde_json::Value>(command)?.to_string())
     }
 }
 

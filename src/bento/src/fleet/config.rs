@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::HostName;
 use crate::manifest::ReleaseMode;
+use crate::push::settings::PushConfig;
+use crate::push::target::Target;
 use crate::sign;
 
 /// The full form's file.
@@ -32,6 +34,9 @@ pub struct Config {
     /// What `bento status` expects.
     #[serde(default)]
     pub status: StatusConfig,
+    /// How systems are pushed.
+    #[serde(default)]
+    pub push: PushConfig,
     /// What is special about some hosts, by name.
     #[serde(default)]
     pub hosts: BTreeMap<HostName, HostConfig>,
@@ -120,6 +125,8 @@ pub struct HostConfig {
     pub mode: Option<ReleaseMode>,
     /// Whether this host's system is built before it is published, if not as the others'.
     pub build: Option<bool>,
+    /// Where this host is pushed to; if nothing is said, it pulls.
+    pub push: Option<Target>,
 }
 
 impl Config {
@@ -197,6 +204,7 @@ impl Config {
                 ..ReleaseConfig::default()
             },
             status: StatusConfig::default(),
+            push: PushConfig::default(),
             hosts: BTreeMap::new(),
         };
         config.check().map_err(|(setting, error)| match setting {
