@@ -23,6 +23,7 @@ pub mod process;
 pub mod publish;
 pub mod push;
 pub mod report;
+pub mod rollout;
 pub mod serve;
 pub mod sign;
 pub mod source;

@@ -12,6 +12,7 @@ use crate::host::HostName;
 use crate::manifest::ReleaseMode;
 use crate::push::settings::PushConfig;
 use crate::push::target::Target;
+use crate::rollout::RolloutConfig;
 use crate::sign;
 
 /// The full form's file.
@@ -37,6 +38,9 @@ pub struct Config {
     /// How systems are pushed.
     #[serde(default)]
     pub push: PushConfig,
+    /// How changes are rolled out.
+    #[serde(default)]
+    pub rollout: RolloutConfig,
     /// What is special about some hosts, by name.
     #[serde(default)]
     pub hosts: BTreeMap<HostName, HostConfig>,
@@ -142,6 +146,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether the fleet in a directory has settings.
+    pub fn exists(dir: &Path) -> bool {
+        dir.join(TOML).exists() || dir.join(SHELL).exists()
+    }
+
     /// The file that holds the settings of the fleet in a directory.
     pub fn file(dir: &Path) -> Result<PathBuf> {
         let (toml, shell) = (dir.join(TOML), dir.join(SHELL));
@@ -205,6 +214,7 @@ impl Config {
             },
             status: StatusConfig::default(),
             push: PushConfig::default(),
+            rollout: RolloutConfig::default(),
             hosts: BTreeMap::new(),
         };
         config.check().map_err(|(setting, error)| match setting {

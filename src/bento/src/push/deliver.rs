@@ -57,6 +57,8 @@ pub enum Wanted<'a> {
         job: Job<'a>,
         /// What it says about logging in.
         access: Option<&'a Access>,
+        /// The release that stands for it on the hub, if the push is to be reported there.
+        serial: Option<u64>,
     },
     /// A system that it ran before.
     System {
@@ -74,6 +76,13 @@ impl Wanted<'_> {
             Self::System { host, .. } => host,
         }
     }
+
+    fn serial(&self) -> Option<u64> {
+        match self {
+            Self::Configuration { serial, .. } => *serial,
+            Self::System { .. } => None,
+        }
+    }
 }
 
 /// A push under way.
@@ -89,7 +98,7 @@ pub struct Delivered {
     /// How.
     pub ending: Ending,
     /// The system that was meant.
-    pub toplevel: Option<StorePath>,
+    pub toplevel: StorePath,
     /// What ran before.
     pub previous: Option<StorePath>,
     /// What the machine was like at the end, if that is known.
@@ -114,7 +123,7 @@ pub fn deliver(
         push.run(wanted, &mut toplevel, runs).unwrap_or_else(|Stopped { stage, error }| Ending::failed(stage, &error));
     let facts = Facts::ask(&push.machine.remote, BRIEF).ok();
     observer.ended(&push.machine.target, &ending);
-    Delivered { ending, toplevel: Some(toplevel), previous, facts }
+    Delivered { ending, toplevel, previous, facts }
 }
 
 impl Push<'_> {
@@ -142,7 +151,8 @@ impl Push<'_> {
         if exact && settled(facts, toplevel) {
             return Ok(Ending::Unchanged { toplevel: toplevel.clone() });
         }
-        let mut held = runs.begin(&self.machine.target, &wanted.host().name, toplevel).at(Stage::Check)?;
+        let mut held =
+            runs.begin(&self.machine.target, &wanted.host().name, toplevel, wanted.serial()).at(Stage::Check)?;
         let nonce = held.run.nonce.clone();
         let ended = self.prepare(wanted, toplevel, &nonce, &mut held).and_then(|()| {
             if settled(&self.machine.facts, toplevel) {
@@ -301,9 +311,7 @@ impl Push<'_> {
     fn build_there(&self, remote: &Remote, job: &Job<'_>, who: &str) -> Result<StorePath> {
         let settings = &self.options.settings;
         self.step(Step::Source);
-        let mut archive = tar::Builder::new(Vec::new());
-        archive.append_dir_all(TREE_NAME, job.tree.path()).context("cannot pack the source")?;
-        let archive = archive.into_inner().context("cannot pack the source")?;
+        let archive = job.tree.pack()?;
         let unpack = format!(
             "dir=$(mktemp -d /tmp/bento-push-XXXXXX) && head -c {} | tar -x -p -C \"$dir\" && echo \"$dir\"",
             archive.len()
@@ -546,7 +554,7 @@ impl Follower<'_> {
         }
         self.held.enter(Event::Kept)?;
         self.held.enter(Event::Told)?;
-        let reboot_needed = Facts::reboot_needed(&self.machine.remote, BRIEF).unwrap_or(false);
+        let reboot_needed = Facts::ask(&self.machine.remote, BRIEF).is_ok_and(|facts| facts.reboot_needed);
         Ok(Ending::Pushed { toplevel: self.held.run.toplevel.clone(), reboot_needed })
     }
 
@@ -580,6 +588,8 @@ impl Follower<'_> {
     /// The machine has restarted since the trial began, and knows nothing of it: what it came up in tells.
     fn restarted(&mut self, said: &Said) -> Result<Ending> {
         let Some(trial) = self.held.run.phase.trial().cloned() else { bail!("the record of the run knows no trial") };
+        // what the restart left; where it can't be said now, a later push clears it
+        let _ = self.machine.root.call(&self.machine.remote, &["drop", &self.held.run.nonce], BRIEF);
         if said.boot == trial.boot {
             // the helper refused before it began
             self.held.enter(Event::Unhealthy { stage: Stage::Activate, reason: "the trial never began".to_owned() })?;

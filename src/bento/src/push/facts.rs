@@ -20,6 +20,10 @@ echo "boot=$(cat /proc/sys/kernel/random/boot_id)"
 echo "running=$(readlink -f /run/current-system)"
 echo "booted=$(readlink -f /run/booted-system)"
 echo "profile=$(readlink -f /nix/var/nix/profiles/system)"
+# what a new one of takes effect only with a boot
+for part in kernel kernel-modules initrd systemd; do
+  [ "$(readlink -f "/run/booted-system/$part")" = "$(readlink -f "/run/current-system/$part")" ] || { echo reboot=1; break; }
+done
 [ ! -e /run/current-system/etc/systemd/system/bento-upgrade.service ] || echo agent=1
 echo "state=$(timeout "$PATIENCE" systemctl is-system-running --wait 2> /dev/null)"
 systemctl list-units --all --state=failed,auto-restart --plain --no-legend --no-pager 2> /dev/null |
@@ -30,13 +34,6 @@ sed 's/^/key=/' ~/.ssh/authorized_keys 2> /dev/null
 for tool in sudo doas run0; do ! command -v "$tool" > /dev/null || echo "tool=$tool"; done
 echo "free=$(df -Pm /nix/store | awk 'END { print $4 }')"
 "#;
-/// What a new one of takes effect only with a boot; see [`crate::agent::boot`].
-const REBOOT: &str = r#"
-for part in kernel kernel-modules initrd systemd; do
-  [ "$(readlink -f "/run/booted-system/$part")" = "$(readlink -f "/run/current-system/$part")" ] || { echo 1; exit; }
-done
-"#;
-
 /// A machine, as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -56,6 +53,8 @@ pub struct Facts {
     pub booted: Option<StorePath>,
     /// The system that the profile names.
     pub profile: Option<StorePath>,
+    /// Whether a boot is needed for all of what runs to take effect.
+    pub reboot_needed: bool,
     /// Whether bento's agent is part of the system that runs.
     pub agent: bool,
     /// How it is as a whole, in systemd's word.
@@ -104,6 +103,7 @@ impl Facts {
             running: path("running"),
             booted: path("booted"),
             profile: path("profile"),
+            reboot_needed: first("reboot").is_some(),
             agent: first("agent").is_some(),
             state: first("state").unwrap_or("unknown").to_owned(),
             failed_units,
@@ -134,10 +134,5 @@ impl Facts {
     pub fn config(&self) -> Result<HostName> {
         HostName::new(self.host.as_str())
             .context("the machine's own name names no configuration: add /CONFIGURATION to the target")
-    }
-
-    /// Whether the machine needs a boot for all of what it runs to take effect.
-    pub fn reboot_needed(remote: &Remote, limit: Duration) -> Result<bool> {
-        Ok(!remote.run(REBOOT, limit)?.trim().is_empty())
     }
 }

@@ -167,11 +167,12 @@ case $verb in
     ln -sfn "$2" "$roots/$nonce" || die "cannot keep $2 from being collected"
     ok held ;;
 
-  # drop NONCE: the run came to no trial
+  # drop NONCE: the run came to no trial, or the machine has restarted since
   drop)
     nonce=$1
     plain_nonce "$nonce"
-    rm -f "$roots/$nonce"
+    [ ! -d "$run/$nonce" ] || die "the run $nonce ends by itself"
+    rm -f "$roots/$nonce" "$roots/$nonce-previous"
     ok dropped ;;
 
   # check NONCE PROGRAM SECONDS: has the system itself say whether it may be activated

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use ssh_key::{HashAlg, PublicKey};
 
 use crate::push::facts::Facts;
@@ -12,7 +12,7 @@ use crate::push::facts::Facts;
 pub const FUNCTION: &str = include_str!("lockout.nix");
 
 /// What decides whether somebody can still log in.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Access {
     /// Whether sshd runs; unknown if the configuration does not have the option.
@@ -27,7 +27,7 @@ pub struct Access {
     firewall: Firewall,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Firewall {
     enable: bool,
     all: Open,
@@ -35,7 +35,7 @@ struct Firewall {
     interfaces: BTreeMap<String, Open>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Open {
     ports: Vec<u16>,
     ranges: Vec<(u16, u16)>,

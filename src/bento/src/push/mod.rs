@@ -7,6 +7,7 @@
 pub mod deliver;
 pub mod facts;
 pub mod lockout;
+pub mod record;
 pub mod remote;
 pub mod root;
 pub mod run;

@@ -133,7 +133,8 @@ impl Root {
         let what = words.join(" ");
         let spoken = match (&self.password, self.by) {
             (Some(password), Some(Escalation::Sudo)) => {
-                let script = format!("exec sudo -S -p '' {} {what}", self.helper);
+                // one that is wrong is not asked for again: the input would stay open
+                let script = format!("head -n 1 | sudo -S -p '' {} {what}", self.helper);
                 let input = format!("{password}\n");
                 let speak = if anew { Remote::speak_anew } else { Remote::speak };
                 speak(remote, &script, input.as_bytes(), limit)?
@@ -176,7 +177,7 @@ impl Root {
         if self.password.is_none() && (asked.iter().any(|words| complaint.contains(words))) {
             return anyhow::anyhow!(
                 "{tool} wants a password: give it with --ask-password or --password-file, or allow the helper without one \
-                 (`bento deploy --helper` shows how)"
+                 (`bento deploy --helper` shows how); it says: {complaint}"
             );
         }
         anyhow::anyhow!(

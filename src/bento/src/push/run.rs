@@ -34,6 +34,9 @@ pub struct Run {
     pub host: HostName,
     /// The system.
     pub toplevel: StorePath,
+    /// The release that stands for it on the hub, if it is to be reported there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<u64>,
     /// When it began.
     pub started: Timestamp,
     /// How far it is.
@@ -62,7 +65,7 @@ impl Runs {
     }
 
     /// Begins a run.
-    pub fn begin(&self, target: &Target, host: &HostName, toplevel: &StorePath) -> Result<Held> {
+    pub fn begin(&self, target: &Target, host: &HostName, toplevel: &StorePath, serial: Option<u64>) -> Result<Held> {
         fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {}", self.dir.display()))?;
         let nonce = nonce()?;
         let run = Run {
@@ -71,6 +74,7 @@ impl Runs {
             target: target.clone(),
             host: host.clone(),
             toplevel: toplevel.clone(),
+            serial,
             started: Timestamp::now(),
             phase: Phase::Idle,
         };
