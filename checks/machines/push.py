@@ -642,6 +642,29 @@ def pulling(lab):
     assert shown["state"] == "up-to-date" and shown["serial"] == 3 and lab.one() != pushed, shown
 
 
+@scenario("push: rolled out in waves", "t1", "t2", "t3")
+def rolled_out(lab):
+    hosts = "".join(f'[hosts.{name}]\npush = "nixos://root@{name}"\n' for name in ("t1", "t2", "t3"))
+    lab.desk.write("/fleet/bento.toml", SETTINGS + '[push]\nactivation-timeout = 20\nconfirm-timeout = 10\n' + hosts)
+    for name in ("t1", "t2", "t3"):
+        lab.change(MOTD % "one", name)
+    says(lab.desk.succeed("cd /fleet && bento rollout --canary t1 --batch t2 --soak 1s 2>&1"), "t1: done", "t2: done", "t3: done", "finished")
+    one = {name: lab.one(name) for name in ("t1", "t2", "t3")}
+    for name in ("t1", "t2", "t3"):
+        lab.new(name)
+        assert status(lab, name)["state"] == "up-to-date", status(lab, name)
+        lab.change(MOTD % "two", name)
+    lab.change('systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; };', "t2")
+    said = lab.desk.fail("cd /fleet && bento rollout --canary t1 --batch t2 --soak 1s 2>&1")
+    says(said, "t1: done", "t2: failed: .*bad.service", "t1: back at what was before", "stopped: 1 failed, and 0 may")
+    # all run what they ran before, the third has never had anything else, and the hub says so
+    assert {name: lab.one(name) for name in one} == one, said
+    for name, serial in (("t1", 3), ("t2", 3), ("t3", 1)):
+        shown = status(lab, name)
+        assert shown["serial"] == serial and "/nix/store/" + shown["local_version"] == one[name], shown
+    assert status(lab, "t1")["state"] == "up-to-date", status(lab, "t1")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", required=True)

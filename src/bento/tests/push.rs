@@ -140,13 +140,15 @@ fn what_lets_in_in_another_way_counts() {
     let closed = serde_json::json!({ "ports": [], "ranges": [] });
     fine(
         &|c| {
-            c["firewall"] = serde_json::json!({ "enable": true, "all": closed, "trusted": ["eth0"], "interfaces": {} })
+            c["firewall"] = serde_json::json!({ "enable": true, "all": closed, "trusted": ["eth0"], "interfaces": {} });
         },
         &root,
     );
     let open = serde_json::json!({ "eth0": { "ports": [22], "ranges": [] } });
     fine(
-        &|c| c["firewall"] = serde_json::json!({ "enable": true, "all": closed, "trusted": [], "interfaces": open }),
+        &|c| {
+            c["firewall"] = serde_json::json!({ "enable": true, "all": closed, "trusted": [], "interfaces": open });
+        },
         &root,
     );
     // a key of the user's own file, where the configuration leaves that in force

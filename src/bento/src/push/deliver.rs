@@ -524,9 +524,8 @@ impl Follower<'_> {
         self.step(Step::Confirm);
         let since = *self.tested.get_or_insert_with(Instant::now);
         let nonce = self.held.run.nonce.clone();
-        let error = match self.machine.root.call_anew(&self.machine.remote, &["confirm", &nonce], ATTEMPT) {
-            Ok(_) => return self.held.enter(Event::Healthy { reboot: false }),
-            Err(error) => error,
+        let Err(error) = self.machine.root.call_anew(&self.machine.remote, &["confirm", &nonce], ATTEMPT) else {
+            return self.held.enter(Event::Healthy { reboot: false });
         };
         let patience = Duration::from_secs(self.options.settings.confirm_timeout / 2);
         if since.elapsed() < patience {

@@ -122,8 +122,8 @@ impl Access {
 fn fingerprint(line: &str) -> Option<String> {
     let kinds = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
     let start = kinds.iter().filter_map(|kind| {
-        let at = line.match_indices(kind).map(|(at, _)| at);
-        at.filter(|at| *at == 0 || line[..*at].ends_with([' ', '\t'])).next()
+        let mut at = line.match_indices(kind).map(|(at, _)| at);
+        at.find(|at| *at == 0 || line[..*at].ends_with([' ', '\t']))
     });
     let key = PublicKey::from_openssh(line[start.min()?..].trim()).ok()?;
     Some(key.fingerprint(HashAlg::Sha256).to_string())
