@@ -7,10 +7,13 @@
 //!
 //! With `value`, this is the crate's only module with `unsafe`. Its invariants:
 //! 1. `base .. base + committed` is readable and writable memory of this arena alone, and stays so until it is dropped.
+//!    (What comes from a [`Scratch`] is shared with nobody either: the lock on it sees to that.)
 //! 2. What lies below `used` was given out, once. `used` only grows, and is a multiple of eight.
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
+use std::fs::{File, TryLockError};
+use std::io;
 use std::ptr::NonNull;
 
 /// The size of the range that 32 bits can address, and what the start of each arena is a multiple of.
@@ -37,6 +40,46 @@ pub(crate) struct Arena {
     used: Cell<usize>,
     committed: Cell<usize>,
     limit: usize,
+    scratch: OnceCell<Borrowed>,
+}
+
+/// Memory that copies of a process evaluate in, one after the other ([`crate::Evaluator::continue_in`]). The kernel gives
+/// each of them pages that are there already, while it would have to find and clear new ones.
+#[derive(Debug)]
+pub struct Scratch(File);
+
+impl Scratch {
+    /// Some, which takes no memory before it is used. What was used stays in memory until this is dropped in all processes.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn new() -> io::Result<Self> {
+        anonymous_file().map(Scratch)
+    }
+
+    /// The memory for one process alone.
+    fn lock(&self) -> io::Result<File> {
+        use std::os::fd::AsRawFd;
+        // Opened again, for locks belong to what was opened, which copies of a process have in common.
+        let place = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let file = File::options().read(true).write(true).open(place)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// A scratch that an arena goes on in.
+struct Borrowed {
+    /// Holds the lock.
+    _file: File,
+    /// Where in the arena it begins.
+    start: usize,
+    /// Reserved addresses, which are made usable, but not used, along with the scratch: so that the scratch counts as this
+    /// process's own memory where that is limited (`RLIMIT_DATA`).
+    counted: NonNull<u8>,
 }
 
 impl Arena {
@@ -44,11 +87,36 @@ impl Arena {
     ///
     /// # Errors
     /// When there are not so many addresses left.
-    pub(crate) fn new(limit: usize) -> std::io::Result<Self> {
+    pub(crate) fn new(limit: usize) -> io::Result<Self> {
         let limit = limit.clamp(STEP, REGION).next_multiple_of(STEP);
-        let base = reserve(limit)?;
+        let base = reserve_region(limit)?;
         base.as_ptr().expose_provenance();
-        Ok(Arena { base, used: Cell::new(RESERVED), committed: Cell::new(0), limit })
+        Ok(Arena { base, used: Cell::new(RESERVED), committed: Cell::new(0), limit, scratch: OnceCell::new() })
+    }
+
+    /// Takes all further memory from `scratch`.
+    ///
+    /// # Errors
+    /// When another process has it, this arena has one already, or the system refuses. Then the arena goes on as before.
+    pub(crate) fn continue_in(&self, scratch: &Scratch) -> io::Result<()> {
+        if self.scratch.get().is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let file = scratch.lock()?;
+        let start = self.committed.get();
+        let size = self.limit - start;
+        file.set_len(size as u64)?;
+        let counted = reserve(size)?;
+        // SAFETY: the range from `committed` to `limit` belongs to this arena and nothing refers to it yet; the file is as
+        // large, and locked.
+        if let Err(error) = unsafe { map(self.base.add(start), size, &file) } {
+            // SAFETY: reserved above.
+            unsafe { release(counted, size) };
+            return Err(error);
+        }
+        // none was there, as nothing else can have set it in between
+        let _ = self.scratch.set(Borrowed { _file: file, start, counted });
+        Ok(())
     }
 
     /// How many bytes are in use.
@@ -81,8 +149,17 @@ impl Arena {
     fn commit(&self, end: usize) {
         let committed = self.committed.get();
         let wanted = end.next_multiple_of(STEP);
-        // SAFETY: the range from `committed` to `limit` belongs to this arena and nothing refers to it yet.
-        let done = wanted <= self.limit && unsafe { protect(self.base.add(committed), wanted - committed) };
+        let size = wanted - committed;
+        // SAFETY: the range from `committed` to `limit` belongs to this arena and nothing refers to it yet; so does, if there
+        // is a scratch, as much from `counted` as from its start.
+        let done = wanted <= self.limit
+            && match self.scratch.get() {
+                None => unsafe { protect(self.base.add(committed), size) && populate(self.base.add(committed), size) },
+                Some(scratch) => unsafe {
+                    protect(scratch.counted.add(committed - scratch.start), size)
+                        && populate(self.base.add(committed), size)
+                },
+            };
         if !done {
             // No message: whoever started the evaluation reports it.
             std::panic::resume_unwind(Box::new(Full { limit: self.limit }));
@@ -129,30 +206,43 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: the range was reserved by `reserve`, and everything that borrowed from it is gone.
-        unsafe { release(self.base, self.limit) };
+        // SAFETY: the ranges were reserved by `reserve_region` and `reserve`, and everything that borrowed from them is gone.
+        unsafe {
+            release(self.base, self.limit);
+            if let Some(scratch) = self.scratch.get() {
+                release(scratch.counted, self.limit - scratch.start);
+            }
+        }
     }
 }
 
+/// `size` bytes of addresses, nothing behind them.
 #[cfg(not(miri))]
-fn reserve(size: usize) -> std::io::Result<NonNull<u8>> {
-    let protection = libc::PROT_NONE;
+fn reserve(size: usize) -> io::Result<NonNull<u8>> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new mapping, twice: whatever lies before and behind the aligned part is given back.
+    // SAFETY: a new mapping.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(start.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// As [`reserve`], from a multiple of [`REGION`] on.
+#[cfg(not(miri))]
+fn reserve_region(size: usize) -> io::Result<NonNull<u8>> {
+    let start = reserve(REGION + size)?.as_ptr();
+    let before = start.addr().next_multiple_of(REGION) - start.addr();
+    // SAFETY: whatever lies before and behind the aligned part is given back.
     unsafe {
-        let start = libc::mmap(std::ptr::null_mut(), REGION + size, protection, flags, -1, 0);
-        if start == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
-        let before = start.addr().next_multiple_of(REGION) - start.addr();
         let base = start.byte_add(before);
         if before > 0 {
-            libc::munmap(start, before);
+            libc::munmap(start.cast(), before);
         }
         if before < REGION {
-            libc::munmap(base.byte_add(size), REGION - before);
+            libc::munmap(base.byte_add(size).cast(), REGION - before);
         }
-        Ok(NonNull::new_unchecked(base.cast()))
+        Ok(NonNull::new_unchecked(base))
     }
 }
 
@@ -160,12 +250,40 @@ fn reserve(size: usize) -> std::io::Result<NonNull<u8>> {
 #[cfg(not(miri))]
 unsafe fn protect(start: NonNull<u8>, size: usize) -> bool {
     // SAFETY: the caller names a range of its own mapping.
+    unsafe { libc::mprotect(start.as_ptr().cast(), size, libc::PROT_READ | libc::PROT_WRITE) == 0 }
+}
+
+/// Gets the pages of usable memory all at once instead of with one fault for each, and large ones, where the kernel knows how
+/// to do that; true.
+#[cfg(not(miri))]
+unsafe fn populate(start: NonNull<u8>, size: usize) -> bool {
+    let start = start.as_ptr().cast();
+    // SAFETY: the caller names a range of its own mapping.
     unsafe {
-        let start = start.as_ptr().cast();
-        let done = libc::mprotect(start, size, libc::PROT_READ | libc::PROT_WRITE) == 0;
-        // All pages at once instead of one fault for each. Where the kernel does not know how, they come one by one.
+        libc::madvise(start, size, libc::MADV_HUGEPAGE);
         libc::madvise(start, size, libc::MADV_POPULATE_WRITE);
-        done
+    }
+    true
+}
+
+/// Puts a file's memory in the place of reserved addresses.
+#[cfg(not(miri))]
+unsafe fn map(start: NonNull<u8>, size: usize, file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: the caller names a range of its own mapping that nothing refers to.
+    let done = unsafe { libc::mmap(start.as_ptr().cast(), size, protection, flags, file.as_raw_fd(), 0) };
+    if done == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(not(miri))]
+fn anonymous_file() -> io::Result<File> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the name is a string with an end; a descriptor that is not negative is new and belongs to nobody else.
+    unsafe {
+        let descriptor = libc::memfd_create(c"evaluation".as_ptr(), libc::MFD_CLOEXEC);
+        if descriptor < 0 { Err(io::Error::last_os_error()) } else { Ok(File::from_raw_fd(descriptor)) }
     }
 }
 
@@ -182,13 +300,33 @@ fn layout(size: usize) -> std::alloc::Layout {
 }
 
 #[cfg(miri)]
-fn reserve(size: usize) -> std::io::Result<NonNull<u8>> {
+fn reserve_region(size: usize) -> io::Result<NonNull<u8>> {
     // SAFETY: the size is not zero.
-    NonNull::new(unsafe { std::alloc::alloc(layout(size)) }).ok_or_else(|| std::io::ErrorKind::OutOfMemory.into())
+    NonNull::new(unsafe { std::alloc::alloc(layout(size)) }).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+#[cfg(miri)]
+fn reserve(_: usize) -> io::Result<NonNull<u8>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(miri)]
+unsafe fn map(_: NonNull<u8>, _: usize, _: &File) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(miri)]
+fn anonymous_file() -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(miri)]
 unsafe fn protect(_: NonNull<u8>, _: usize) -> bool {
+    true
+}
+
+#[cfg(miri)]
+unsafe fn populate(_: NonNull<u8>, _: usize) -> bool {
     true
 }
 

@@ -64,6 +64,7 @@ pub mod text;
 pub mod typed;
 pub mod value;
 
+pub use arena::Scratch;
 pub use diagnostic::{Diagnostic, NixosOption, Place, RenderOptions, Source, Step};
 pub use error::{Error, ErrorKind, Frame, FrameKind, Result};
 pub use eval::{Coerce, Evaluated, Evaluator};

@@ -15,6 +15,7 @@
 //! directories with the same text are *twins*: the same function in both counts as one, and so do positions in them, unless
 //! the function holds a path. (Where the directories lie is an accident of the deploy, which no result can depend on.)
 
+use crate::arena::Scratch;
 use crate::eval::{Evaluated, Evaluator};
 use crate::expr::{Expr, LambdaExpr};
 use crate::free::{self, Free, Uses};
@@ -23,6 +24,7 @@ use crate::position::Origin;
 use crate::value::{Attrs, Closure, Env, Flat, Kind, Pos, Suspension, Thunk, ThunkState, Value};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -68,6 +70,16 @@ impl<'a> Evaluator<'a> {
         if let Some(directory) = directory {
             state.directories.borrow_mut().push([bytes_of(directory), b"/"].concat());
         }
+    }
+
+    /// Has the values that are still to come take the memory of `scratch`. This is for a copy of the process that ends
+    /// without returning from its evaluation, so that the next copy finds the memory ready.
+    ///
+    /// # Errors
+    /// When another process has it, this evaluation has one already, or the system refuses. Then values go on to take memory
+    /// of this process.
+    pub fn continue_in(&self, scratch: &Scratch) -> io::Result<()> {
+        self.heap.arena().continue_in(scratch)
     }
 
     /// Calls what was imported.

@@ -436,7 +436,8 @@ impl<'a> List<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Keys<'a>(NonNull<u32>, PhantomData<Cell<&'a ()>>);
 
-const KEYS_HEAD: usize = 1;
+/// The length, and the offset of the same names without positions, 0 as long as there is none.
+const KEYS_HEAD: usize = 2;
 
 impl<'a> Keys<'a> {
     #[inline]
@@ -448,6 +449,13 @@ impl<'a> Keys<'a> {
     fn len(self) -> usize {
         // SAFETY: invariant 2: the first word is the length.
         unsafe { *self.0.as_ptr() as usize }
+    }
+
+    /// Where the offset of the same names without positions is.
+    #[inline]
+    fn bare(self) -> &'a Cell<u32> {
+        // SAFETY: invariant 2: the header's second half word, which is only accessed through this.
+        unsafe { &*self.0.as_ptr().add(1).cast::<Cell<u32>>() }
     }
 
     /// The names, in ascending order of symbols.
@@ -779,9 +787,10 @@ pub struct Heap<'a> {
     empty_list: List<'a>,
     empty_string: Str<'a>,
     merge_buffer: RefCell<Vec<(Symbol, Pos, Value<'a>)>>,
-    /// By the keys of the layers that were merged, the uppermost first: the result's. The same sets meet again and again.
-    /// By a set's keys and 0: the same names without positions.
-    merged_keys: RefCell<FxHashMap<Box<[u32]>, Keys<'a>>>,
+    /// What came of keys, as the same sets meet again and again: by the offsets of those of the layers that were merged, the
+    /// uppermost first; and by 0, the offset of a set's keys and the symbols that were removed.
+    derived_keys: RefCell<FxHashMap<Box<[u32]>, Keys<'a>>>,
+    shape_buffer: RefCell<Vec<u32>>,
 }
 
 /// How many layers a set has at most. (C++ Nix: 8; ours are cheaper to look through than to copy.)
@@ -801,7 +810,8 @@ impl<'a> Heap<'a> {
             empty_list: alloc_list(arena, 0),
             empty_string: alloc_str(arena, &[&[]], 0),
             merge_buffer: RefCell::new(Vec::new()),
-            merged_keys: RefCell::default(),
+            derived_keys: RefCell::default(),
+            shape_buffer: RefCell::default(),
         }
     }
 
@@ -893,17 +903,25 @@ impl<'a> Heap<'a> {
         }
     }
 
+    /// The same names without positions.
+    fn bare_keys(&self, keys: Keys<'a>) -> Keys<'a> {
+        let known = keys.bare().get();
+        if known != 0 {
+            // SAFETY: the offset was written below and is that of keys in this arena.
+            return Keys(unsafe { NonNull::new_unchecked(near(keys.0.as_ptr(), known)) }, PhantomData);
+        }
+        let bare = self.keys(keys.symbols().iter().map(|&symbol| (symbol, Pos::NONE)));
+        bare.bare().set(bare.offset());
+        keys.bare().set(bare.offset());
+        bare
+    }
+
     /// A call for each attribute, for later: the set with the same names and the results.
     pub(crate) fn map_attrs(&self, function: Value<'a>, source: Flat<'a>) -> Attrs<'a> {
         let mapping = self.arena.alloc(Mapping { function, source });
-        // Not the set's own keys: the result's attributes have no positions. No keys are at offset 0.
-        let shape = Box::from([source.keys.offset(), 0]);
-        let keys = *self
-            .merged_keys
-            .borrow_mut()
-            .entry(shape)
-            .or_insert_with(|| self.keys(source.symbols.iter().map(|&symbol| (symbol, Pos::NONE))));
-        self.attrs_with_keys(keys, |index| self.thunk(mapping, STATE_MAP, self.int(index as i64).word))
+        self.attrs_with_keys(self.bare_keys(source.keys), |index| {
+            self.thunk(mapping, STATE_MAP, self.int(index as i64).word)
+        })
     }
 
     /// Another deferred computation.
@@ -1048,15 +1066,42 @@ impl<'a> Heap<'a> {
                 merge(layer.layer(), &other, &mut merged);
             }
         }
-        let shape: Box<[u32]> = layers.iter().map(|layer| layer.keys().offset()).collect();
-        let keys = *self
-            .merged_keys
-            .borrow_mut()
-            .entry(shape)
-            .or_insert_with(|| self.keys(merged.iter().map(|&(symbol, pos, _)| (symbol, pos))));
+        let mut shape = self.shape_buffer.take();
+        shape.clear();
+        shape.extend(layers.iter().map(|layer| layer.keys().offset()));
+        let keys = self.known_keys(shape, || self.keys(merged.iter().map(|&(symbol, pos, _)| (symbol, pos))));
         let result = self.attrs_with_keys(keys, |index| merged[index].2);
         self.merge_buffer.replace(merged);
         result
+    }
+
+    /// What is known to come of keys in the way that `shape` stands for, or else what `make` gives.
+    fn known_keys(&self, shape: Vec<u32>, make: impl FnOnce() -> Keys<'a>) -> Keys<'a> {
+        let mut known = self.derived_keys.borrow_mut();
+        let keys = if let Some(keys) = known.get(shape.as_slice()) {
+            *keys
+        } else {
+            let keys = make();
+            known.insert(Box::from(shape.as_slice()), keys);
+            keys
+        };
+        self.shape_buffer.replace(shape);
+        keys
+    }
+
+    /// A set without these attributes, which are sorted and which it has.
+    pub(crate) fn without(&self, flat: Flat<'a>, removed: &[Symbol]) -> Attrs<'a> {
+        let mut shape = self.shape_buffer.take();
+        shape.clear();
+        shape.extend([0, flat.keys.offset()]);
+        shape.extend(removed.iter().map(|symbol| symbol.0));
+        let is_kept = |symbol: &Symbol| removed.binary_search(symbol).is_err();
+        let keys = self.known_keys(shape, || {
+            let kept: Vec<_> = flat.iter().filter(|(symbol, _, _)| is_kept(symbol)).collect();
+            self.keys(kept.iter().map(|&(symbol, pos, _)| (symbol, pos)))
+        });
+        let mut values = flat.iter().filter(|(symbol, _, _)| is_kept(symbol));
+        self.attrs_with_keys(keys, |_| values.next().map_or(Value::UNSET, |(_, _, slot)| slot.get()))
     }
 
     /// A set with the attributes of `upper`'s own layer on top of `base`.
@@ -1172,9 +1217,10 @@ fn alloc_str<'a>(arena: &'a Arena, parts: &[&[u8]], context: u32) -> Str<'a> {
 fn alloc_keys<'a>(arena: &'a Arena, len: usize) -> Keys<'a> {
     let short = u32::try_from(len).expect("sets have fewer than 2^32 attributes");
     let halves = alloc_halves(arena, KEYS_HEAD + 2 * len);
-    // SAFETY: the memory is fresh: a half word of header, then `len` symbols and `len` positions, zeroed here.
+    // SAFETY: the memory is fresh: two half words of header, then `len` symbols and `len` positions, zeroed here.
     unsafe {
         halves.write(short);
+        halves.add(1).write(0);
         halves.add(KEYS_HEAD).write_bytes(0, 2 * len);
     }
     Keys(halves, PhantomData)

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bento_eval::record::{Readings, RecordingFs};
 use bento_eval::store::Store;
-use bento_eval::{Aborted, Settings, evaluate_on};
+use bento_eval::{Aborted, Scratch, Settings, evaluate_on};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
@@ -292,8 +292,13 @@ impl Resources {
         Limits::default().apply();
         // a copy must not talk where this process does
         ears.store.disconnect();
-        let copy = |index: usize, limits: Limits| {
+        // one for each copy that runs at a time; without any it takes longer
+        let scratches: Vec<Option<Scratch>> = (0..self.jobs).map(|_| Scratch::new().ok()).collect();
+        let copy = |index: usize, place: usize, limits: Limits| {
             process::spawn(1, limits, |out| {
+                if let Some(Some(scratch)) = scratches.get(place) {
+                    let _ = evaluator.continue_in(scratch);
+                }
                 {
                     let mut sink = ears.sink();
                     sink.index = index;
@@ -313,7 +318,7 @@ impl Resources {
     }
 
     /// Has a copy made for each of `queue`, and passes on what they report.
-    fn manage(&self, copy: &dyn Fn(usize, Limits) -> Result<Child>, ears: &Ears, mut queue: VecDeque<usize>) {
+    fn manage(&self, copy: &Copier<'_>, ears: &Ears, mut queue: VecDeque<usize>) {
         /// What an evaluation takes at the least.
         const LEAST: u64 = 64 << 20;
         let resident = process::resident();
@@ -332,8 +337,11 @@ impl Resources {
             let memory = spare / jobs as u64;
             while running.len() < jobs {
                 let Some(index) = queue.pop_front() else { break };
-                match copy(index, Limits { memory: Some(memory), time: Some(self.time) }) {
-                    Ok(child) => running.push(Running { index, child, received: Received::default(), done: false }),
+                let place = (0..jobs).find(|place| running.iter().all(|one| one.place != *place)).unwrap_or(jobs);
+                match copy(index, place, Limits { memory: Some(memory), time: Some(self.time) }) {
+                    Ok(child) => {
+                        running.push(Running { index, place, child, received: Received::default(), done: false })
+                    }
                     Err(error) => {
                         let result = Err(format!("{error:#}"));
                         ears.sink().send(Report::Done { index, result, used: Used::default() });
@@ -364,9 +372,14 @@ impl Resources {
     }
 }
 
+/// Starts the evaluation with a number in a copy, which is the copy at a place among those that run at a time.
+type Copier<'c> = dyn Fn(usize, usize, Limits) -> Result<Child> + 'c;
+
 /// A copy that is at work, as the warm process sees it.
 struct Running {
     index: usize,
+    /// Which of those that run at a time it is.
+    place: usize,
     child: Child,
     received: Received,
     done: bool,

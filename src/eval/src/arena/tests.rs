@@ -1,4 +1,5 @@
-use super::{Arena, Full, REGION, STEP};
+use super::{Arena, Full, REGION, STEP, Scratch};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// An arena that is no larger than it has to be.
@@ -55,5 +56,39 @@ fn a_full_arena_says_how_large_it_is_and_keeps_what_it_has() {
     };
     assert_eq!(panic.downcast::<Full>().map(|full| full.limit).ok(), Some(STEP));
     assert_eq!(*first, 42);
+    assert!(arena.used() <= STEP);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "there are no files of memory under Miri")]
+fn a_scratch_serves_one_arena_at_a_time_and_keeps_its_pages() {
+    let scratch = Scratch::new().expect("memory");
+    let first = Arena::new(3 * STEP).expect("there are addresses");
+    let before = first.alloc(1u64);
+    first.continue_in(&scratch).expect("nobody has it");
+    let behind = first.alloc_slice_copy(&[2u8; STEP]);
+    assert_eq!((*before, behind.iter().all(|byte| *byte == 2)), (1, true));
+    let second = Arena::new(3 * STEP).expect("there are addresses");
+    assert_eq!(second.continue_in(&scratch).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+    assert_eq!(first.continue_in(&scratch).map_err(|error| error.kind()), Err(io::ErrorKind::AlreadyExists));
+    drop(first);
+    second.continue_in(&scratch).expect("it is free again");
+    assert_eq!(*second.alloc(3u64), 3);
+    // what the first one left there, which comes as any contents do
+    assert_eq!(scratch.0.metadata().expect("it is open").len(), 3 * STEP as u64);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "there are no files of memory under Miri")]
+fn a_scratch_does_not_make_an_arena_larger() {
+    let scratch = Scratch::new().expect("memory");
+    let arena = small();
+    arena.continue_in(&scratch).expect("nobody has it");
+    let fill = || {
+        loop {
+            arena.alloc_slice_copy(&[0u64; 128]);
+        }
+    };
+    assert!(catch_unwind(AssertUnwindSafe(fill)).is_err());
     assert!(arena.used() <= STEP);
 }

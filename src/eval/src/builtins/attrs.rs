@@ -96,14 +96,7 @@ fn remove_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluat
     }
     removed.sort_unstable();
     removed.dedup();
-    let kept: Vec<_> = ev
-        .heap
-        .flat(attrs)
-        .iter()
-        .filter(|(name, _, _)| removed.binary_search(name).is_err())
-        .map(|(name, pos, cell)| (name, pos, cell.get()))
-        .collect();
-    Ok(ev.heap.attrs_sorted(&kept).into())
+    Ok(ev.heap.without(ev.heap.flat(attrs), &removed).into())
 }
 
 fn list_to_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {

@@ -45,6 +45,8 @@ type Copied = (Rc<str>, Context);
 pub(crate) struct PathState {
     /// By path.
     copied: RefCell<FxHashMap<Vec<u8>, Copied>>,
+    /// The hashes of trees of which a filter kept some: by path and the digest of the paths that were kept.
+    filtered: RefCell<FxHashMap<(PathBuf, blake3::Hash), Hash>>,
 }
 
 /// How something is copied into the store.
@@ -69,6 +71,30 @@ impl Copying<'_> {
 
 /// Archives what the evaluator's file system shows.
 struct Tree<'f>(&'f dyn FileSystem);
+
+/// As [`Tree`], with files that are empty: to find out what there is.
+struct Outline<'f>(Tree<'f>);
+
+impl nar::Files for Outline<'_> {
+    fn metadata(&self, path: &Path) -> io::Result<nar::Metadata> {
+        Ok(match self.0.metadata(path)? {
+            nar::Metadata::Regular { executable, .. } => nar::Metadata::Regular { executable, size: 0 },
+            other => other,
+        })
+    }
+
+    fn names(&self, directory: &Path) -> io::Result<Vec<Vec<u8>>> {
+        self.0.names(directory)
+    }
+
+    fn contents(&self, _: &Path, _: &mut dyn io::Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn target(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+}
 
 impl nar::Files for Tree<'_> {
     fn metadata(&self, path: &Path) -> io::Result<nar::Metadata> {
@@ -197,9 +223,8 @@ impl<'a> Evaluator<'a> {
         let hash = if method == ContentAddressMethod::Flat {
             let contents = self.fs.read_file(source).map_err(|error| self.file_error(&error, Pos::NONE))?;
             Hash::digest(HashAlgo::Sha256, flat.insert(contents))
-        } else {
-            let filter = |path: &Path, file_type: nar::FileType| -> Result<bool> {
-                let Some(filter) = filter else { return Ok(true) };
+        } else if let Some(filter) = filter {
+            let keep = |path: &Path, file_type: nar::FileType| -> Result<bool> {
                 let file_type = ev_string(self, type_name(file_type));
                 let result = self.call(filter, &[self.heap.string(bytes_of(path)), file_type], Pos::NONE)?;
                 let what = "while evaluating the return value of the path filter function";
@@ -209,7 +234,10 @@ impl<'a> Evaluator<'a> {
                 }
                 Ok(keep)
             };
-            nar::hash_tree(&Tree(&*self.fs), source, filter, HashAlgo::Sha256)?.0
+            nar::dump(&Outline(Tree(&*self.fs)), source, keep, io::sink())?;
+            self.hash_filtered(source, &kept, prefix)?
+        } else {
+            nar::hash_tree(&Tree(&*self.fs), source, nar::keep_all, HashAlgo::Sha256).map_err(Box::<Error>::from)?.0
         };
         let path = self.copy_path(copying, hash)?;
         if expected.is_some_and(|expected| expected != hash) {
@@ -233,6 +261,27 @@ impl<'a> Evaluator<'a> {
         self.allow_path(printed.as_bytes());
         let context = self.contexts.single(Element::Opaque(Rc::from(path.as_str())));
         Ok((printed, context))
+    }
+
+    /// The hash of a tree with only these of its paths, which come in the order of the archive and begin at `prefix`. What
+    /// several hosts of a fleet filter (the manual of NixOS is made from its modules) is read once.
+    fn hash_filtered(&self, source: &Path, kept: &[Vec<u8>], prefix: usize) -> Result<Hash> {
+        let mut digest = blake3::Hasher::new();
+        for path in kept {
+            digest.update(&(path.len() as u64).to_le_bytes()).update(path);
+        }
+        let key = (source.to_owned(), digest.finalize());
+        if let Some(hash) = self.state.paths.filtered.borrow().get(&key) {
+            return Ok(*hash);
+        }
+        // the first is the tree itself, which is kept always
+        let mut next = kept.iter().skip(1).peekable();
+        let keep = |path: &Path, _| -> Result<bool> {
+            Ok(next.next_if(|next| bytes_of(path).get(prefix..) == Some(next.as_slice())).is_some())
+        };
+        let hash = nar::hash_tree(&Tree(&*self.fs), source, keep, HashAlgo::Sha256)?.0;
+        self.state.paths.filtered.borrow_mut().insert(key, hash);
+        Ok(hash)
     }
 
     /// The store path of a copy whose hash is `hash`.
