@@ -255,6 +255,19 @@ def on_builder(lab):
     lab.old("t2")
 
 
+@scenario("push: a host without a flake")
+def without_flake(lab):
+    lab.desk.succeed("cd /fleet && mkdir -p hosts/t1 && mv common.nix hosts/t1/ && mv t1.nix hosts/t1/host.nix && rm flake.nix flake.lock")
+    for place in ("here", "target"):
+        lab.desk.write("/fleet/hosts/t1/change.nix", change(MOTD % place))
+        lab.desk.write("/fleet/hosts/t1/configuration.nix", "{ imports = [ ./common.nix ./host.nix ./change.nix ]; }\n")
+        # where it is built on the target, by what that machine has
+        lab.get("t1").succeed("mkdir -p /root/.nix-defexpr/channels && ln -sfn /fixture /root/.nix-defexpr/channels/nixpkgs")
+        says(lab.deploy(f"t1 --build-on {place}"), "1 pushed")
+        assert lab.get("t1").succeed("cat /etc/motd") == place
+        lab.new()
+
+
 @scenario("push: ten machines at once", *(f"t{index}" for index in range(1, 11)))
 def ten(lab):
     for index in range(1, 11):

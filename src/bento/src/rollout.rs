@@ -121,7 +121,10 @@ pub enum Progress {
         since: Timestamp,
     },
     /// A host that is pushed to: that is under way.
-    Pushing,
+    Pushing {
+        /// What it ran before, if it came that far.
+        previous: Option<StorePath>,
+    },
     /// It runs what it should.
     Done {
         /// The release, if there is one.
@@ -153,7 +156,7 @@ impl Progress {
         match self {
             Self::Offered { serial, .. } => Some(*serial),
             Self::Done { serial, .. } | Self::Failed { serial, .. } => *serial,
-            Self::Waiting | Self::Pushing | Self::Skipped { .. } | Self::Undone => None,
+            Self::Waiting | Self::Pushing { .. } | Self::Skipped { .. } | Self::Undone => None,
         }
     }
 }
@@ -295,7 +298,10 @@ impl Rollout {
             self.hosts.get(name).is_some_and(|staged| {
                 matches!(
                     staged.progress,
-                    Progress::Offered { .. } | Progress::Done { .. } | Progress::Failed { .. } | Progress::Pushing
+                    Progress::Offered { .. }
+                        | Progress::Done { .. }
+                        | Progress::Failed { .. }
+                        | Progress::Pushing { .. }
                 )
             })
         };

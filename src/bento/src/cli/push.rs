@@ -16,10 +16,11 @@ use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{Host, HostName};
 use crate::hub::Hub;
 use crate::push::deliver::{Delivered, Wanted, deliver, follow};
+use crate::push::facts::Facts;
 use crate::push::lockout::{self, Access};
 use crate::push::record::{self, Story};
 use crate::push::root::{Escalation, HELPER, helper_path};
-use crate::push::run::Runs;
+use crate::push::run::{Held, Runs};
 use crate::push::settings::{BuildOn, PushConfig};
 use crate::push::target::Target;
 use crate::push::{Ending, Machine, Observer, Options, Step, in_parallel, survey};
@@ -432,48 +433,59 @@ pub(super) fn show_helper() -> Result<ExitCode> {
 /// `bento deploy --resume`: brings pushes that were interrupted to their ends, and tells these.
 pub(super) fn resume(options: &Options, json: bool, hub: Option<&Hub>) -> Result<ExitCode> {
     let screen = Screen::new(json);
-    let mut endings = Vec::new();
-    for (run, held) in Runs::of_user()?.open()? {
-        let label = run.target.label();
-        let Some(mut held) = held else {
-            screen.say(&format!("{label}: still under way in another process"));
-            continue;
-        };
-        if held.run.phase.trial().is_none() {
-            let error = anyhow!("it was interrupted before that");
-            let ending = Ending::failed(Stage::Build, &error);
-            screen.ended(&run.target, &ending);
-            held.forget()?;
-            endings.push((run.target, ending));
-            continue;
-        }
-        let options = Options { health: false, skip_unreachable: false, ..options.clone() };
-        let previous = held.run.phase.trial().and_then(|trial| trial.previous.clone());
-        let ending = match survey(std::slice::from_ref(&run.target), &options, &screen).pop() {
-            Some(Ok(mut machine)) => {
-                let ending = follow(&mut machine, &mut held, &options, &screen);
-                screen.ended(&run.target, &ending);
-                if !matches!(ending, Ending::Lost { .. }) {
-                    let limit = Duration::from_secs(options.settings.health_timeout);
-                    let facts = crate::push::facts::Facts::ask(&machine.remote, limit).ok();
-                    let delivered =
-                        Delivered { ending: ending.clone(), toplevel: run.toplevel.clone(), previous, facts };
-                    if let (Some(hub), Some(serial)) = (hub, run.serial) {
-                        let _lock = hub.lock()?;
-                        let story = Story { host: &run.host, serial, started: run.started, delivered: &delivered };
-                        record::report(hub, &story, Timestamp::now())?;
-                    }
-                    held.forget()?;
-                }
-                ending
-            }
-            Some(Err(ending)) => ending,
-            None => bail!("nothing is known of {label}"),
-        };
-        endings.push((run.target, ending));
-    }
+    let endings = settle(options, &screen, hub)?;
     if endings.is_empty() {
         screen.say("no push was interrupted");
     }
     Ok(screen.sum_up(&endings))
+}
+
+/// Brings pushes that were interrupted to their ends; gives these.
+pub(super) fn settle(options: &Options, screen: &Screen, hub: Option<&Hub>) -> Result<Vec<(Target, Ending)>> {
+    let options = Options { health: false, skip_unreachable: false, ..options.clone() };
+    let mut endings = Vec::new();
+    for (run, held) in Runs::of_user()?.open()? {
+        let Some(held) = held else {
+            screen.say(&format!("{}: still under way in another process", run.target.label()));
+            continue;
+        };
+        let ending = settle_one(held, &options, screen, hub)?;
+        endings.push((run.target, ending));
+    }
+    Ok(endings)
+}
+
+/// Brings a push that was interrupted to its end. What can't be told now is not forgotten.
+fn settle_one(mut held: Held, options: &Options, screen: &Screen, hub: Option<&Hub>) -> Result<Ending> {
+    let run = held.run.clone();
+    let Some(trial) = run.phase.trial() else {
+        let ending = Ending::failed(Stage::Build, &anyhow!("it was interrupted before that"));
+        screen.ended(&run.target, &ending);
+        held.forget()?;
+        return Ok(ending);
+    };
+    let found = survey(std::slice::from_ref(&run.target), options, screen).pop();
+    let mut machine = match found.with_context(|| format!("nothing is known of {}", run.target.label()))? {
+        Ok(machine) => machine,
+        Err(ending) => return Ok(ending),
+    };
+    let ending = follow(&mut machine, &mut held, options, screen);
+    screen.ended(&run.target, &ending);
+    if matches!(ending, Ending::Lost { .. }) {
+        return Ok(ending);
+    }
+    if let (Some(hub), Some(serial)) = (hub, run.serial) {
+        let limit = Duration::from_secs(options.settings.health_timeout);
+        let delivered = Delivered {
+            ending: ending.clone(),
+            toplevel: run.toplevel.clone(),
+            previous: trial.previous.clone(),
+            facts: Facts::ask(&machine.remote, limit).ok(),
+        };
+        let _lock = hub.lock()?;
+        let story = Story { host: &run.host, serial, started: run.started, delivered: &delivered };
+        record::report(hub, &story, Timestamp::now())?;
+    }
+    held.forget()?;
+    Ok(ending)
 }

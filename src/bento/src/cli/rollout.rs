@@ -12,7 +12,7 @@ use jiff::{Span, Timestamp};
 use super::deploy::Releases;
 use super::fleet::FleetOptions;
 use super::progress::Display;
-use super::push::{Desk, Prepared, PushOptions, Screen, seconds};
+use super::push::{Desk, Prepared, PushOptions, Screen, seconds, settle};
 use crate::build::{Builder, Job};
 use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
 use crate::fleet::config::Config;
@@ -167,6 +167,9 @@ impl Rollout {
         let desk =
             Desk { options, screen, evaluator: evaluator.as_ref(), search_path: &search_path, release: Some(release) };
         let mut work = Work { config: &config, shelf, desk, record };
+        if self.resume || self.stop {
+            settle(&work.desk.options, &work.desk.screen, work.desk.release.as_ref().map(|release| &release.hub))?;
+        }
         if self.stop {
             work.stop()?;
         }
@@ -298,7 +301,7 @@ fn describe(record: &Record) -> String {
             let progress = record.hosts.get(host).map_or_else(String::new, |staged| match &staged.progress {
                 Progress::Waiting => String::new(),
                 Progress::Offered { serial, .. } => format!(": release {serial} is offered"),
-                Progress::Pushing => ": being pushed to".to_owned(),
+                Progress::Pushing { .. } => ": being pushed to".to_owned(),
                 Progress::Done { .. } => ": done".to_owned(),
                 Progress::Skipped { reason } => format!(": skipped: {reason}"),
                 Progress::Failed { reason, .. } => format!(": failed: {reason}"),
@@ -364,7 +367,7 @@ impl Work<'_> {
             Progress::Failed { reason, .. } => self.say(&format!("{name}: failed: {reason}")),
             Progress::Skipped { reason } => self.say(&format!("{name}: skipped: {reason}")),
             Progress::Undone => self.say(&format!("{name}: back at what was before")),
-            Progress::Waiting | Progress::Pushing => {}
+            Progress::Waiting | Progress::Pushing { .. } => {}
         }
         if let Some(staged) = self.record.hosts.get_mut(name) {
             staged.progress = progress;
@@ -415,10 +418,7 @@ impl Work<'_> {
                     let serial = self.release()?.publish(&host, &tree, &staged.evaluation(), self.desk.search_path)?;
                     self.note(&name, Progress::Offered { serial, since: Timestamp::now() })?;
                 }
-                (Progress::Waiting | Progress::Pushing, Some(target)) => {
-                    self.note(&name, Progress::Pushing)?;
-                    pushes.push((name, target.clone()));
-                }
+                (Progress::Waiting | Progress::Pushing { .. }, Some(target)) => pushes.push((name, target.clone())),
                 _ => {}
             }
         }
@@ -437,7 +437,14 @@ impl Work<'_> {
         for ((name, _), machine) in hosts.iter().zip(found) {
             match machine {
                 Ok(machine) => {
-                    let staged = self.staged(name)?;
+                    let staged = self.staged(name)?.clone();
+                    // of a push that was interrupted, what ran before that
+                    let running = machine.facts.running.clone().filter(|running| *running != staged.toplevel);
+                    let previous = match &staged.progress {
+                        Progress::Pushing { previous: Some(previous) } => Some(previous.clone()),
+                        _ => running,
+                    };
+                    self.note(name, Progress::Pushing { previous })?;
                     let host = Host { name: name.clone(), kind: staged.kind };
                     ready.push((
                         machine,
@@ -471,9 +478,12 @@ impl Work<'_> {
         let delivered = self.desk.deliver_all(prepared.collect())?;
         for (name, (_, delivered)) in names.into_iter().zip(delivered) {
             let serial = self.hub()?.host(&name).summary().ok().flatten().map(|summary| summary.serial);
+            let previous = match &self.staged(&name)?.progress {
+                Progress::Pushing { previous } => previous.clone(),
+                _ => None,
+            };
             let progress = match delivered.ending {
-                Ending::Pushed { .. } => Progress::Done { serial, previous: delivered.previous },
-                Ending::Unchanged { .. } => Progress::Done { serial, previous: None },
+                Ending::Pushed { .. } | Ending::Unchanged { .. } => Progress::Done { serial, previous },
                 ending => Progress::Failed { serial, previous: None, reason: ending.text() },
             };
             self.note(&name, progress)?;
@@ -575,7 +585,9 @@ impl Work<'_> {
             _ => None,
         };
         let previous = match &staged.progress {
-            Progress::Done { previous, .. } | Progress::Failed { previous, .. } => previous.clone(),
+            Progress::Done { previous, .. } | Progress::Failed { previous, .. } | Progress::Pushing { previous } => {
+                previous.clone()
+            }
             _ => None,
         };
         let (Some(target), Some(previous)) = (&staged.push, previous) else {

@@ -191,6 +191,11 @@ impl Push<'_> {
         self.machine.root.call(&self.machine.remote, words, limit)
     }
 
+    /// Keeps a system from being collected on the machine, where it need not be yet.
+    fn hold(&self, nonce: &str, system: &StorePath) -> Result<()> {
+        self.root(&["hold", nonce, system.as_str()], BRIEF).map(|_| ())
+    }
+
     /// Brings the system to the machine, kept from being collected there, and has it checked.
     fn prepare(
         &self,
@@ -201,15 +206,10 @@ impl Push<'_> {
     ) -> Result<(), Stopped> {
         let settings = &self.options.settings;
         held.enter(Event::Fetched).at(Stage::Build)?;
-        // before it is there: so it can't be collected in between
-        self.root(&["hold", nonce, toplevel.as_str()], BRIEF).at(Stage::Build)?;
+        self.hold(nonce, toplevel).at(Stage::Build)?;
         if let Wanted::Configuration { job, .. } = wanted {
-            let built = self.place(job).at(Stage::Build)?;
-            if built != *toplevel {
-                *toplevel = built;
-                held.run.toplevel = toplevel.clone();
-                self.root(&["hold", nonce, toplevel.as_str()], BRIEF).at(Stage::Build)?;
-            }
+            *toplevel = self.place(job, nonce).at(Stage::Build)?;
+            held.run.toplevel = toplevel.clone();
         }
         held.enter(Event::Built { toplevel: toplevel.clone() }).at(Stage::Build)?;
         self.step(Step::Check);
@@ -250,38 +250,45 @@ impl Push<'_> {
     }
 
     /// Has the system be in the machine's store.
-    fn place(&self, job: &Job<'_>) -> Result<StorePath> {
+    fn place(&self, job: &Job<'_>, nonce: &str) -> Result<StorePath> {
         let here = || Programs::default().are_installed();
         let same = self.machine.facts.machine == std::env::consts::ARCH && cfg!(target_os = "linux");
         match &self.options.settings.build_on {
-            BuildOn::Auto if same && here() => self.build_here(job),
-            BuildOn::Here => self.build_here(job),
-            BuildOn::Auto | BuildOn::Target => self.build_there(&self.machine.remote, job, "the target"),
+            BuildOn::Auto if same && here() => self.build_here(job, nonce),
+            BuildOn::Here => self.build_here(job, nonce),
+            BuildOn::Auto | BuildOn::Target => {
+                self.build_there(&self.machine.remote, job, "the target", |built| self.hold(nonce, built))
+            }
             BuildOn::Builder(builder) => {
                 self.step(Step::Connect);
                 let limit = Duration::from_secs(self.options.settings.connect_timeout);
                 let remote = Remote::connect(&builder.destination, &self.options.ssh, limit).context("the builder")?;
-                let built = self.build_there(&remote, job, "the builder")?;
-                // through this machine: the one need not know the other
-                self.copy(&remote, "--from", None, &built).context("from the builder")?;
-                self.copy_there(&built)?;
-                Ok(built)
+                self.build_there(&remote, job, "the builder", |built| {
+                    // through this machine: the one need not know the other
+                    self.copy(&remote, "--from", None, built).context("from the builder")?;
+                    self.copy_there(built, nonce)
+                })
             }
         }
     }
 
-    fn build_here(&self, job: &Job<'_>) -> Result<StorePath> {
+    fn build_here(&self, job: &Job<'_>, nonce: &str) -> Result<StorePath> {
         self.step(Step::Build);
         let watcher = Told { observer: self.observer, target: &self.machine.target };
         let builder = Builder::new(&self.options.build_options).within(self.options.settings.build_timeout);
         let built = builder.build(&[*job], &watcher).pop().context("the build was lost")??;
-        self.copy_there(&built)?;
+        // not collected before it is copied
+        let kept = tempfile::tempdir().context("cannot make a directory")?;
+        builder.keep(&built, &kept.path().join("result"))?;
+        self.copy_there(&built, nonce)?;
         Ok(built)
     }
 
     /// Copies a system from this machine's store to the target's, which takes what it can from its binary caches.
-    fn copy_there(&self, system: &StorePath) -> Result<()> {
+    fn copy_there(&self, system: &StorePath, nonce: &str) -> Result<()> {
         self.step(Step::Copy);
+        // before it is there: so it can't be collected in between
+        self.hold(nonce, system)?;
         let program = (!self.machine.root.needs_password()).then(|| format!("{} serve", self.machine.root.words()));
         self.copy(&self.machine.remote, "--to", program.as_deref(), system).context("the system can't be copied")
     }
@@ -307,8 +314,14 @@ impl Push<'_> {
         bail!("{}{hint}", last_lines(said));
     }
 
-    /// Builds on another machine, from a copy of the source.
-    fn build_there(&self, remote: &Remote, job: &Job<'_>, who: &str) -> Result<StorePath> {
+    /// Builds on another machine, from a copy of the source. What is done with it there is done before it can be collected.
+    fn build_there(
+        &self,
+        remote: &Remote,
+        job: &Job<'_>,
+        who: &str,
+        done: impl FnOnce(&StorePath) -> Result<()>,
+    ) -> Result<StorePath> {
         let settings = &self.options.settings;
         self.step(Step::Source);
         let archive = job.tree.pack()?;
@@ -323,13 +336,16 @@ impl Push<'_> {
         }
         self.step(Step::Build);
         let built = self.build_in(remote, job, &dir).with_context(|| format!("the build on {who} failed"));
-        // the system is held by the helper where it is the target's; what is left over goes with the next start
+        let built = built.and_then(|built| {
+            if job.host.kind == HostKind::Flake && built != job.evaluation.toplevel {
+                bail!("{who} built {built}, and not {}", job.evaluation.toplevel);
+            }
+            done(&built)?;
+            Ok(built)
+        });
+        // what is left over goes with the next start
         let _ = remote.run(&format!("rm -rf {dir}"), BRIEF);
-        let built = built?;
-        if job.host.kind == HostKind::Flake && built != job.evaluation.toplevel {
-            bail!("{who} built {built}, and not {}", job.evaluation.toplevel);
-        }
-        Ok(built)
+        built
     }
 
     fn build_in(&self, remote: &Remote, job: &Job<'_>, dir: &str) -> Result<StorePath> {
