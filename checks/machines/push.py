@@ -7,18 +7,34 @@ one, and nothing of the trial is left; and `bento deploy` said which.
 
 import argparse
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
 
-import scenarios
+import driver
 from driver import Failure, make_network, run
 
-HERE = scenarios.HERE
-ROOT = scenarios.ROOT
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+# the driver's machines are containers, whether or not it has others too
+Container = getattr(driver, "Container", None) or driver.Machine
+NOTHING = "{ }\n"
+INSTALL = """
+    set -e
+    export NIX_REMOTE=local NIX_CONFIG='sandbox = false
+    substituters =
+    build-users-group ='
+    system=$(nix-build --no-out-link -I nixpkgs=/fixture -E \\
+      '(import <nixpkgs/nixos> { configuration = /etc/nixos/configuration.nix; }).config.system.build.toplevel')
+    nix-env --profile /nix/var/nix/profiles/system --set "$system"
+    "$system/bin/switch-to-configuration" boot
+"""
 
 FLAKE = """
 {
@@ -71,7 +87,11 @@ SLOW = MOTD + """
   '';
   fixture.activation = { hang = 2; actions = [ "test" "boot" ]; };
 """
-change = scenarios.change
+
+
+def change(text):
+    """A change of a machine's configuration."""
+    return "{ lib, pkgs, ... }:\n{\n" + text + "\n}\n"
 
 
 def number(name):
@@ -85,7 +105,7 @@ def patient(arguments):
     return f"--confirm-timeout 10 {limits}{arguments}"
 
 
-class Lab(scenarios.Lab):
+class Lab:
     """A desk, and machines that are pushed to; each is installed when it is first needed."""
 
     def __init__(self, base, tools, work):
@@ -93,7 +113,7 @@ class Lab(scenarios.Lab):
         run("mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "bento-lab", str(self.work))
         make_network()
         (self.work / "machines").mkdir()
-        self.binds = [f"{scenarios.bento()}:/usr/local/bin/bento", f"{ROOT}/checks/fixture:/fixture",
+        self.binds = [f"{os.environ['BENTO']}:/usr/local/bin/bento", f"{ROOT}/checks/fixture:/fixture",
                       f"{HERE}/bootctl:/usr/local/bin/bootctl", f"{HERE}/bootloader:/sbin/bootloader"]
         self.keys = {}
         for name in ("desk", "admin", "jump", *(f"t{index}" for index in range(1, 11))):
@@ -110,10 +130,32 @@ class Lab(scenarios.Lab):
             if name != "desk":
                 host = HOST.replace("@name@", name).replace("@number@", str(number(name)))
                 self.modules[name] = {"configuration.nix": "{ imports = [ ./common.nix ./host.nix ]; }\n", "common.nix": self.common, "host.nix": host}
-            self.machines[name] = self.machine(name)
-            # between what is installed and what Debian has
-            self.machines[name].lowers.insert(1, self.tools)
+            self.machines[name] = self.install(name)
         return self.machines[name]
+
+    def install(self, name):
+        """A machine on whose disk its first system is installed."""
+        layer = self.work / "layers" / name
+        for folder in ("upper", "scratch", "root"):
+            (layer / folder).mkdir(parents=True)
+        root = layer / "root"
+        run("mount", "-t", "overlay", "overlay", "-o",
+            f"lowerdir={self.tools}:{self.base},upperdir={layer}/upper,workdir={layer}/scratch", str(root))
+        for path in ("usr/local/bin/bento", "usr/local/bin/bootctl", "sbin/bootloader"):
+            (root / path).touch()
+        (root / "fixture").mkdir()
+        (root / "etc/nixos").mkdir()
+        for file, text in self.modules[name].items():
+            (root / "etc/nixos" / file).write_text(text)
+        for kind in ("", ".pub"):
+            key = root / f"etc/ssh/ssh_host_ed25519_key{kind}"
+            shutil.copy(self.work / f"{name}{kind}", key)
+            key.chmod(0o644 if kind else 0o600)
+        run("systemd-nspawn", "--quiet", f"--directory={root}", "--register=no", "--keep-unit", "--private-network",
+            "--resolv-conf=off", "--timezone=off", "--console=pipe", *[f"--bind-ro={bind}" for bind in self.binds],
+            "/bin/sh", "-c", INSTALL, stdin=subprocess.DEVNULL)
+        run("umount", str(root))
+        return Container(name, [layer / "upper", self.tools, self.base], self.work / "machines", self.binds)
 
     def fresh(self, *names):
         """The desk and these machines as they were at first, and no other."""
@@ -131,7 +173,7 @@ class Lab(scenarios.Lab):
         desk.write("/fleet/common.nix", self.common)
         for name in hosts:
             desk.write(f"/fleet/{name}.nix", self.modules[name]["host.nix"])
-            desk.write(f"/fleet/change-{name}.nix", scenarios.NOTHING)
+            desk.write(f"/fleet/change-{name}.nix", NOTHING)
         desk.write("/root/.ssh/id_ed25519", (self.work / "admin").read_text())
         desk.write("/root/.ssh/id_ed25519.pub", self.keys["admin"] + "\n")
         known = "".join(f"{name},192.168.1.{number(name)} {self.keys[name]}\n" for name in names)
@@ -426,7 +468,7 @@ def network_cut(lab):
         lab.wait_for_step(step)
         lab.get("t1").block()
         # longer than any trial
-        time.sleep(45)
+        time.sleep(25)
         lab.get("t1").unblock()
         status, said = lab.end()
         # what could not be let go is collected a day later
