@@ -581,7 +581,7 @@ def jump_host(lab):
     lab.change(MOTD % "hello")
     lab.desk.write("/root/.ssh/config", "Host jump\n  HostName 192.168.1.2\nHost t1\n  HostName 192.168.1.101\n  ProxyJump jump\n")
     # nobody but the jump host gets there
-    lab.get("t1").succeed("nft 'table inet jump { chain input { type filter hook input priority 0; ip saddr 192.168.1.1 tcp dport 22 drop; }; }'")
+    lab.get("t1").succeed("nft 'table inet gate { chain input { type filter hook input priority 0; ip saddr 192.168.1.1 tcp dport 22 drop; }; }'")
     says(lab.deploy("t1"), "1 pushed")
     lab.new()
     lab.get("jump").succeed("systemctl stop sshd")

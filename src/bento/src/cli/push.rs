@@ -398,12 +398,14 @@ impl Desk<'_> {
         let mut delivered_all = Vec::new();
         for (target, job, serial, agent, delivered) in done {
             if let Some(release) = &self.release {
+                // one that got its agent by this push reports by itself
+                let reports = delivered.facts.as_ref().map_or(agent, |facts| facts.agent);
                 let recorded = match serial {
-                    Some(serial) => release.report(job.host, serial, started, &delivered),
+                    Some(serial) if !reports => release.report(job.host, serial, started, &delivered),
                     None if agent && delivered.ending.is_good() => {
                         release.publish(job.host, job.tree, job.evaluation, self.search_path).map(|_| ())
                     }
-                    None => Ok(()),
+                    _ => Ok(()),
                 };
                 recorded.with_context(|| format!("{} cannot be recorded on the hub", target.label()))?;
             }
@@ -474,17 +476,23 @@ fn settle_one(mut held: Held, options: &Options, screen: &Screen, hub: Option<&H
     if matches!(ending, Ending::Lost { .. }) {
         return Ok(ending);
     }
-    if let (Some(hub), Some(serial)) = (hub, run.serial) {
-        let limit = Duration::from_secs(options.settings.health_timeout);
-        let delivered = Delivered {
-            ending: ending.clone(),
-            toplevel: run.toplevel.clone(),
-            previous: trial.previous.clone(),
-            facts: Facts::ask(&machine.remote, limit).ok(),
-        };
-        let _lock = hub.lock()?;
-        let story = Story { host: &run.host, serial, started: run.started, delivered: &delivered };
-        record::report(hub, &story, Timestamp::now())?;
+    let limit = Duration::from_secs(options.settings.health_timeout);
+    let facts = Facts::ask(&machine.remote, limit).ok();
+    let agent = facts.as_ref().is_some_and(|facts| facts.agent);
+    match (hub, run.serial) {
+        (Some(hub), Some(serial)) if !agent => {
+            let (toplevel, previous) = (run.toplevel.clone(), trial.previous.clone());
+            let delivered = Delivered { ending: ending.clone(), toplevel, previous, facts };
+            let _lock = hub.lock()?;
+            let story = Story { host: &run.host, serial, started: run.started, delivered: &delivered };
+            record::report(hub, &story, Timestamp::now())?;
+        }
+        (Some(_), None) if agent && ending.is_good() => screen.say(&format!(
+            "{}: what was to be published with it is not known any more: `bento deploy {}` publishes it",
+            run.target.label(),
+            run.host
+        )),
+        _ => {}
     }
     held.forget()?;
     Ok(ending)

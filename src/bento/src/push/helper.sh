@@ -127,6 +127,10 @@ bring_back() {
   previous=$(readlink "$state/previous")
   before=$(readlink "$state/profile")
   PATH=$previous/sw/bin:$PATH
+  # what failed in the new system says nothing of the old one; what fails on the way back does
+  for unit in $(failing); do
+    grep -qxF -e "$unit" "$state/before" || systemctl reset-failed "$unit" 2> /dev/null
+  done
   if [ "$(readlink -f $profile)" != "$before" ]; then
     nix-env --profile $profile --set "$before" >> "$state/log" 2>&1
     activate "$before" boot "$(cat "$state/seconds")"
