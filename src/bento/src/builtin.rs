@@ -52,6 +52,8 @@ struct Task<'t> {
     work: Work<'t>,
     /// Under what the result is kept; absent where nothing is.
     key: Option<Key>,
+    /// Whether the first of the strings is a derivation that has to be in the store.
+    instantiates: bool,
 }
 
 impl BuiltinEvaluator {
@@ -69,7 +71,7 @@ impl BuiltinEvaluator {
         body: Body<'t>,
     ) -> Result<Task<'t>> {
         let key = if self.cache.is_some() { Some(Key::new(&settings, what, label)?) } else { None };
-        Ok(Task { tree, settings, work: Work { place: tree.path(), body }, key })
+        Ok(Task { tree, settings, work: Work { place: tree.path(), body }, key, instantiates: false })
     }
 
     /// The names of a flake's hosts.
@@ -154,7 +156,10 @@ impl BuiltinEvaluator {
         let mut groups: Vec<(String, Vec<(usize, Task<'_>)>)> = Vec::new();
         for (index, task) in tasks.into_iter().enumerate() {
             let known = session.as_mut().zip(task.key.as_ref());
-            if let Some(known) = known.and_then(|(session, key)| session.find(key, &task.tree.path())) {
+            let known = known.and_then(|(session, key)| session.find(key, &task.tree.path()));
+            let is_there = |drv_path: &String| Path::new(drv_path).exists();
+            if let Some(known) = known.filter(|known| !task.instantiates || known.strings.first().is_some_and(is_there))
+            {
                 say(task.tree, &known.messages);
                 done(index, Ok(known.strings));
                 continue;
@@ -225,6 +230,83 @@ struct End<'t> {
     ended: bool,
 }
 
+impl BuiltinEvaluator {
+    /// Evaluates the systems of these hosts, with the tasks that `adapt` makes of theirs.
+    fn evaluate_systems<'t>(
+        &self,
+        subjects: &[Subject<'t>],
+        search_path: &SearchPath,
+        adapt: impl Fn(usize, Task<'t>) -> Task<'t>,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
+        let mut indices = Vec::new();
+        let mut tasks = Vec::new();
+        for (index, subject) in subjects.iter().enumerate() {
+            match self.system_task(subject, search_path) {
+                Ok(task) => {
+                    indices.push(index);
+                    tasks.push(adapt(index, task));
+                }
+                Err(error) => done(index, Err(error)),
+            }
+        }
+        self.run(tasks, &mut |index, paths| done(indices[index], paths.and_then(|paths| evaluation(&paths))));
+    }
+
+    /// As [`Evaluator::evaluate_fleet`]; the derivations and all that they need are files then: those of the subject with a
+    /// number in the directory with that number, each under its base name.
+    pub(crate) fn dump_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        directories: &[PathBuf],
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
+        // what is remembered is in no directory
+        let uncached = Self::new(self.resources, None);
+        uncached.evaluate_systems(subjects, search_path, |index, task| dumping(&directories[index], task), done);
+    }
+}
+
+/// A task that goes on, in the same evaluation, with the derivation that it came to.
+fn and_then<'t>(
+    task: Task<'t>,
+    next: impl Fn(&bento_eval::Evaluator<'_>, &str) -> bento_eval::Result<()> + Send + Sync + 't,
+) -> Task<'t> {
+    let Work { place, body } = task.work;
+    let body: Body<'t> = Box::new(move |evaluator| {
+        let strings = body(evaluator)?;
+        strings.first().map_or(Ok(()), |drv_path| next(evaluator, drv_path))?;
+        Ok(strings)
+    });
+    Task { work: Work { place, body }, ..task }
+}
+
+/// A task that writes the derivation that it came to, and all that it needs, into a directory.
+fn dumping<'t>(directory: &Path, task: Task<'t>) -> Task<'t> {
+    let directory = directory.to_owned();
+    and_then(task, move |evaluator, drv_path| evaluator.dump_derivations(drv_path, &directory).map(|_| ()))
+}
+
+/// A task that puts the derivation that it came to into the store.
+fn instantiating(_: usize, task: Task<'_>) -> Task<'_> {
+    Task { instantiates: true, ..and_then(task, add_to_store) }
+}
+
+/// Puts a derivation and all that it needs into the machine's store.
+fn add_to_store(evaluator: &bento_eval::Evaluator<'_>, drv_path: &str) -> bento_eval::Result<()> {
+    let store = NixStore::new(evaluator.store_dir().clone());
+    let drv_path = store.dir().parse(drv_path).map_err(other)?;
+    let added = store.add(evaluator, &[drv_path]).map(|_| ()).map_err(other);
+    store.close();
+    added
+}
+
+/// What the evaluated code has no part in.
+fn other(error: impl Into<anyhow::Error>) -> Box<bento_eval::Error> {
+    bento_eval::Error::eval(Pos::NONE, format!("{:#}", error.into()))
+}
+
 impl Evaluator for BuiltinEvaluator {
     fn flake_hosts(&self, tree: &SourceTree) -> Result<Vec<String>> {
         let mut names = Err(anyhow!("the evaluation of the hosts' names did not end"));
@@ -238,44 +320,22 @@ impl Evaluator for BuiltinEvaluator {
         evaluated
     }
 
-    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
-        let mut task = self.system_task(&Subject { tree, host }, search_path)?;
-        // what is remembered is in no store
-        task.key = None;
-        let evaluate = task.work.body;
-        task.work.body = Box::new(move |evaluator| {
-            let paths = evaluate(evaluator)?;
-            let store = NixStore::new(evaluator.store_dir().clone());
-            let add = |drv_path: &String| store.add(evaluator, &[store.dir().parse(drv_path)?]).map(|_| ());
-            paths
-                .first()
-                .map_or(Ok(()), add)
-                .map_err(|error| bento_eval::Error::eval(Pos::NONE, format!("{error:#}")))?;
-            Ok(paths)
-        });
-        let mut instantiated = Err(anyhow!("the evaluation did not end"));
-        self.run(vec![task], &mut |_, paths| instantiated = paths.and_then(|paths| evaluation(&paths)));
-        instantiated
-    }
-
     fn evaluate_fleet(
         &self,
         subjects: &[Subject<'_>],
         search_path: &SearchPath,
         done: &mut dyn FnMut(usize, Result<Evaluation>),
     ) {
-        let mut indices = Vec::new();
-        let mut tasks = Vec::new();
-        for (index, subject) in subjects.iter().enumerate() {
-            match self.system_task(subject, search_path) {
-                Ok(task) => {
-                    indices.push(index);
-                    tasks.push(task);
-                }
-                Err(error) => done(index, Err(error)),
-            }
-        }
-        self.run(tasks, &mut |index, paths| done(indices[index], paths.and_then(|paths| evaluation(&paths))));
+        self.evaluate_systems(subjects, search_path, |_, task| task, done);
+    }
+
+    fn instantiate_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
+        self.evaluate_systems(subjects, search_path, instantiating, done);
     }
 
     fn inspect_fleet(

@@ -52,10 +52,6 @@ pub trait Evaluator {
     /// where `<nixpkgs>` is looked up in `search_path`.
     fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation>;
 
-    /// As [`Evaluator::evaluate`]; the derivation, with all that it needs, is in this machine's Nix store then, and can be
-    /// built.
-    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation>;
-
     /// Evaluates the systems of these hosts. Each one's comes to `done`, with its index, as soon as it is there, in any
     /// order; what is wrong with one host concerns no other.
     fn evaluate_fleet(
@@ -68,6 +64,15 @@ pub trait Evaluator {
             done(index, self.evaluate(tree, host, search_path));
         }
     }
+
+    /// As [`Evaluator::evaluate_fleet`]; the derivations, with all that they need, are in this machine's Nix store then, and
+    /// can be built.
+    fn instantiate_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    );
 
     /// Applies a function, in the Nix language, to the `config` of each of these hosts. What it gives comes to `done` as JSON.
     fn inspect_fleet(
@@ -119,15 +124,19 @@ impl EvaluationOptions {
         Ok(match self.evaluator {
             EvaluatorChoice::Nix => Box::new(NixEvaluator::default()),
             EvaluatorChoice::Builtin => {
-                let resources = Resources {
-                    jobs: self.jobs.map_or_else(processors, usize::from),
-                    memory: self.memory.unwrap_or_else(|| available_memory() / 4 * 3),
-                    time: Duration::from_secs(self.time_limit),
-                };
                 let cache = if self.no_cache { None } else { Cache::of_user()? };
-                Box::new(BuiltinEvaluator::new(resources, cache))
+                Box::new(BuiltinEvaluator::new(self.resources(), cache))
             }
         })
+    }
+
+    /// How much of the machine these options allow.
+    pub fn resources(&self) -> Resources {
+        Resources {
+            jobs: self.jobs.map_or_else(processors, usize::from),
+            memory: self.memory.unwrap_or_else(|| available_memory() / 4 * 3),
+            time: Duration::from_secs(self.time_limit),
+        }
     }
 
     /// Where these options have `<name>` looked up.

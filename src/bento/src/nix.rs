@@ -127,9 +127,14 @@ impl Evaluator for NixEvaluator {
         Ok(Evaluation { drv_path: paths.drv, toplevel: paths.out })
     }
 
-    fn instantiate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
+    fn instantiate_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
         // Nix writes every derivation that it comes across
-        self.evaluate(tree, host, search_path)
+        self.evaluate_fleet(subjects, search_path, done);
     }
 
     fn inspect_fleet(

@@ -410,11 +410,16 @@ impl Shelf {
         SourceTree::unpack(&archive, &file)
     }
 
+    /// The link that keeps what was built for a host from being collected by Nix.
+    pub fn root(&self, host: &HostName) -> PathBuf {
+        self.dir.join(format!("{host}.result"))
+    }
+
     /// Removes what was put aside for earlier rollouts.
     pub fn clear(&self) -> Result<()> {
         for entry in fs::read_dir(&self.dir).with_context(|| format!("cannot list {}", self.dir.display()))? {
             let path = entry.with_context(|| format!("cannot list {}", self.dir.display()))?.path();
-            if path.extension().is_some_and(|end| end == "tar") {
+            if path.extension().is_some_and(|end| end == "tar" || end == "result") {
                 files::remove(&path)?;
             }
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bento::builtin::BuiltinEvaluator;
 
-use bento::evaluation::{Evaluator, Resources, SearchPath};
+use bento::evaluation::{Evaluator, Resources, SearchPath, Subject};
 use bento::host::{Host, HostKind};
 use bento::source::SourceTree;
 use tempfile::TempDir;
@@ -382,8 +382,10 @@ fn a_host_can_be_instantiated() {
         let host = Host { name: "x".parse().unwrap(), kind: HostKind::NonFlake };
         let search_path = SearchPath::new(&["nixpkgs=nixpkgs".to_owned()], Some(""), Path::new(&dir)).unwrap();
         let resources = Resources { jobs: 1, memory: 4 << 30, time: Duration::from_secs(600) };
-        let evaluation = BuiltinEvaluator::new(resources, None).instantiate(&tree, &host, &search_path).unwrap();
-        println!("{expected}{}", evaluation.drv_path);
+        let subjects = [Subject { tree: &tree, host: &host }];
+        BuiltinEvaluator::new(resources, None).instantiate_fleet(&subjects, &search_path, &mut |_, evaluation| {
+            println!("{expected}{}", evaluation.unwrap().drv_path);
+        });
         return;
     }
     for nix in Nix::all() {

@@ -16,11 +16,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::evaluation::{Evaluation, Evaluator, SearchPath};
+use crate::evaluation::Evaluation;
 use crate::host::Host;
-use crate::nix::{NixEvaluator, Programs, not_started};
+use crate::nix::{Programs, not_started};
 use crate::process;
-use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
 use log::{BuildLog, Progress};
@@ -30,12 +29,9 @@ use log::{BuildLog, Progress};
 pub struct Job<'a> {
     /// Whose system it is.
     pub host: &'a Host,
-    /// The staged files.
-    pub tree: &'a SourceTree,
-    /// What they come to.
+    /// What its files come to; the derivation is in this machine's store
+    /// ([`instantiate_fleet`](crate::evaluation::Evaluator::instantiate_fleet)).
     pub evaluation: &'a Evaluation,
-    /// Where `<name>` was looked up.
-    pub search_path: &'a SearchPath,
 }
 
 /// Someone who is told how far the builds are. Several hosts' builds tell at the same time.
@@ -99,7 +95,6 @@ impl Builder {
 
     /// Builds one host's system.
     fn build_one(&self, job: &Job<'_>, watcher: &dyn Watcher) -> Result<StorePath> {
-        self.instantiate(job)?;
         let mut command = self.programs.command("nix-store");
         command.args(["--log-format", "internal-json", "--verbose", "--realise"]);
         command.arg(job.evaluation.drv_path.as_path()).args(&self.options);
@@ -156,7 +151,6 @@ impl Builder {
 
     /// What Nix would build and fetch for a job, in its words.
     pub fn plan(&self, job: &Job<'_>) -> Result<String> {
-        self.instantiate(job)?;
         let mut command = self.programs.command("nix-store");
         command.arg("--realise").arg("--dry-run").arg(job.evaluation.drv_path.as_path()).args(&self.options);
         let program = command.get_program().to_owned();
@@ -166,26 +160,6 @@ impl Builder {
             bail!("{said}");
         }
         Ok(said)
-    }
-
-    /// Brings the derivation of a job into the store, if it isn't there.
-    ///
-    /// bento's own evaluator only works out its path; so Nix evaluates it here, which must come to the same.
-    fn instantiate(&self, job: &Job<'_>) -> Result<()> {
-        if job.evaluation.drv_path.as_path().exists() {
-            return Ok(());
-        }
-        let evaluation = NixEvaluator::default()
-            .evaluate(job.tree, job.host, job.search_path)
-            .map_err(|error| anyhow!(job.tree.original_names(&format!("{error:#}"))))?;
-        if &evaluation != job.evaluation {
-            bail!(
-                "this machine's Nix evaluates it to {}, bento to {}: deploy with `--evaluator nix`, and please report it",
-                evaluation.drv_path,
-                job.evaluation.drv_path
-            );
-        }
-        Ok(())
     }
 
     /// Keeps a store path from being collected for as long as `link` is there. Where there is no Nix nothing collects.

@@ -141,7 +141,7 @@ impl Build {
         let mut evaluated = Vec::new();
         let subjects: Vec<Subject<'_>> = selected.iter().map(|host| host.subject()).collect();
         let start = Instant::now();
-        evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
+        let mut done_with = |index: usize, evaluation: Result<Evaluation>| {
             let (host, seconds) = (selected[index], start.elapsed().as_secs_f64());
             match evaluation {
                 Ok(evaluation) => evaluated.push((host, evaluation, seconds)),
@@ -150,18 +150,17 @@ impl Build {
                     say(Line::new(host, Err(&error), seconds));
                 }
             }
-        });
-        evaluated.sort_by(|(one, ..), (other, ..)| one.host.name.cmp(&other.host.name));
-        let jobs: Vec<Job<'_>> = evaluated
-            .iter()
-            .map(|(host, evaluation, _)| Job {
-                host: &host.host,
-                tree: &host.tree,
-                evaluation,
-                search_path: &search_path,
-            })
-            .collect();
+        };
         let builder = Builder::new(&config.build.options);
+        if mode == Mode::DryRun {
+            evaluator.evaluate_fleet(&subjects, &search_path, &mut done_with);
+        } else {
+            builder.check()?;
+            evaluator.instantiate_fleet(&subjects, &search_path, &mut done_with);
+        }
+        evaluated.sort_by(|(one, ..), (other, ..)| one.host.name.cmp(&other.host.name));
+        let jobs: Vec<Job<'_>> =
+            evaluated.iter().map(|(host, evaluation, _)| Job { host: &host.host, evaluation }).collect();
         let start = Instant::now();
         let results: Vec<Result<()>> = match mode {
             Mode::DryRun => jobs.iter().map(|_| Ok(())).collect(),

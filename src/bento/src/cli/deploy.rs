@@ -293,22 +293,33 @@ impl Deploy {
             }
             hosts.push(host);
         }
-        let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
-        let start = Instant::now();
-        let mut evaluated = Vec::new();
-        evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
-            let (host, seconds) = (hosts[index], start.elapsed().as_secs_f64());
-            match evaluation {
-                Ok(evaluation) => evaluated.push((index, Step { host, evaluation, seconds })),
-                Err(error) => {
-                    let error = anyhow!(host.tree.original_names(&format!("{error:#}")));
-                    say(Line::failed(Some(&host.host.name), &host.dir, &error, seconds));
-                }
-            }
-        });
-        evaluated.sort_by_key(|(index, _)| *index);
-        let mut steps: Vec<Step<'_>> = evaluated.into_iter().map(|(_, step)| step).collect();
         let builder = Builder::new(&config.build.options);
+        let (built, others): (Vec<&FleetHost>, Vec<&FleetHost>) =
+            hosts.into_iter().partition(|host| self.builds(config, host));
+        if !built.is_empty() {
+            builder.check().context("set NOLOCALBUILD to publish without building here")?;
+        }
+        let start = Instant::now();
+        let mut steps = Vec::new();
+        for (hosts, to_build) in [(built, true), (others, false)] {
+            let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
+            let mut done = |index: usize, evaluation: Result<Evaluation>| {
+                let (host, seconds) = (hosts[index], start.elapsed().as_secs_f64());
+                match evaluation {
+                    Ok(evaluation) => steps.push(Step { host, evaluation, seconds }),
+                    Err(error) => {
+                        let error = anyhow!(host.tree.original_names(&format!("{error:#}")));
+                        say(Line::failed(Some(&host.host.name), &host.dir, &error, seconds));
+                    }
+                }
+            };
+            if to_build {
+                evaluator.instantiate_fleet(&subjects, &search_path, &mut done);
+            } else {
+                evaluator.evaluate_fleet(&subjects, &search_path, &mut done);
+            }
+        }
+        steps.sort_by(|one, other| one.host.host.name.cmp(&other.host.host.name));
         let work = Work { config, hub: &hub, search_path: &search_path, signer, builder: &builder };
         for (step, error) in self.gate(&work, &mut steps)? {
             say(Line::failed(Some(&step.host.host.name), &step.host.dir, &error, step.seconds));
@@ -349,9 +360,14 @@ impl Deploy {
         Ok(signer)
     }
 
-    /// Whether a host's system has to be built before it is published.
+    /// Whether a host's system is built here before it is published.
+    fn builds(&self, config: &Config, host: &FleetHost) -> bool {
+        !self.dry_run && !self.no_build && !self.built && config.builds(&host.host.name)
+    }
+
+    /// Whether a host's system has to be built, here or elsewhere, before it is published.
     fn gated(&self, work: &Work<'_>, step: &Step<'_>) -> bool {
-        !self.dry_run && !self.no_build && (self.built || work.config.builds(&step.host.host.name))
+        (self.built && !self.dry_run) || self.builds(work.config, step.host)
     }
 
     /// Takes out of `steps` what must not be published, because it can't be built or isn't.
@@ -372,16 +388,8 @@ impl Deploy {
             let jobs: Vec<Job<'_>> = steps
                 .iter()
                 .filter(|step| self.gated(work, step))
-                .map(|step| Job {
-                    host: &step.host.host,
-                    tree: &step.host.tree,
-                    evaluation: &step.evaluation,
-                    search_path: work.search_path,
-                })
+                .map(|step| Job { host: &step.host.host, evaluation: &step.evaluation })
                 .collect();
-            if !jobs.is_empty() {
-                work.builder.check().context("set NOLOCALBUILD to publish without building here")?;
-            }
             let mut built = work.builder.build(&jobs, &Display::new()).into_iter();
             let result = |step: &Step<'_>| {
                 self.gated(work, step).then(|| built.next()).flatten().map_or(Ok(()), |result| result.map(|_| ()))

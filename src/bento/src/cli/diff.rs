@@ -1,22 +1,23 @@
 //! `bento diff`: what deploying would change on each host, without building anything.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
+use tempfile::TempDir;
 
 use super::fleet::FleetOptions;
+use crate::builtin::BuiltinEvaluator;
 use crate::diff::derivations::{Changes, Graph, Units};
 use crate::diff::{PackageChange, closures};
-use crate::evaluation::{Evaluation, Evaluator, SearchPath};
+use crate::evaluation::{Evaluation, Resources, SearchPath, Subject};
 use crate::fleet::{Fleet, FleetHost};
-use crate::host::{HostKind, HostName};
+use crate::host::HostName;
 use crate::hub::Hub;
 use crate::manifest::{Manifest, release_dir};
-use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
@@ -70,10 +71,18 @@ impl Diff {
             failed = true;
             eprintln!("{}: failed: {:#}", broken.dir.display(), broken.error);
         }
+        let hosts: Vec<&FleetHost> = fleet.selected(&selection).collect();
+        let mut comparisons: Vec<Comparison<'_>> = hosts.iter().map(|host| Comparison::new(host, &hub)).collect();
+        let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
+        evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
+            let tree = &hosts[index].tree;
+            comparisons[index].new = evaluation.map_err(|error| anyhow!(tree.original_names(&format!("{error:#}"))));
+        });
+        let graphs = Graphs::of(&comparisons, self.fleet.resources(), &search_path)?;
         let mut lines = Vec::new();
-        for host in fleet.selected(&selection) {
-            let line = diff(&hub, host, evaluator.as_ref(), &search_path).unwrap_or_else(|error| Line {
-                host: host.host.name.clone(),
+        for comparison in &comparisons {
+            let line = comparison.line(&graphs).unwrap_or_else(|error| Line {
+                host: comparison.host.host.name.clone(),
                 old: None,
                 new: None,
                 changes: None,
@@ -93,75 +102,126 @@ impl Diff {
     }
 }
 
-/// Works out what would change on a host.
-fn diff(hub: &Hub, host: &FleetHost, evaluator: &dyn Evaluator, search_path: &SearchPath) -> Result<Line> {
-    let evaluation = evaluator
-        .evaluate(&host.tree, &host.host, search_path)
-        .map_err(|error| anyhow!(host.tree.original_names(&format!("{error:#}"))))?;
-    let dir = hub.host(&host.host.name);
-    let current = dir.manifest()?;
-    let mut line = Line {
-        host: host.host.name.clone(),
-        old: current.as_ref().map(|current| current.toplevel.clone()),
-        new: Some(evaluation.toplevel.clone()),
-        changes: None,
-        closures: None,
-        error: None,
-    };
-    let Some(current) = current.filter(|current| current.toplevel != evaluation.toplevel) else { return Ok(line) };
-    let new = graph(&host.tree, host, &evaluation, search_path)?;
-    let old = old_graph(&dir.path().join(release_dir(current.serial)), host, &current, search_path)
-        .context("cannot tell what the current release was built from")?;
-    line.changes = Some(old.changes(&new));
-    if current.toplevel.as_path().exists() && evaluation.toplevel.as_path().exists() {
-        let (old, new) = (closures::closure(&current.toplevel)?, closures::closure(&evaluation.toplevel)?);
-        line.closures = Some(closures::changes(&old, &new));
-    }
-    Ok(line)
+/// A host's two systems.
+struct Comparison<'f> {
+    host: &'f FleetHost,
+    /// Where its releases are.
+    dir: PathBuf,
+    /// The current release, if there is one.
+    old: Result<Option<Manifest>>,
+    /// What the fleet's files come to.
+    new: Result<Evaluation>,
 }
 
-/// The derivations of the current release: from the store, or from the files that were published.
-fn old_graph(files: &Path, host: &FleetHost, current: &Manifest, search_path: &SearchPath) -> Result<Graph> {
-    if current.drv_path.as_path().exists() {
-        return Graph::read(Path::new("/nix/store"), &current.drv_path);
+impl<'f> Comparison<'f> {
+    fn new(host: &'f FleetHost, hub: &Hub) -> Self {
+        let dir = hub.host(&host.host.name);
+        Self { host, dir: dir.path().to_owned(), old: dir.manifest(), new: Err(anyhow!("the evaluation did not end")) }
     }
-    if current.files.is_empty() {
-        bail!("{} is not in this machine's store, and its files were not published", current.drv_path);
+
+    /// The release and the evaluation, if they are there and name different systems.
+    fn changed(&self) -> Option<(&Manifest, &Evaluation)> {
+        let (Ok(Some(old)), Ok(new)) = (&self.old, &self.new) else { return None };
+        (old.toplevel != new.toplevel).then_some((old, new))
     }
-    let tree = SourceTree::restore(files, &current.files)?;
-    let evaluation = Evaluation { drv_path: current.drv_path.clone(), toplevel: current.toplevel.clone() };
-    graph(&tree, host, &evaluation, search_path)
+
+    /// The files of the current release.
+    fn old_tree(&self, old: &Manifest) -> Result<SourceTree> {
+        if old.files.is_empty() {
+            bail!("{} is not in this machine's store, and its files were not published", old.drv_path);
+        }
+        SourceTree::restore(&self.dir.join(release_dir(old.serial)), &old.files)
+    }
+
+    /// What would change.
+    fn line(&self, graphs: &Graphs) -> Result<Line> {
+        let new = self.new.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+        let old = self.old.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+        let mut line = Line {
+            host: self.host.host.name.clone(),
+            old: old.as_ref().map(|old| old.toplevel.clone()),
+            new: Some(new.toplevel.clone()),
+            changes: None,
+            closures: None,
+            error: None,
+        };
+        let Some((old, new)) = self.changed() else { return Ok(line) };
+        let to = graphs.graph(&new.drv_path)?;
+        let from = graphs.graph(&old.drv_path).context("cannot tell what the current release was built from")?;
+        line.changes = Some(from.changes(&to));
+        if old.toplevel.as_path().exists() && new.toplevel.as_path().exists() {
+            let (old, new) = (closures::closure(&old.toplevel)?, closures::closure(&new.toplevel)?);
+            line.closures = Some(closures::changes(&old, &new));
+        }
+        Ok(line)
+    }
 }
 
-/// The derivations of a host whose files are `tree`, which are evaluated once more by this very program.
-fn graph(tree: &SourceTree, host: &FleetHost, evaluation: &Evaluation, search_path: &SearchPath) -> Result<Graph> {
-    if evaluation.drv_path.as_path().exists() {
-        return Graph::read(Path::new("/nix/store"), &evaluation.drv_path);
-    }
-    let dir = tempfile::Builder::new().prefix("bento-").tempdir().context("cannot make a directory")?;
-    let program = std::env::current_exe().context("cannot tell which program this is")?;
-    let mut command = Command::new(&program);
-    command.arg("eval").arg("--dump-drvs").arg(dir.path());
-    match host.host.kind {
-        HostKind::Flake => {
-            let attribute = format!("nixosConfigurations.{}.{TOPLEVEL}", nix_string(host.host.name.as_str()));
-            command.args(["--pure-eval", "--flake", &flake_url(&tree.path())?, "-A", &attribute]);
+/// Derivations of systems, by where they are.
+struct Graphs {
+    /// By derivation: the directory, or why there is none.
+    places: BTreeMap<StorePath, Result<PathBuf>>,
+    /// Those that are in no store are here.
+    _dir: TempDir,
+}
+
+impl Graphs {
+    /// Makes sure of the derivations of all systems that changed: what is not in this machine's store comes from evaluating
+    /// the files once more, with bento's own evaluator.
+    fn of(comparisons: &[Comparison<'_>], resources: Resources, search_path: &SearchPath) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("bento-").tempdir().context("cannot make a directory")?;
+        let mut places = BTreeMap::new();
+        let mut missing = Vec::new();
+        let old_trees: Vec<Option<Result<SourceTree>>> = comparisons
+            .iter()
+            .map(|comparison| {
+                let (old, _) = comparison.changed()?;
+                (!old.drv_path.as_path().exists()).then(|| comparison.old_tree(old))
+            })
+            .collect();
+        for (comparison, old_tree) in comparisons.iter().zip(&old_trees) {
+            let Some((old, new)) = comparison.changed() else { continue };
+            let host = &comparison.host.host;
+            if !new.drv_path.as_path().exists() {
+                missing.push((&new.drv_path, Subject { tree: &comparison.host.tree, host }));
+            }
+            match old_tree {
+                None => {}
+                Some(Ok(tree)) => missing.push((&old.drv_path, Subject { tree, host })),
+                Some(Err(error)) => {
+                    places.insert(old.drv_path.clone(), Err(anyhow!("{error:#}")));
+                }
+            }
         }
-        HostKind::NonFlake => {
-            command.env("NIX_PATH", "");
-            command.args(search_path.entries().iter().flat_map(|entry| ["-I", entry]));
-            command.args(["-A", TOPLEVEL, "-E", &non_flake_expression(&tree.path())?]);
+        let subjects: Vec<Subject<'_>> = missing.iter().map(|(_, subject)| *subject).collect();
+        let directories: Vec<PathBuf> = (0..missing.len()).map(|index| dir.path().join(index.to_string())).collect();
+        for directory in &directories {
+            std::fs::create_dir(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        let evaluator = BuiltinEvaluator::new(resources, None);
+        evaluator.dump_fleet(&subjects, search_path, &directories, &mut |index, evaluation| {
+            let (wanted, Subject { tree, .. }) = &missing[index];
+            let place = match evaluation {
+                Ok(found) if found.drv_path == **wanted => Ok(directories[index].clone()),
+                Ok(found) => Err(anyhow!(
+                    "it comes to {} now, and not to {wanted}: the search path or the channels changed",
+                    found.drv_path
+                )),
+                Err(error) => Err(anyhow!(tree.original_names(&format!("{error:#}")))),
+            };
+            places.insert((*wanted).clone(), place);
+        });
+        Ok(Self { places, _dir: dir })
+    }
+
+    /// The graph of a derivation.
+    fn graph(&self, drv_path: &StorePath) -> Result<Graph> {
+        match self.places.get(drv_path) {
+            None => Graph::read(Path::new("/nix/store"), drv_path),
+            Some(Ok(directory)) => Graph::read(directory, drv_path),
+            Some(Err(error)) => Err(anyhow!("{error:#}")),
         }
     }
-    let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
-    if !output.status.success() {
-        bail!("{}", tree.original_names(String::from_utf8_lossy(&output.stderr).trim()));
-    }
-    let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if found != evaluation.drv_path.as_str() {
-        bail!("it comes to {found} now, and not to {}: the search path or the channels changed", evaluation.drv_path);
-    }
-    Graph::read(dir.path(), &evaluation.drv_path)
 }
 
 /// What happens to units, in words.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::evaluation::{EvaluationOptions, Evaluator, SearchPath};
+use crate::evaluation::{EvaluationOptions, Evaluator, Resources, SearchPath};
 use crate::fleet::config::Config;
 use crate::fleet::{Selection, Shard};
 
@@ -27,6 +27,11 @@ impl FleetOptions {
     /// Where `<name>` is looked up.
     pub(super) fn search_path(&self) -> Result<SearchPath> {
         self.evaluation.search_path()
+    }
+
+    /// How much of the machine evaluations may take.
+    pub(super) fn resources(&self) -> Resources {
+        self.evaluation.resources()
     }
 
     /// Who evaluates.

@@ -1,5 +1,6 @@
 //! The part of `bento deploy` that pushes: its options, what it shows, and the way from targets to their ends.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,12 +11,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::progress::Display;
-use crate::build::Job;
 use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
 use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{Host, HostName};
 use crate::hub::Hub;
-use crate::push::deliver::{Delivered, Wanted, deliver, follow};
+use crate::push::deliver::{Delivered, Job, Wanted, deliver, follow};
 use crate::push::facts::Facts;
 use crate::push::lockout::{self, Access};
 use crate::push::record::{self, Story};
@@ -300,7 +300,9 @@ impl Desk<'_> {
             endings.extend(concerned.map(|(_, machine)| end(&machine, Stage::Build, &broken.error)));
         }
         let hosts: Vec<&FleetHost> = fleet.selected(&selection).collect();
-        let (evaluations, accesses) = self.evaluate(&hosts);
+        let here = |(_, machine): &&(HostName, Machine)| !dry_run && self.options.builds_here(&machine.facts);
+        let here: BTreeSet<HostName> = machines.iter().filter(here).map(|(name, _)| name.clone()).collect();
+        let (evaluations, accesses) = self.evaluate(&hosts, &here);
         let mut prepared = Vec::new();
         for (name, machine) in machines {
             let found = hosts.iter().position(|host| host.host.name == name);
@@ -351,16 +353,30 @@ impl Desk<'_> {
         })
     }
 
-    /// Evaluates hosts, and reads out of their configurations who could log in.
+    /// Evaluates hosts, so that those in `here` can be built on this machine, and reads out of their configurations who could log
+    /// in.
     #[allow(clippy::type_complexity)]
-    fn evaluate(&self, hosts: &[&FleetHost]) -> (Vec<Result<Evaluation>>, Vec<Result<Option<Access>>>) {
-        let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
+    fn evaluate(
+        &self,
+        hosts: &[&FleetHost],
+        here: &BTreeSet<HostName>,
+    ) -> (Vec<Result<Evaluation>>, Vec<Result<Option<Access>>>) {
         let named = |index: usize, error: Error| anyhow!(hosts[index].tree.original_names(&format!("{error:#}")));
         let lost = || anyhow!("the evaluation did not end");
         let mut evaluations: Vec<Result<Evaluation>> = hosts.iter().map(|_| Err(lost())).collect();
-        self.evaluator.evaluate_fleet(&subjects, self.search_path, &mut |index, evaluation| {
-            evaluations[index] = evaluation.map_err(|error| named(index, error));
-        });
+        for built_here in [true, false] {
+            let chosen: Vec<usize> =
+                (0..hosts.len()).filter(|index| here.contains(&hosts[*index].host.name) == built_here).collect();
+            let subjects: Vec<Subject<'_>> = chosen.iter().map(|index| hosts[*index].subject()).collect();
+            let mut done = |position: usize, evaluation: Result<Evaluation>| {
+                let index = chosen[position];
+                evaluations[index] = evaluation.map_err(|error| named(index, error));
+            };
+            match built_here {
+                true => self.evaluator.instantiate_fleet(&subjects, self.search_path, &mut done),
+                false => self.evaluator.evaluate_fleet(&subjects, self.search_path, &mut done),
+            }
+        }
         let mut accesses: Vec<Result<Option<Access>>> = hosts.iter().map(|_| Ok(None)).collect();
         if self.options.lockout {
             // what can't be evaluated at all was said once

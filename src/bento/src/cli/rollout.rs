@@ -20,12 +20,14 @@ use crate::fleet::{Fleet, FleetHost};
 use crate::host::{Host, HostName};
 use crate::hub::Hub;
 use crate::manifest::Manifest;
+use crate::nix::Programs;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
 use crate::push::Ending;
 use crate::push::deliver::{Wanted, deliver};
 use crate::push::lockout::{self, Access};
 use crate::push::run::Runs;
+use crate::push::settings::BuildOn;
 use crate::push::survey;
 use crate::push::target::Target;
 use crate::rollout::{self, Position, Progress, Rollout as Record, Shelf, Staged, Undo, Wave};
@@ -136,16 +138,32 @@ impl Rollout {
                     bail!("{}: {:#}", broken.dir.display(), broken.error);
                 }
                 let hosts: Vec<&FleetHost> = fleet.selected(&selection).collect();
-                let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
+                let options = self.pushing.resolve(&config.push, &config.build.options)?;
+                let here = matches!(options.settings.build_on, BuildOn::Here | BuildOn::Auto);
+                let here = here && Programs::default().are_installed();
+                let built = |host: &FleetHost| {
+                    let pushed = config.hosts.get(&host.host.name).is_some_and(|host| host.push.is_some());
+                    !self.dry_run && (self.builds(&config, host) || pushed && here)
+                };
                 let mut evaluations: BTreeMap<usize, Evaluation> = BTreeMap::new();
                 let mut wrong = Vec::new();
-                evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| match evaluation {
-                    Ok(evaluation) => drop(evaluations.insert(index, evaluation)),
-                    Err(error) => {
-                        let text = hosts[index].tree.original_names(&format!("{error:#}"));
-                        wrong.push(format!("{}: {text}", hosts[index].host.name));
+                for to_build in [true, false] {
+                    let chosen: Vec<usize> =
+                        (0..hosts.len()).filter(|index| built(hosts[*index]) == to_build).collect();
+                    let subjects: Vec<Subject<'_>> = chosen.iter().map(|index| hosts[*index].subject()).collect();
+                    let mut done = |position: usize, evaluation: Result<Evaluation>| match evaluation {
+                        Ok(evaluation) => drop(evaluations.insert(chosen[position], evaluation)),
+                        Err(error) => {
+                            let host = hosts[chosen[position]];
+                            let text = host.tree.original_names(&format!("{error:#}"));
+                            wrong.push(format!("{}: {text}", host.host.name));
+                        }
+                    };
+                    match to_build {
+                        true => evaluator.instantiate_fleet(&subjects, &search_path, &mut done),
+                        false => evaluator.evaluate_fleet(&subjects, &search_path, &mut done),
                     }
-                });
+                }
                 if !wrong.is_empty() {
                     bail!("nothing is rolled out, as not everything can be evaluated:\n{}", wrong.join("\n"));
                 }
@@ -178,6 +196,11 @@ impl Rollout {
             super::print_json(&work.record)?;
         }
         Ok(if work.record.position == Position::Finished { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Whether a host's system has to be built before the first wave.
+    fn builds(&self, config: &Config, host: &FleetHost) -> bool {
+        !self.no_build && config.builds(&host.host.name)
     }
 
     /// Builds what is new, parts its hosts into waves, and puts everything aside.
@@ -227,11 +250,11 @@ impl Rollout {
         if !wrong.is_empty() {
             bail!("cannot tell who could log in:\n{}", wrong.join("\n"));
         }
-        if !self.dry_run && !self.no_build {
+        if !self.dry_run {
             let jobs: Vec<Job<'_>> = changed
                 .iter()
-                .filter(|(host, ..)| config.builds(&host.host.name))
-                .map(|(host, evaluation, _)| Job { host: &host.host, tree: &host.tree, evaluation, search_path })
+                .filter(|(host, ..)| self.builds(config, host))
+                .map(|(host, evaluation, _)| Job { host: &host.host, evaluation })
                 .collect();
             let builder = Builder::new(&config.build.options);
             let results = builder.build(&jobs, &Display::new());
@@ -242,6 +265,9 @@ impl Rollout {
             let failed: Vec<String> = failed.collect();
             if !failed.is_empty() {
                 bail!("nothing is rolled out, as not everything can be built:\n{}", failed.join("\n"));
+            }
+            for job in &jobs {
+                builder.keep(&job.evaluation.toplevel, &shelf.root(&job.host.name))?;
             }
         }
         let mut settings = config.rollout.clone();

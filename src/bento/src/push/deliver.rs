@@ -9,7 +9,8 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 
 use crate::agent::machine::{Event, Phase, Trial};
 use crate::build::log::Progress;
-use crate::build::{Builder, Job, Watcher};
+use crate::build::{self, Builder, Watcher};
+use crate::evaluation::{Evaluation, SearchPath};
 use crate::host::{Host, HostKind};
 use crate::nix::{Programs, TOPLEVEL, flake_toplevel, non_flake_expression};
 use crate::process::converse;
@@ -21,7 +22,7 @@ use crate::push::settings::BuildOn;
 use crate::push::target::Target;
 use crate::push::{Ending, Machine, Observer, Options, Step};
 use crate::report::{Outcome, Stage};
-use crate::source::TREE_NAME;
+use crate::source::{SourceTree, TREE_NAME};
 use crate::store_path::StorePath;
 
 /// How often a machine is asked how far its trial is.
@@ -46,6 +47,19 @@ impl<T, E: Into<Error>> At<T> for Result<T, E> {
     fn at(self, stage: Stage) -> Result<T, Stopped> {
         self.map_err(|error| Stopped { stage, error: error.into() })
     }
+}
+
+/// A configuration that a machine shall run.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// Whose it is.
+    pub host: &'a Host,
+    /// The staged files.
+    pub tree: &'a SourceTree,
+    /// What they come to. If it is built here ([`Options::builds_here`]), the derivation is in this machine's store.
+    pub evaluation: &'a Evaluation,
+    /// Where `<name>` was looked up.
+    pub search_path: &'a SearchPath,
 }
 
 /// What a machine shall run.
@@ -251,12 +265,11 @@ impl Push<'_> {
 
     /// Has the system be in the machine's store.
     fn place(&self, job: &Job<'_>, nonce: &str) -> Result<StorePath> {
-        let here = || Programs::default().are_installed();
-        let same = self.machine.facts.machine == std::env::consts::ARCH && cfg!(target_os = "linux");
+        if self.options.builds_here(&self.machine.facts) {
+            return self.build_here(job, nonce);
+        }
         match &self.options.settings.build_on {
-            BuildOn::Auto if same && here() => self.build_here(job, nonce),
-            BuildOn::Here => self.build_here(job, nonce),
-            BuildOn::Auto | BuildOn::Target => {
+            BuildOn::Auto | BuildOn::Here | BuildOn::Target => {
                 self.build_there(&self.machine.remote, job, "the target", |built| self.hold(nonce, built))
             }
             BuildOn::Builder(builder) => {
@@ -276,7 +289,8 @@ impl Push<'_> {
         self.step(Step::Build);
         let watcher = Told { observer: self.observer, target: &self.machine.target };
         let builder = Builder::new(&self.options.build_options).within(self.options.settings.build_timeout);
-        let built = builder.build(&[*job], &watcher).pop().context("the build was lost")??;
+        let job = build::Job { host: job.host, evaluation: job.evaluation };
+        let built = builder.build(&[job], &watcher).pop().context("the build was lost")??;
         // not collected before it is copied
         let kept = tempfile::tempdir().context("cannot make a directory")?;
         builder.keep(&built, &kept.path().join("result"))?;

@@ -21,13 +21,14 @@ use std::time::Duration;
 use anyhow::{Error, Result};
 use serde::Serialize;
 
+use crate::nix::Programs;
 use crate::report::Stage;
 use crate::store_path::StorePath;
 
 use facts::Facts;
 use remote::{Remote, Unreachable};
 use root::Root;
-use settings::PushConfig;
+use settings::{BuildOn, PushConfig};
 use target::Target;
 
 /// What a push is doing.
@@ -186,6 +187,21 @@ pub struct Options {
     pub build_cmdline: Vec<String>,
     /// More options for Nix, where this machine builds.
     pub build_options: Vec<String>,
+}
+
+impl Options {
+    /// Whether a machine's system is built on this one.
+    pub fn builds_here(&self, facts: &Facts) -> bool {
+        match &self.settings.build_on {
+            BuildOn::Here => true,
+            BuildOn::Auto => {
+                cfg!(target_os = "linux")
+                    && facts.machine == std::env::consts::ARCH
+                    && Programs::default().are_installed()
+            }
+            BuildOn::Target | BuildOn::Builder(_) => false,
+        }
+    }
 }
 
 /// A machine that is ready to be pushed to.
