@@ -28,10 +28,11 @@ corpora: $(evaluated)
 	@checks/corpora
 
 # what evaluating them takes, one host and fleets, bento and C++ Nix in turns (BENTO_CORPORA and BENTO_NIX): checks/bench,
-# checks/bench-fleet
-bench: $(evaluated)
+# checks/bench-fleet; and what a hub with many hosts takes: checks/bench-hub
+bench: $(if $(BENTO),,build)
 	@checks/bench
 	@checks/bench-fleet --plot docs/src/fleet.svg
+	@checks/bench-hub
 
 # format, lints, dependencies and shell scripts: checks/lint
 lint:

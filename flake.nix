@@ -29,7 +29,7 @@
               chmod -R u+w "$work"
               BENTO=${self.packages.${system}.default}/bin/bento make -C "$work" demo
             '');
-            meta.description = "A fleet on this machine, from the first deployment to a broken host (on Debian, as root)";
+            meta.description = "A fleet on this machine, from the first deployment to a broken host (on Debian)";
           };
         })
         (bentoLib.mkApps { inherit self; });
@@ -40,7 +40,10 @@
           imports = [ ./modules/agent.nix ];
           services.bento.agent.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
         };
-        hub = ./modules/hub.nix;
+        hub = { lib, pkgs, ... }: {
+          imports = [ ./modules/hub.nix ];
+          services.bento.hub.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+        };
       };
 
       lib = { inherit (bentoLib) mkApps mkChecks; };

@@ -36,6 +36,9 @@ let
       }));
 in
 {
+  # What can happen to a host, on machines with NixOS.
+  scenarios = import ./vms.nix { inherit nixpkgs pkgs; bento = self.packages.${system}.default; };
+
   fixture =
     let failed = import ./fixture/tests.nix;
     in if failed == [ ] then pkgs.writeText "fixture-tests" "passed"

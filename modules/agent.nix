@@ -236,7 +236,8 @@ in
     systemd.services.bento-upgrade = {
       description = "bento: take up the release that the hub publishes";
       wants = [ "network-online.target" ];
-      after = [ "network-online.target" ];
+      # and, in a boot, what that may have to prove
+      after = [ "network-online.target" "bento-booted.service" ];
       # The agent runs the activation that would restart it: it must live to see the end and report it.
       restartIfChanged = false;
       unitConfig.X-StopOnRemoval = false;
@@ -258,6 +259,37 @@ in
       };
     };
 
+    # The secrets are in memory, and gone with the power: they are there again before what may need them. (A system before its
+    # first release has none.)
+    systemd.services.bento-secrets = {
+      description = "bento: put this host's secrets in place";
+      wantedBy = [ "sysinit.target" ];
+      before = [ "sysinit.target" "shutdown.target" ];
+      conflicts = [ "shutdown.target" ];
+      after = [ "local-fs.target" ];
+      unitConfig = {
+        DefaultDependencies = false;
+        RequiresMountsFor = cfg.stateDir;
+        ConditionPathExists = "${cfg.stateDir}/secrets";
+      };
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        ExecStart = "${cfg.package}/bin/bento agent secrets --config /etc/bento/agent.toml";
+        UMask = "0077";
+      };
+    };
+
+    # Secrets are in place before the activation; users that it brings get theirs here, before their services start.
+    system.activationScripts.bento-secrets = {
+      deps = [ "users" "groups" ];
+      text = ''
+        if [ -e /run/bento/secrets ] && [ -e /etc/bento/agent.toml ]; then
+          ${cfg.package}/bin/bento agent secrets --config /etc/bento/agent.toml || true
+        fi
+      '';
+    };
+
     systemd.timers.bento-upgrade = {
       description = "bento: ask the hub for a new release";
       wantedBy = [ "timers.target" ];
@@ -268,6 +300,28 @@ in
         Persistent = true;
       };
     };
+
+    # Where the boot loader counts boots, one is good only when the system that was booted has proven itself.
+    systemd.services.bento-booted = {
+      description = "bento: the booted system has shown that it works";
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+      before = [ "boot-complete.target" ];
+      requiredBy = [ "boot-complete.target" ];
+      restartIfChanged = false;
+      unitConfig.X-StopOnRemoval = false;
+      inherit (config.systemd.services.bento-upgrade) path;
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        ExecStart = "${cfg.package}/bin/bento agent booted --config /etc/bento/agent.toml";
+        KillMode = "process";
+        UMask = "0077";
+      };
+    };
+
+    # A kernel that panics, or an initrd that finds no root, ends in a restart, and that in the system before.
+    boot.kernelParams = [ "panic=10" "boot.panic_on_fail" ];
 
     # A restart may be part of taking up a release: what it left is gone on with soon, whatever the interval.
     systemd.timers.bento-boot = {

@@ -1,11 +1,11 @@
-"""Machines to test on: containers of systemd-nspawn that boot the fixture distribution with a real systemd, in a network of
-their own. They have the calls of the NixOS test driver's machines, so that a script can run on either.
+"""Machines to test on, in a network of their own, that boot the fixture distribution with a real systemd: containers of
+systemd-nspawn here, and emulated ones in emulated.py. They have the calls of the NixOS test driver's machines, so that a script
+can run on either.
 
 Everything is in name spaces of the process that `checks/machines/run` starts, and ends with it.
 """
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -15,13 +15,11 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from fleet import Failure
+
 BRIDGE = "br0"
 # where systemd keeps track of processes: a hierarchy of its own, the unified one, or both
 HIERARCHIES = [group for group in (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified")) if group.is_dir()] or [Path("/sys/fs/cgroup")]
-
-
-class Failure(AssertionError):
-    """A machine did not do what it should."""
 
 
 def run(*command, **options):
@@ -33,16 +31,152 @@ def run(*command, **options):
 
 
 class Machine:
-    """A container. `lowers` are the folders that its files come from, the uppermost first; what it writes is kept in `work`."""
+    """What all kinds of machines have in common. What a machine writes is kept in `work`."""
+
+    # how long one may take to come up or to go down, in seconds
+    patience = 60
+
+    def __init__(self, name, work):
+        self.name = name
+        self.work = Path(work) / name
+        self.process = None
+        self.on = False
+
+    # --- life
+
+    def destroy(self):
+        """Ends it, and removes its files."""
+        self.crash()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def connect(self, timeout=None):
+        """Waits until it is up."""
+        timeout = timeout or self.patience
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not self.on:
+                raise Failure(f"{self.name} does not come up:\n{self.console()}")
+            if self.execute("systemctl is-system-running", timeout=10)[1].strip() in ("running", "degraded"):
+                return
+            time.sleep(0.1)
+        raise Failure(f"{self.name} does not come up within {timeout} s:\n{self.console()}")
+
+    def all_console(self):
+        """What it has printed since it was reset."""
+        return (self.work / "console.log").read_text(errors="replace")
+
+    def console(self):
+        """The end of that."""
+        return self.all_console()[-3000:]
+
+    def wait_for_shutdown(self):
+        """Waits until it is off."""
+        deadline = time.monotonic() + self.patience
+        while self.on:
+            if time.monotonic() > deadline:
+                raise Failure(f"{self.name} does not go down within {self.patience} s")
+            time.sleep(0.1)
+        self.process = None
+
+    def shutdown(self):
+        """Has it go down."""
+        if self.on:
+            self.execute("systemctl poweroff --no-block")
+            self.wait_for_shutdown()
+
+    def reboot(self):
+        """Has it go down and come up."""
+        boot = self.boot_id()
+        self.execute("systemctl reboot --no-block")
+        self.wait_for_reboot(boot)
+
+    def boot_id(self):
+        return self.succeed("cat /proc/sys/kernel/random/boot_id").strip()
+
+    def wait_for_reboot(self, boot, timeout=None):
+        """Waits until it is up in another boot than the one of this id."""
+        timeout = timeout or 2 * self.patience
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            status, now = self.execute("cat /proc/sys/kernel/random/boot_id", timeout=10)
+            if status == 0 and now.strip() != boot:
+                return self.connect()
+            time.sleep(0.2)
+        raise Failure(f"{self.name} does not restart within {timeout} s:\n{self.console()}")
+
+    # --- commands
+
+    def succeed(self, *commands, timeout=900):
+        """The commands must end with status 0; gives what they print."""
+        printed = ""
+        for command in commands:
+            status, output = self.execute(command, timeout)
+            if status != 0:
+                raise Failure(f"{self.name}: {command} ended with {status}:\n{output}")
+            printed += output
+        return printed
+
+    def fail(self, *commands, timeout=900):
+        """The commands must end with another status than 0; gives what they print."""
+        printed = ""
+        for command in commands:
+            status, output = self.execute(command, timeout)
+            if status == 0:
+                raise Failure(f"{self.name}: {command} should have failed:\n{output}")
+            printed += output
+        return printed
+
+    def wait_until_succeeds(self, command, timeout=900):
+        deadline = time.monotonic() + timeout
+        while True:
+            status, output = self.execute(command, timeout)
+            if status == 0:
+                return output
+            if time.monotonic() > deadline:
+                raise Failure(f"{self.name}: {command} does not succeed within {timeout} s:\n{output}")
+            time.sleep(0.2)
+
+    def wait_until_fails(self, command, timeout=900):
+        self.wait_until_succeeds(f"! ( {command} )", timeout)
+
+    def wait_for_unit(self, unit, timeout=900):
+        unit = unit if "." in unit else f"{unit}.service"
+        self.wait_until_succeeds(f"systemctl is-active --quiet {unit}", timeout)
+
+    def wait_for_file(self, path, timeout=900):
+        self.wait_until_succeeds(f"test -e {path}", timeout)
+
+    def wait_for_open_port(self, port, addr="localhost", timeout=900):
+        self.wait_until_succeeds(f"nc -z {addr} {port}", timeout)
+
+    def systemctl(self, words):
+        return self.execute(f"systemctl {words}")
+
+    def get_unit_property(self, unit, name):
+        return self.succeed(f"systemctl show -p {name} --value {unit}").strip()
+
+    # --- the network
+
+    def link(self):
+        """The other end of its cable."""
+        return f"vb-{self.name}"[:15]
+
+    def block(self):
+        """Pulls its cable."""
+        run("ip", "link", "set", self.link(), "down")
+
+    def unblock(self):
+        run("ip", "link", "set", self.link(), "up")
+
+
+class Container(Machine):
+    """A container. `lowers` are the folders that its files come from, the uppermost first; `binds` what it sees of this machine."""
 
     def __init__(self, name, lowers, work, binds):
-        self.name = name
+        super().__init__(name, work)
         self.lowers = lowers
-        self.work = Path(work) / name
         self.binds = binds
-        self.process = None
         self.leader = None
-        self.on = False
 
     # --- life
 
@@ -52,14 +186,17 @@ class Machine:
 
     def reset(self):
         """Makes it as it was at first; it is off then."""
-        self.crash()
-        if self.root.is_mount():
-            run("umount", "-l", str(self.root))
-        shutil.rmtree(self.work, ignore_errors=True)
+        self.destroy()
         for folder in ("upper", "scratch", "root"):
             (self.work / folder).mkdir(parents=True)
         options = f"lowerdir={':'.join(map(str, self.lowers))},upperdir={self.work}/upper,workdir={self.work}/scratch"
         run("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
+
+    def destroy(self):
+        self.crash()
+        if self.root.is_mount():
+            run("umount", "-l", str(self.root))
+        super().destroy()
 
     def start(self, wait=True):
         """Switches it on."""
@@ -114,37 +251,6 @@ class Machine:
                 pass
         return None
 
-    def connect(self, timeout=60):
-        """Waits until it is up."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if not self.on:
-                raise Failure(f"{self.name} does not come up:\n{self.console()}")
-            self.leader = self.find_leader()
-            if self.leader and self.execute("systemctl is-system-running", timeout=10)[1].strip() in ("running", "degraded"):
-                return
-            time.sleep(0.1)
-        raise Failure(f"{self.name} does not come up within {timeout} s:\n{self.console()}")
-
-    def console(self):
-        """The end of what it has printed."""
-        return (self.work / "console.log").read_text(errors="replace")[-3000:]
-
-    def wait_for_shutdown(self, timeout=60):
-        """Waits until it is off."""
-        deadline = time.monotonic() + timeout
-        while self.on:
-            if time.monotonic() > deadline:
-                raise Failure(f"{self.name} does not go down within {timeout} s")
-            time.sleep(0.1)
-        self.process = self.leader = None
-
-    def shutdown(self):
-        """Has it go down."""
-        if self.on:
-            self.execute("systemctl poweroff --no-block")
-            self.wait_for_shutdown()
-
     def crash(self):
         """Cuts its power."""
         self.on = False
@@ -165,27 +271,6 @@ class Machine:
                 self.process.wait()
             self.process = self.leader = None
 
-    def reboot(self):
-        """Has it go down and come up."""
-        boot = self.boot_id()
-        self.execute("systemctl reboot --no-block")
-        self.wait_for_reboot(boot)
-
-    def boot_id(self):
-        return self.succeed("cat /proc/sys/kernel/random/boot_id").strip()
-
-    def wait_for_reboot(self, boot, timeout=90):
-        """Waits until it is up in another boot than the one of this id."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            self.leader = self.find_leader()
-            if self.leader:
-                status, now = self.execute("cat /proc/sys/kernel/random/boot_id", timeout=10)
-                if status == 0 and now.strip() != boot:
-                    return self.connect()
-            time.sleep(0.2)
-        raise Failure(f"{self.name} does not restart within {timeout} s:\n{self.console()}")
-
     # --- commands
 
     def execute(self, command, timeout=900):
@@ -205,74 +290,12 @@ class Machine:
             return 124, (expired.output or b"").decode(errors="replace")
         return done.returncode, done.stdout.decode(errors="replace")
 
-    def succeed(self, *commands, timeout=900):
-        """The commands must end with status 0; gives what they print."""
-        printed = ""
-        for command in commands:
-            status, output = self.execute(command, timeout)
-            if status != 0:
-                raise Failure(f"{self.name}: {command} ended with {status}:\n{output}")
-            printed += output
-        return printed
-
-    def fail(self, *commands, timeout=900):
-        """The commands must end with another status than 0; gives what they print."""
-        printed = ""
-        for command in commands:
-            status, output = self.execute(command, timeout)
-            if status == 0:
-                raise Failure(f"{self.name}: {command} should have failed:\n{output}")
-            printed += output
-        return printed
-
-    def wait_until_succeeds(self, command, timeout=900):
-        deadline = time.monotonic() + timeout
-        while True:
-            status, output = self.execute(command, timeout)
-            if status == 0:
-                return output
-            if time.monotonic() > deadline:
-                raise Failure(f"{self.name}: {command} does not succeed within {timeout} s:\n{output}")
-            time.sleep(0.2)
-
-    def wait_until_fails(self, command, timeout=900):
-        self.wait_until_succeeds(f"! ( {command} )", timeout)
-
-    def wait_for_unit(self, unit, timeout=900):
-        unit = unit if "." in unit else f"{unit}.service"
-        self.wait_until_succeeds(f"systemctl is-active --quiet {unit}", timeout)
-
-    def wait_for_file(self, path, timeout=900):
-        self.wait_until_succeeds(f"test -e {path}", timeout)
-
-    def wait_for_open_port(self, port, addr="localhost", timeout=900):
-        self.wait_until_succeeds(f"nc -z {addr} {port}", timeout)
-
-    def systemctl(self, words):
-        return self.execute(f"systemctl {words}")
-
-    def get_unit_property(self, unit, name):
-        return self.succeed(f"systemctl show -p {name} --value {unit}").strip()
-
     def write(self, path, text):
         """Writes a file in it; it must be on."""
         done = subprocess.run(["nsenter", f"--target={self.leader}", "--mount", "--", "/bin/sh", "-c",
                                f"mkdir -p {shlex.quote(os.path.dirname(path))} && cat > {shlex.quote(path)}"], input=text.encode())
         if done.returncode != 0:
             raise Failure(f"{self.name}: cannot write {path}")
-
-    # --- the network
-
-    def link(self):
-        """The other end of its cable."""
-        return f"vb-{self.name}"[:15]
-
-    def block(self):
-        """Pulls its cable."""
-        run("ip", "link", "set", self.link(), "down")
-
-    def unblock(self):
-        run("ip", "link", "set", self.link(), "up")
 
 
 @contextmanager
@@ -289,9 +312,3 @@ def make_network():
     run("ip", "link", "set", "lo", "up")
     run("ip", "link", "add", BRIDGE, "type", "bridge")
     run("ip", "link", "set", BRIDGE, "up")
-
-
-def memory(machine, unit):
-    """The most memory that a unit's processes had resident, in KiB, as the kernel counted it."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", machine.succeed(f"cat /proc/$(systemctl show -p MainPID --value {unit})/status"))
-    return int(found.group(1)) if found else 0

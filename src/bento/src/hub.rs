@@ -9,7 +9,9 @@
 //!   HOST/                  root-owned; the SFTP chroot of that host
 //!     manifest.json        names the current release: what makes a release current is this file's rename
 //!     releases/N/          the files of release N; the last few are kept for readers that are at it
+//!     releases/N.secrets/  its secrets, encrypted to the host
 //!     releases/N.sig       the signature of its manifest
+//!     releases/N.json      the manifest itself, for when it is no longer the current one
 //!     config -> releases/N
 //!     manifest.json.sig -> releases/N.sig
 //!     last_change_date     touched on change; what agents of the original bento look at
@@ -38,6 +40,15 @@ const FLEET_FILE: &str = ".fleet.json";
 #[derive(Clone, Debug)]
 pub struct Hub {
     root: PathBuf,
+}
+
+/// What lies in a hub's directory.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The names of all directories that could be a host's, sorted.
+    pub hosts: Vec<HostName>,
+    /// What is neither that nor the hub's own, in words.
+    pub strangers: Vec<String>,
 }
 
 /// The hosts that the fleet had when it was last deployed as a whole.
@@ -89,16 +100,30 @@ impl Hub {
 
     /// The names of all directories that could be a host's, sorted.
     pub fn hosts(&self) -> Result<Vec<HostName>> {
-        let mut hosts = Vec::new();
+        Ok(self.listing()?.hosts)
+    }
+
+    /// What lies in the hub's directory. What begins with a dot is the hub's own.
+    pub fn listing(&self) -> Result<Listing> {
+        let mut listing = Listing::default();
         let context = || format!("cannot read {} (the hub's directory in the fleet's settings)", self.root.display());
         for entry in fs::read_dir(&self.root).with_context(context)? {
             let entry = entry.with_context(context)?;
-            if entry.file_type().with_context(context)?.is_dir() {
-                hosts.extend(entry.file_name().to_str().and_then(|name| HostName::new(name).ok()));
+            let name = entry.file_name();
+            let is_dir = entry.file_type().with_context(context)?.is_dir();
+            match name.to_str().and_then(|name| HostName::new(name).ok()).filter(|_| is_dir) {
+                Some(host) => listing.hosts.push(host),
+                None if name.as_encoded_bytes().starts_with(b".") => {}
+                None => listing.strangers.push(format!(
+                    "{:?} in the hub's directory is no host's: {}",
+                    name.display().to_string(),
+                    if is_dir { "no host can have that name" } else { "it is no directory" }
+                )),
             }
         }
-        hosts.sort();
-        Ok(hosts)
+        listing.hosts.sort();
+        listing.strangers.sort();
+        Ok(listing)
     }
 
     /// The hosts that the last whole deploy found, if there was one.
@@ -128,7 +153,7 @@ impl Hub {
 
     /// Holds and releases hosts. The caller holds the hub's lock.
     pub fn record_holds(&self, holds: &BTreeMap<HostName, Hold>) -> Result<()> {
-        files::write_atomic(&self.root.join(HOLDS_FILE), &serde_json::to_vec_pretty(holds)?, 0o600, None)
+        files::write_atomic(&self.root.join(HOLDS_FILE), &serde_json::to_vec_pretty(holds)?, 0o644, None)
     }
 
     /// The hub's directory.
@@ -142,7 +167,7 @@ impl Hub {
         hosts.dedup();
         if self.fleet().ok().flatten().as_ref() != Some(&hosts) {
             let text = serde_json::to_vec_pretty(&FleetRecord { schema: 1, hosts })?;
-            files::write_atomic(&self.root.join(FLEET_FILE), &text, 0o600, None)?;
+            files::write_atomic(&self.root.join(FLEET_FILE), &text, 0o644, None)?;
         }
         Ok(())
     }
@@ -168,6 +193,28 @@ impl HostDir {
     /// The file of the signature of a release's manifest.
     pub fn signature_file(&self, serial: u64) -> PathBuf {
         self.path.join(manifest::signature_file(serial))
+    }
+
+    /// The file that keeps a release's manifest when it is no longer the current one.
+    pub fn kept_manifest_file(&self, serial: u64) -> PathBuf {
+        self.releases().join(format!("{serial}.json"))
+    }
+
+    /// The manifest of a release that is still kept, current or not.
+    pub fn kept_manifest(&self, serial: u64) -> Result<Option<Manifest>> {
+        let file = self.kept_manifest_file(serial);
+        match fs::read(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                Ok(self.manifest()?.filter(|current| current.serial == serial))
+            }
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+            Ok(text) => Manifest::parse(&text).map(Some).with_context(|| file.display().to_string()),
+        }
+    }
+
+    /// The serials of the releases whose files are still there, in order.
+    pub fn serials(&self) -> Result<Vec<u64>> {
+        numbers(&self.releases())
     }
 
     /// Where the host puts its logs and reports.
@@ -214,6 +261,21 @@ impl HostDir {
     pub fn changed(&self) -> Option<Timestamp> {
         modified(&self.last_change_date())
     }
+}
+
+/// The names in a directory that are numbers, in order; none if there is no directory.
+pub fn numbers(dir: &Path) -> Result<Vec<u64>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("cannot list {}", dir.display()))?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
+        numbers.extend(entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// When a file was last written.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{HostKind, HostName};
 use crate::package::{PackageFile, place};
+use crate::secrets::{self, Secret};
 use crate::store_path::StorePath;
 
 /// The version of the manifest's schema that this program writes and understands.
@@ -75,6 +76,9 @@ pub struct Manifest {
     pub trusted_public_keys: Vec<String>,
     /// What the host does besides.
     pub policy: Policy,
+    /// What the host decrypts before it activates the system, sorted by path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Secret>,
     /// The files, sorted by path; none in closure mode.
     pub files: Vec<PackageFile>,
 }
@@ -130,6 +134,10 @@ impl Manifest {
             bail!("the manifest has serial 0, but serials begin with 1");
         }
         manifest.check_files()?;
+        secrets::check(&manifest.secrets).context("the manifest")?;
+        for hash in manifest.secrets.iter().map(|secret| &secret.blake3) {
+            check_hash(hash)?;
+        }
         Ok(manifest)
     }
 
@@ -153,10 +161,7 @@ impl Manifest {
         }
         for file in &self.files {
             place(Path::new(""), &file.path).context("the manifest")?;
-            if file.blake3.len() != 64 || !file.blake3.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-            {
-                bail!("the manifest has no BLAKE3 hash for {:?}", file.path);
-            }
+            check_hash(&file.blake3).with_context(|| format!("the file {:?}", file.path))?;
             let mut dir = file.path.as_str();
             while let Some((above, _)) = dir.rsplit_once('/') {
                 if paths.contains(above) {
@@ -194,7 +199,15 @@ impl Manifest {
             differences.push(format!("another derivation of the same system than {}", old.drv_path));
         }
         if self.files != old.files {
-            differences.push(file_differences(&self.files, &old.files));
+            let by_path =
+                |files: &'_ [PackageFile]| files.iter().map(|file| (file.path.clone(), file.clone())).collect();
+            differences.push(changes(&by_path(&self.files), &by_path(&old.files), "files"));
+        }
+        if self.secrets != old.secrets {
+            let by_path = |secrets: &'_ [Secret]| {
+                secrets.iter().map(|secret| (format!("the secret {}", secret.path), secret.clone())).collect()
+            };
+            differences.push(changes(&by_path(&self.secrets), &by_path(&old.secrets), "secrets"));
         }
         let mut word = |what: &str, differs: bool| {
             if differs {
@@ -219,13 +232,17 @@ impl Manifest {
     }
 }
 
-/// What became of files, in words: the first few by name.
-fn file_differences(new: &[PackageFile], old: &[PackageFile]) -> String {
+/// Refuses what can't be the BLAKE3 hash of a file.
+fn check_hash(hash: &str) -> Result<()> {
+    if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return Ok(());
+    }
+    bail!("the manifest has {hash:?} where a BLAKE3 hash should be")
+}
+
+/// What became of things, in words: the first few by name, and more of them by that of all.
+fn changes<T: PartialEq>(new: &BTreeMap<String, T>, old: &BTreeMap<String, T>, all: &str) -> String {
     const NAMED: usize = 3;
-    let by_path = |files: &'_ [PackageFile]| {
-        files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>()
-    };
-    let (new, old) = (by_path(new), by_path(old));
     let paths: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
     let mut words: Vec<String> = paths
         .into_iter()
@@ -238,7 +255,7 @@ fn file_differences(new: &[PackageFile], old: &[PackageFile]) -> String {
     if words.len() > NAMED {
         let rest = words.len() - (NAMED - 1);
         words.truncate(NAMED - 1);
-        words.push(format!("{rest} more files"));
+        words.push(format!("{rest} more {all}"));
     }
     words.join(", ")
 }

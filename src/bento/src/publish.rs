@@ -1,11 +1,11 @@
 //! Publishing: an evaluated package becomes the current release of a host, all at once or not at all.
 //!
-//! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; the manifest's
-//! signature, beside them; `manifest.json`, whose rename is the moment at which the release is current; `config`,
+//! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; in the same way the
+//! encrypted secrets, as `releases/N.secrets`; the manifest's signature, beside them; `manifest.json`, whose rename is the moment at which the release is current; `config`,
 //! `manifest.json.sig` and `last_change_date`, for people and for agents of the original bento. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
 //! crash after it the new one (and the next publish mends the rest).
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -13,13 +13,15 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use nix::unistd::{Uid, User};
+use ssh_key::PublicKey;
 
 use crate::evaluation::Evaluation;
 use crate::files::{self, TEMPORARY};
 use crate::host::{Host, HostName};
-use crate::hub::{HostDir, Hub, modified};
+use crate::hub::{HostDir, Hub, modified, numbers};
 use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir, signature_file};
-use crate::package::{Package, PackageFile};
+use crate::package::{Package, PackageFile, place};
+use crate::secrets::{Secret, draft::Draft, secrets_dir};
 use crate::sign::{self, Signer};
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
@@ -36,6 +38,8 @@ pub struct Candidate<'a> {
     pub tree: &'a SourceTree,
     /// What they are.
     pub package: Package,
+    /// What only the host may read.
+    pub secrets: Vec<Draft>,
     /// What they come to.
     pub evaluation: Evaluation,
     /// Entries of the search path that the host shall use.
@@ -97,9 +101,9 @@ pub struct Plan {
     pub why: Vec<String>,
 }
 
-/// Says what [`publish`] would do, and does nothing.
-pub fn plan(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Plan> {
-    let next = next_manifest(&hub.host(&candidate.host.name), candidate, signer, now)?;
+/// Says what [`publish`] would do if it signed with the private half of `key`, and does nothing.
+pub fn plan(hub: &Hub, candidate: &Candidate<'_>, key: Option<&PublicKey>, now: Timestamp) -> Result<Plan> {
+    let next = next_manifest(&hub.host(&candidate.host.name), candidate, key, now)?;
     Ok(Plan {
         published: match next.why.is_empty() {
             true => Published::Unchanged { serial: next.serial },
@@ -117,7 +121,8 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     let reader = reader(candidate.host)?;
     lay_out(&dir, reader)?;
     clear_leftovers(&dir)?;
-    let Next { serial, manifest, why, .. } = next_manifest(&dir, candidate, signer, now)?;
+    let Next { serial, manifest, sealed, why, .. } =
+        next_manifest(&dir, candidate, signer.map(Signer::public_key), now)?;
     if why.is_empty() {
         finish(&dir, serial)?;
         give_to(&dir.releases(), reader)?;
@@ -131,17 +136,24 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     let temporary = releases.join(format!("{TEMPORARY}{serial}"));
     make_dir(&temporary)?;
     for file in &manifest.files {
-        put(&candidate.tree.path(), &temporary, file)?;
+        let from = candidate.tree.path().join(&file.path);
+        let source = File::open(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        let mode = if file.mode.executable() { 0o750 } else { 0o640 };
+        put(source, &temporary, &file.path, mode)?;
     }
-    give_to(&temporary, reader)?;
-    sync_dirs(&temporary)?;
-    let place = releases.join(serial.to_string());
-    fs::rename(&temporary, &place).with_context(|| format!("cannot create {}", place.display()))?;
-    files::sync_dir(&releases)?;
+    put_in_place(&temporary, &dir.path().join(release_dir(serial)), reader)?;
+    if !sealed.is_empty() {
+        make_dir(&temporary)?;
+        for (secret, content) in manifest.secrets.iter().zip(&sealed) {
+            put(content.as_slice(), &temporary, &secret.path, 0o640)?;
+        }
+        put_in_place(&temporary, &dir.path().join(secrets_dir(serial)), reader)?;
+    }
     let (text, gid) = (manifest.to_json()?, reader.map(|r| r.gid));
     if let Some(signer) = signer {
         files::write_atomic(&dir.signature_file(serial), signer.sign(&text)?.as_bytes(), 0o640, gid)?;
     }
+    files::sync_dir(&releases)?;
     files::write_atomic(&dir.manifest_file(), &text, 0o640, gid)?;
     finish(&dir, serial)?;
     prune(&dir, serial)?;
@@ -154,6 +166,8 @@ struct Next {
     serial: u64,
     /// The manifest that a new release would have.
     manifest: Manifest,
+    /// The encrypted secrets, in the manifest's order.
+    sealed: Vec<Vec<u8>>,
     /// The system of the current release.
     current: Option<StorePath>,
     /// Why a new release is needed.
@@ -161,17 +175,19 @@ struct Next {
 }
 
 /// The manifest that a candidate would get, and why the current one does not do.
-fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Next> {
+fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKey>, now: Timestamp) -> Result<Next> {
     // a manifest that can't be read is replaced; its serial is the newest release's, as that is written first
     let current = dir.manifest();
     let newest = match &current {
         Ok(Some(current)) => Some(current.serial),
-        _ => serials(&dir.releases())?.last().copied(),
+        _ => dir.serials()?.last().copied(),
     };
     let policy = Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") };
     if policy.self_update && candidate.mode == ReleaseMode::Closure {
         bail!("a host in closure mode has no flake to update by itself: remove SELF_UPDATE, or use source mode");
     }
+    let (secrets, sealed) =
+        seal(dir, current.as_ref().ok().and_then(Option::as_ref), &candidate.secrets)?.into_iter().unzip();
     let manifest = Manifest {
         schema: manifest::SCHEMA,
         serial: newest.unwrap_or(0).checked_add(1).context("there is no serial after the current release's")?,
@@ -186,6 +202,7 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, signer: Option<&Signe
         substituters: candidate.substituters.clone(),
         trusted_public_keys: candidate.trusted_public_keys.clone(),
         policy,
+        secrets,
         files: match candidate.mode {
             ReleaseMode::Source => candidate.package.files.clone(),
             ReleaseMode::Closure => Vec::new(),
@@ -202,7 +219,7 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, signer: Option<&Signe
             if !is_whole(&dir.path().join(release_dir(current.serial)), &current.files) {
                 why.push("the current release's files are damaged".to_owned());
             }
-            if signer.is_some_and(|signer| !is_signed(dir, current.serial, signer)) {
+            if key.is_some_and(|key| !is_signed(dir, current.serial, key)) {
                 why.push("the current release is not signed with this key".to_owned());
             }
             why
@@ -213,7 +230,31 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, signer: Option<&Signe
         Some(current) if why.is_empty() => current.serial,
         _ => manifest.serial,
     };
-    Ok(Next { serial, manifest, current: current.map(|current| current.toplevel), why })
+    Ok(Next { serial, manifest, sealed, current: current.map(|current| current.toplevel), why })
+}
+
+/// The secrets of a release with their encrypted texts: those of the current one that are still the same, and new ones.
+pub fn seal(dir: &HostDir, current: Option<&Manifest>, drafts: &[Draft]) -> Result<Vec<(Secret, Vec<u8>)>> {
+    let kept = |draft: &Draft| {
+        let current = current?;
+        let known = |secret: &&Secret| secret.path == draft.path && secret.digest == draft.digest;
+        let secret = current.secrets.iter().find(known)?;
+        let file = place(&dir.path().join(secrets_dir(current.serial)), &secret.path).ok()?;
+        // one that is damaged is made anew
+        fs::read(file).ok().filter(|content| blake3::hash(content).to_hex().as_str() == secret.blake3)
+    };
+    let seal = |draft: &Draft| {
+        let content = kept(draft).map_or_else(|| draft.seal(), Ok)?;
+        let secret = Secret {
+            path: draft.path.clone(),
+            access: draft.access.clone(),
+            size: content.len() as u64,
+            blake3: blake3::hash(&content).to_hex().to_string(),
+            digest: draft.digest.clone(),
+        };
+        Ok((secret, content))
+    };
+    drafts.iter().map(seal).collect()
 }
 
 /// Whether a release's end is still far enough away: at least half as far as a new one's would be, or both have none.
@@ -228,29 +269,15 @@ fn lasts(current: Option<Timestamp>, new: Option<Timestamp>, now: Timestamp) -> 
     }
 }
 
-/// Whether the current manifest, as it lies there, has a signature by this signer.
-fn is_signed(dir: &HostDir, serial: u64, signer: &Signer) -> bool {
+/// Whether the current manifest, as it lies there, has a signature by this key.
+fn is_signed(dir: &HostDir, serial: u64, key: &PublicKey) -> bool {
     let texts = fs::read(dir.manifest_file()).and_then(|text| Ok((text, fs::read(dir.signature_file(serial))?)));
-    texts.is_ok_and(|(text, signature)| sign::verify(&text, &signature, &[signer.public_key().into()]).is_ok())
+    texts.is_ok_and(|(text, signature)| sign::verify(&text, &signature, &[key.into()]).is_ok())
 }
 
 /// Whether a published release has all its files, as they were.
 fn is_whole(dir: &Path, files: &[PackageFile]) -> bool {
     Package::served(dir, files).is_ok_and(|served| served == files)
-}
-
-/// The serials of the releases in a directory, sorted.
-fn serials(releases: &Path) -> Result<Vec<u64>> {
-    let entries = match fs::read_dir(releases) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("cannot list {}", releases.display()))?,
-    };
-    let mut serials = Vec::new();
-    for entry in entries {
-        serials.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
-    }
-    serials.sort_unstable();
-    Ok(serials)
 }
 
 /// Makes a host's directories, with their owners and modes, where they aren't so already.
@@ -290,7 +317,7 @@ fn clear_leftovers(dir: &HostDir) -> Result<()> {
     files::clear_temporaries(dir.path())?;
     files::clear_temporaries(&dir.releases())?;
     if let Ok(Some(manifest)) = dir.manifest() {
-        for serial in serials(&dir.releases())? {
+        for serial in dir.serials()? {
             if serial > manifest.serial {
                 remove_release(dir, serial)?;
             }
@@ -300,21 +327,26 @@ fn clear_leftovers(dir: &HostDir) -> Result<()> {
 }
 
 /// Writes one file of a release, durably.
-fn put(tree: &Path, release: &Path, file: &PackageFile) -> Result<()> {
-    let (from, to) = (tree.join(&file.path), release.join(&file.path));
+fn put(mut source: impl io::Read, release: &Path, path: &str, mode: u32) -> Result<()> {
+    let to = place(release, path)?;
     let mut above = release.to_owned();
-    let parts: Vec<&str> = file.path.split('/').collect();
+    let parts: Vec<&str> = path.split('/').collect();
     for part in &parts[..parts.len() - 1] {
         above.push(part);
         make_dir(&above)?;
     }
-    let mode = if file.mode.executable() { 0o750 } else { 0o640 };
     let context = || format!("cannot write {}", to.display());
-    let mut source = fs::File::open(&from).with_context(|| format!("cannot read {}", from.display()))?;
     let mut copy = OpenOptions::new().write(true).create_new(true).mode(mode).open(&to).with_context(context)?;
     io::copy(&mut source, &mut copy).with_context(context)?;
     copy.set_permissions(Permissions::from_mode(mode)).with_context(context)?;
     copy.sync_all().with_context(context)
+}
+
+/// Makes a directory durable that is complete, and gives it its name: whether that is durable, its parent decides.
+fn put_in_place(temporary: &Path, place: &Path, reader: Option<Reader>) -> Result<()> {
+    give_to(temporary, reader)?;
+    sync_dirs(temporary)?;
+    fs::rename(temporary, place).with_context(|| format!("cannot create {}", place.display()))
 }
 
 /// Lets the host's group read a file or a whole tree, where it can't already; changes no time of modification.
@@ -363,6 +395,12 @@ fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     } else {
         files::remove(&dir.path().join(manifest::SIGNATURE_LINK))?;
     }
+    // what it said stays known when another one takes its place
+    let kept = dir.kept_manifest_file(serial);
+    if !kept.exists() {
+        let manifest = dir.manifest_file();
+        fs::hard_link(&manifest, &kept).with_context(|| format!("cannot link {} to it", kept.display()))?;
+    }
     let touched = modified(&dir.last_change_date());
     if touched.is_none() || touched < modified(&dir.manifest_file()) {
         let gid = fs::symlink_metadata(dir.path()).map(|metadata| metadata.gid()).ok();
@@ -381,7 +419,7 @@ fn point(link: &Path, target: &str) -> Result<()> {
 
 /// Removes all but the last few releases.
 fn prune(dir: &HostDir, current: u64) -> Result<()> {
-    let all = serials(&dir.releases())?;
+    let all = dir.serials()?;
     for serial in &all[..all.len().saturating_sub(KEPT)] {
         if *serial != current {
             remove_release(dir, *serial)?;
@@ -407,8 +445,8 @@ pub fn keep_releases(hub: &Hub, name: &HostName, serial: u64, keep: impl FnOnce(
     if fs::symlink_metadata(&link).is_err() {
         keep(&link)?;
     }
-    let kept = serials(&hub.host(name).releases())?;
-    for old in serials(&roots)? {
+    let kept = hub.host(name).serials()?;
+    for old in numbers(&roots)? {
         if !kept.contains(&old) {
             files::remove(&roots.join(old.to_string()))?;
         }
@@ -416,8 +454,11 @@ pub fn keep_releases(hub: &Hub, name: &HostName, serial: u64, keep: impl FnOnce(
     Ok(())
 }
 
-/// Removes the files of a release and its signature.
+/// Removes the files of a release, its secrets, its manifest and its signature.
 fn remove_release(dir: &HostDir, serial: u64) -> Result<()> {
     files::remove(&dir.signature_file(serial))?;
+    files::remove(&dir.kept_manifest_file(serial))?;
+    // these before the files: by them a release is found that was cut short
+    files::remove(&dir.path().join(secrets_dir(serial)))?;
     files::remove(&dir.path().join(release_dir(serial)))
 }

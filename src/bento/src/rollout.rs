@@ -22,8 +22,11 @@ use crate::fleet::config::Config;
 use crate::host::{Host, HostKind, HostName};
 use crate::hub::Hub;
 use crate::manifest::Manifest;
+use crate::package::place;
 use crate::push::lockout::Access;
 use crate::push::target::Target;
+use crate::secrets::draft::Draft;
+use crate::secrets::{Secret, secrets_dir};
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
@@ -410,6 +413,21 @@ impl Shelf {
         SourceTree::unpack(&archive, &file)
     }
 
+    /// Puts a host's encrypted secrets aside, beside its files.
+    pub fn put_secrets(&self, host: &HostName, what: &str, secrets: &[(Secret, Vec<u8>)]) -> Result<()> {
+        let text = postcard::to_stdvec(secrets).context("cannot put secrets aside")?;
+        files::write_atomic(&self.secrets(host, what), &text, 0o600, None)
+    }
+
+    /// The secrets that were put aside.
+    pub fn take_secrets(&self, host: &HostName, what: &str) -> Result<Vec<Draft>> {
+        let file = self.secrets(host, what);
+        let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let secrets: Vec<(Secret, Vec<u8>)> =
+            postcard::from_bytes(&text).with_context(|| format!("{} is damaged", file.display()))?;
+        secrets.into_iter().map(|(secret, sealed)| Draft::of_sealed(&secret, sealed)).collect()
+    }
+
     /// The link that keeps what was built for a host from being collected by Nix.
     pub fn root(&self, host: &HostName) -> PathBuf {
         self.dir.join(format!("{host}.result"))
@@ -419,7 +437,7 @@ impl Shelf {
     pub fn clear(&self) -> Result<()> {
         for entry in fs::read_dir(&self.dir).with_context(|| format!("cannot list {}", self.dir.display()))? {
             let path = entry.with_context(|| format!("cannot list {}", self.dir.display()))?.path();
-            if path.extension().is_some_and(|end| end == "tar" || end == "result") {
+            if path.extension().is_some_and(|end| end == "tar" || end == "secrets" || end == "result") {
                 files::remove(&path)?;
             }
         }
@@ -428,6 +446,10 @@ impl Shelf {
 
     fn file(&self, host: &HostName, what: &str) -> PathBuf {
         self.dir.join(format!("{host}.{what}.tar"))
+    }
+
+    fn secrets(&self, host: &HostName, what: &str) -> PathBuf {
+        self.dir.join(format!("{host}.{what}.secrets"))
     }
 }
 
@@ -445,6 +467,17 @@ pub fn before(hub: &Hub, manifest: &Manifest) -> Result<SourceTree> {
         }
     }
     Ok(tree)
+}
+
+/// The secrets of what was before, as they were encrypted then.
+pub fn secrets_before(hub: &Hub, manifest: &Manifest) -> Result<Vec<(Secret, Vec<u8>)>> {
+    let dir = hub.host(&manifest.host).path().join(secrets_dir(manifest.serial));
+    let read = |secret: &Secret| {
+        let file = place(&dir, &secret.path)?;
+        let sealed = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok((secret.clone(), sealed))
+    };
+    manifest.secrets.iter().map(read).collect()
 }
 
 /// The host that a manifest is for.

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
@@ -28,8 +27,8 @@ pub struct Signer {
 enum Holder {
     /// In this process.
     Process(Box<PrivateKey>),
-    /// In an ssh agent.
-    Agent(Mutex<Client>),
+    /// In the ssh agent with this socket.
+    Agent(PathBuf),
 }
 
 impl fmt::Debug for Signer {
@@ -41,18 +40,23 @@ impl fmt::Debug for Signer {
 impl Signer {
     /// Takes the key that `key` names: a file with a private key, or one with the public key of a key that the ssh agent
     /// at `agent` (the value of `SSH_AUTH_SOCK`) holds. A private key with a passphrase, or for RSA, is left to the agent
-    /// too.
+    /// too; a public key whose private half lies beside it, ready for use, needs none.
     pub fn open(key: &Path, agent: Option<&Path>) -> Result<Self> {
         let text = std::fs::read_to_string(key)
             .with_context(|| format!("cannot read the signing key {} (SIGNING_KEY)", key.display()))?;
         if let Ok(public_key) = PublicKey::from_openssh(text.trim()) {
-            return Self::in_agent(public_key, key, agent);
+            let beside = std::fs::read_to_string(key.with_extension("")).ok();
+            let beside = beside.and_then(|text| PrivateKey::from_openssh(text.trim()).ok());
+            let same = |private: &PrivateKey| private.public_key().key_data() == public_key.key_data();
+            return match beside.filter(|private| same(private) && is_usable(private)) {
+                Some(private) => Ok(Self { public_key, holder: Holder::Process(Box::new(private)) }),
+                None => Self::in_agent(public_key, key, agent),
+            };
         }
         let private_key = PrivateKey::from_openssh(text.trim()).map_err(|error| {
             anyhow!("{} is neither an OpenSSH private key nor a public one: {error}", key.display())
         })?;
-        // ssh-key 0.6 computes wrong signatures with RSA keys, and says so only as "cryptographic error"
-        if private_key.is_encrypted() || private_key.algorithm().is_rsa() {
+        if !is_usable(&private_key) {
             return Self::in_agent(private_key.public_key().clone(), key, agent);
         }
         Ok(Self { public_key: private_key.public_key().clone(), holder: Holder::Process(Box::new(private_key)) })
@@ -68,9 +72,7 @@ impl Signer {
             )
         };
         let socket = agent.with_context(|| anyhow!("SSH_AUTH_SOCK is not set")).with_context(way_out)?;
-        let mut client = Client::connect(socket)
-            .map_err(|error| anyhow!("cannot talk to the ssh agent at {}: {error}", socket.display()))
-            .with_context(way_out)?;
+        let mut client = connect(socket).with_context(way_out)?;
         let identities = client
             .list_all_identities()
             .map_err(|error| anyhow!("the ssh agent at {} does not say what it has: {error}", socket.display()))?;
@@ -82,7 +84,7 @@ impl Signer {
             return Err(anyhow!("the ssh agent at {} does not hold {}", socket.display(), name(&public_key)))
                 .with_context(way_out);
         }
-        Ok(Self { public_key, holder: Holder::Agent(Mutex::new(client)) })
+        Ok(Self { public_key, holder: Holder::Agent(socket.to_owned()) })
     }
 
     /// The public half, which the hosts pin.
@@ -100,10 +102,10 @@ impl Signer {
         let context = || format!("cannot sign with {}", self.name());
         let signature = match &self.holder {
             Holder::Process(key) => key.sign(NAMESPACE, HashAlg::Sha512, message).with_context(context)?,
-            Holder::Agent(client) => {
+            Holder::Agent(socket) => {
                 let data = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, message).with_context(context)?;
-                let mut client = client.lock().map_err(|_| anyhow!("the ssh agent's connection broke"))?;
-                let signature = client
+                // several threads sign at a time
+                let signature = connect(socket)?
                     .sign(self.public_key.clone(), &data)
                     .map_err(|error| anyhow!("the ssh agent refused: {error}"))
                     .with_context(context)?;
@@ -113,6 +115,17 @@ impl Signer {
         };
         signature.to_pem(LineEnding::LF).with_context(context)
     }
+}
+
+/// Whether this process can sign with a private key.
+fn is_usable(key: &PrivateKey) -> bool {
+    // ssh-key 0.6 computes wrong signatures with RSA keys, and says so only as "cryptographic error"
+    !key.is_encrypted() && !key.algorithm().is_rsa()
+}
+
+/// Connects to the ssh agent with this socket.
+fn connect(socket: &Path) -> Result<Client> {
+    Client::connect(socket).map_err(|error| anyhow!("cannot talk to the ssh agent at {}: {error}", socket.display()))
 }
 
 /// Reads a public key, or the public half of a private key; gives its line too.

@@ -14,6 +14,7 @@ use bento_store::store_path::StoreDir;
 use tempfile::TempDir;
 
 use crate::package::{PackageFile, place};
+use crate::secrets::folder::Folders;
 
 /// The base name of every staged tree and of every tree on a host.
 ///
@@ -39,11 +40,11 @@ pub struct SourceTree {
 impl SourceTree {
     /// Copies `from` with its symbolic links followed.
     ///
-    /// Left out: `.git`, `.direnv`, `result` links into the Nix store, and directories without a file in them (neither git nor a
-    /// manifest knows these). Modes become 0644 or 0755, or 0600 or 0700 for what the world may not read. A link that
+    /// Left out: what is in one of the fleet's folders of secrets and not encrypted, `.git`, `.direnv`, `result` links into the
+    /// Nix store, and directories without a file in them (neither git nor a manifest knows these). Modes become 0644 or 0755, or 0600 or 0700 for what the world may not read. A link that
     /// leads nowhere or back to a directory above it, a file that can't be read or is none, and a name that isn't UTF-8
     /// are errors.
-    pub fn stage(from: &Path) -> Result<Self> {
+    pub fn stage(from: &Path, secrets: &Folders) -> Result<Self> {
         let holder = tempfile::Builder::new()
             .prefix("bento-")
             .permissions(Permissions::from_mode(0o700))
@@ -52,7 +53,7 @@ impl SourceTree {
         let tree = holder.path().join(TREE_NAME);
         make_dir(&tree)?;
         let mut above = Vec::new();
-        copy_dir(from, &tree, &mut above)?;
+        copy_dir(from, &tree, secrets, &mut above)?;
         stamp(&tree)?;
         Ok(Self { holder, from: from.to_owned() })
     }
@@ -89,7 +90,7 @@ impl SourceTree {
         let unpacked = tempfile::tempdir().context("cannot make a directory to unpack in")?;
         let context = || format!("cannot unpack {}", origin.display());
         tar::Archive::new(archive).unpack(unpacked.path()).with_context(context)?;
-        let tree = Self::stage(&unpacked.path().join(TREE_NAME))?;
+        let tree = Self::stage(&unpacked.path().join(TREE_NAME), &Folders::default())?;
         Ok(Self { from: origin.to_owned(), ..tree })
     }
 
@@ -197,7 +198,7 @@ fn tree_mode(mode: u32) -> u32 {
 
 /// Copies one directory; `above` holds the device and inode of each directory that is being copied, to see loops.
 /// Gives whether there was any file in it.
-fn copy_dir(from: &Path, to: &Path, above: &mut Vec<(u64, u64, PathBuf)>) -> Result<bool> {
+fn copy_dir(from: &Path, to: &Path, secrets: &Folders, above: &mut Vec<(u64, u64, PathBuf)>) -> Result<bool> {
     let reading = || format!("cannot read the directory {}", from.display());
     let itself = fs::metadata(from).with_context(reading)?;
     if let Some((_, _, start)) = above.iter().find(|(dev, ino, _)| (*dev, *ino) == (itself.dev(), itself.ino())) {
@@ -227,13 +228,16 @@ fn copy_dir(from: &Path, to: &Path, above: &mut Vec<(u64, u64, PathBuf)>) -> Res
         let target = to.join(name);
         if metadata.is_dir() {
             make_dir(&target)?;
-            if copy_dir(&path, &target, above)? {
+            if copy_dir(&path, &target, secrets, above)? {
                 stamp(&target)?;
                 any = true;
             } else {
                 fs::remove_dir(&target).with_context(|| format!("cannot remove {}", target.display()))?;
             }
         } else if metadata.is_file() {
+            if secrets.keep_out(&path)? {
+                continue;
+            }
             copy_file(&path, &target, tree_mode(metadata.mode()))?;
             any = true;
         } else {

@@ -7,8 +7,10 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use bento::build::log::{BuildLog, Progress};
 use common::{Lab, Ran};
@@ -222,6 +224,75 @@ fn a_system_is_applied_to_another_machine_over_ssh() {
     let calls = lab.read("ssh.log");
     assert!(calls.lines().all(|call| call.contains("-p2222 -oBatchMode=yes")), "{calls}");
     assert!(calls.contains("nix-store --serve"), "{calls}");
+}
+
+/// Another machine's sshd and Nix store, as far as a name space is another machine; gone when dropped.
+struct Builder {
+    sshd: Child,
+    port: u16,
+}
+
+impl Builder {
+    fn start(lab: &Lab) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        fs::create_dir_all(lab.path("builder/nix")).unwrap();
+        lab.write(
+            "builder/conf/nix.conf",
+            "build-users-group =\nsandbox = false\nsubstituters =\ntrusted-users = root\n",
+        );
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {0}/other\nPidFile none\nUsePAM no\nStrictModes no\n\
+             AuthorizedKeysFile {0}/keys/admin.pub\nPermitRootLogin yes\nSetEnv NIX_CONF_DIR={0}/builder/conf\n",
+            lab.dir.path().display()
+        );
+        lab.write("builder/sshd_config", &config);
+        let script = format!(
+            "exec unshare --mount sh -c 'mount --bind {0}/builder/nix /nix; exec /usr/sbin/sshd -D -f {0}/builder/sshd_config'",
+            lab.dir.path().display()
+        );
+        let builder = Self { sshd: lab.start(&script), port };
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20), "the builder's sshd does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        builder
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        let _ = self.sshd.kill();
+        let _ = self.sshd.wait();
+    }
+}
+
+#[test]
+fn systems_are_built_by_nix_s_remote_builders_where_these_are_set_up() {
+    let Some(lab) = lab() else { return };
+    let builder = Builder::start(&lab);
+    // new in each run: nobody has built it yet
+    lab.flake_host("web", &format!("text = \"{} {}\";", builder.port, lab.dir.path().display()));
+    let system = if cfg!(target_arch = "aarch64") { "aarch64-linux" } else { "x86_64-linux" };
+    // as an administrator has it in nix.conf: nothing is built here
+    let nix = format!(
+        "substituters =\nbuild-users-group =\nsandbox = false\nflake-registry =\nmax-jobs = 0\n\
+         builders = ssh://root@127.0.0.1 {system} {} 1 1\n",
+        lab.path("keys/admin").display()
+    );
+    let deploy = |port: u16| {
+        let options = format!("-p {port} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null");
+        lab.command(&["deploy"]).env("NIX_CONFIG", &nix).env("NIX_SSHOPTS", options).output().unwrap()
+    };
+    let toplevel = |lab: &Lab| lab.manifest("web")["toplevel"].as_str().unwrap().to_owned();
+    let failed = deploy(1);
+    assert!(!failed.status.success() && !lab.path("chroot/web").exists());
+    let ran = deploy(builder.port);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let name = toplevel(&lab).trim_start_matches("/nix/store/").to_owned();
+    assert!(lab.path(&format!("builder/nix/store/{name}/bin/switch-to-configuration")).exists());
+    lab.shell(&format!("test -e /nix/store/{name}/bin/switch-to-configuration")).succeeds();
+    lab.agent("web").succeeds();
 }
 
 #[test]

@@ -13,16 +13,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bento::evaluation::Evaluation;
 use bento::host::{Host, HostKind, HostName};
 use bento::hub::Hub;
-use bento::manifest::{Manifest, ReleaseMode, signature_file};
-use bento::package::Package;
+use bento::manifest::{Manifest, signature_file};
 use bento::publish::{Candidate, Published, publish};
+use bento::secrets::draft::{DigestKey, Draft};
+use bento::secrets::folder::Folders;
+use bento::secrets::secrets_dir;
 use bento::sign::{Signer, SigningKey, read_public_key, verify};
 use bento::source::SourceTree;
-use bento::store_path::StorePath;
-use common::Lab;
+use common::{Lab, candidate};
 use jiff::Timestamp;
 
 /// The calls that change what a reader sees or what outlives a crash.
@@ -72,25 +72,19 @@ impl Place {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, text).unwrap();
         }
+        fs::create_dir_all(self.dir.join("secrets/sub")).unwrap();
+        fs::write(self.dir.join("secrets/sub/password"), text).unwrap();
     }
 
     /// Publishes them; `version` tells systems apart.
     fn publish(&self, version: char) -> Published {
         let host = Host { name: HostName::new("crash-host").unwrap(), kind: HostKind::Flake };
-        let tree = SourceTree::stage(&self.dir.join("source")).unwrap();
-        let path =
-            |end: &str| StorePath::new(format!("/nix/store/{}-system{end}", version.to_string().repeat(32))).unwrap();
-        let candidate = Candidate {
-            host: &host,
-            package: Package::of(&tree.path()).unwrap(),
-            tree: &tree,
-            evaluation: Evaluation { drv_path: path(".drv"), toplevel: path("") },
-            search_path: Vec::new(),
-            mode: ReleaseMode::Source,
-            substituters: Vec::new(),
-            trusted_public_keys: Vec::new(),
-            expires: None,
-        };
+        let tree = SourceTree::stage(&self.dir.join("source"), &Folders::default()).unwrap();
+        let key = fs::read_to_string(self.dir.join("key.pub")).unwrap();
+        // as it is when the deploy that is cut short is the first that sees the key
+        let secrets =
+            Draft::of_folder(&host.name, &self.dir.join("secrets"), &[key], Some(&DigestKey::of_user(false).unwrap()));
+        let candidate = Candidate { secrets: secrets.unwrap(), ..candidate(&host, &tree, version) };
         let signer = Signer::open(&self.dir.join("key"), None).unwrap();
         publish(&Hub::new(self.dir.join("hub")), &candidate, Some(&signer), Timestamp::now()).unwrap()
     }
@@ -110,6 +104,12 @@ impl Place {
             assert_eq!(blake3::hash(&served).to_hex().as_str(), file.blake3);
             assert_eq!(served, if manifest.serial == 1 { b"old" } else { b"new" });
         }
+        let [secret] = manifest.secrets.as_slice() else { panic!("{manifest:?}") };
+        let sealed = fs::read(host.join(secrets_dir(manifest.serial)).join(&secret.path)).unwrap();
+        assert_eq!(blake3::hash(&sealed).to_hex().as_str(), secret.blake3);
+        let key = fs::read(self.dir.join("key")).unwrap();
+        let key = age::ssh::Identity::from_buffer(key.as_slice(), None).unwrap();
+        assert_eq!(age::decrypt(&key, &sealed).unwrap(), if manifest.serial == 1 { b"old" } else { b"new" });
         manifest.serial
     }
 }
@@ -170,7 +170,7 @@ fn killed_at_any_step_a_reader_sees_a_whole_release() {
             points.push((name.to_owned(), *count));
         }
     }
-    assert!(points.len() > 25, "{points:?}");
+    assert!(points.len() > 35, "{points:?}");
     let (mut old, mut new) = (0, 0);
     for (name, count) in &points {
         let run = copy(start.path());

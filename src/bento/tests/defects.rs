@@ -448,3 +448,108 @@ fn nothing_of_a_host_is_readable_to_the_world_or_writable_to_the_host() {
         }
     }
 }
+
+#[test]
+fn a_release_does_not_become_new_by_its_age() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    let activations = lab.activations("web");
+    // `ls -l` writes a time differently once it is half a year old
+    let files = ["last_change_date", "manifest.json", "releases/1", "releases/1/flake.nix"];
+    for file in files.map(|file| lab.path(&format!("chroot/web/{file}"))) {
+        assert!(Command::new("touch").args(["-d", "7 months ago"]).arg(file).status().unwrap().success());
+    }
+    let ran = lab.agent("web").succeeds();
+    assert!(ran.stdout.contains("release 1 is current"), "{}", ran.stdout);
+    assert_eq!(lab.activations("web"), activations);
+    assert_eq!(lab.reports("web").len(), 1);
+}
+
+#[test]
+fn name_selects_a_host_without_a_flake() {
+    let Some(lab) = Lab::new() else { return };
+    lab.non_flake("router", "");
+    lab.flake_host("web", "");
+    for command in ["deploy", "versions"] {
+        let ran = lab.command(&[command]).env("NAME", "router").output().unwrap();
+        let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+        assert!(ran.status.success() && said.contains("router") && !said.contains("web"), "{said}");
+    }
+    assert!(lab.path("chroot/router/manifest.json").exists() && !lab.path("chroot/web").exists());
+}
+
+#[test]
+fn what_a_host_works_with_is_not_overwritten_by_the_next_release() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "text = \"one\";");
+    lab.bento(&["deploy"]).succeeds();
+    // no program of bento's is among what a host gets: the one that runs comes with the system
+    assert_eq!(lab.names("chroot/web/config"), ["flake.nix", "system.nix"]);
+    lab.agent("web").succeeds();
+    let first = lab.path("hosts/web/state/releases/1");
+    let before = fingerprint(&first);
+    lab.flake_host("web", "text = \"two\";");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    assert_eq!(fingerprint(&first), before);
+}
+
+#[test]
+fn a_host_speaks_for_nobody_else() {
+    let Some(lab) = Lab::new() else { return };
+    for host in ["web", "db"] {
+        lab.flake_host(host, "");
+    }
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    // what it says of another in its own place is no report, and in the other's place it can't say anything: see isolation.rs
+    let report = lab.read("chroot/web/logs/report-1-1.json").replace("\"web\"", "\"db\"");
+    lab.write("chroot/web/logs/report-1-1.json", &report);
+    assert_eq!((lab.state("web").as_str(), lab.state("db").as_str()), ("corrupt-report", "new-machine"));
+    // and a system that it was never told to run does not become right by its saying so
+    let other = "/nix/store/00000000000000000000000000000000-nixos-system-other";
+    let report = report.replace("\"db\"", "\"web\"").replace(lab.running("web").unwrap().as_str(), other);
+    lab.write("chroot/web/logs/report-1-1.json", &report);
+    assert_eq!(lab.state("web"), "diverged");
+}
+
+/// What an attribute of a host with the agent's module comes to, as JSON.
+fn of_a_host_with_the_agent(attribute: &str) -> serde_json::Value {
+    let checkout = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let expression = format!(
+        "let system = import {checkout}/checks/fixture/nixos {{ configuration = {{ pkgs, ... }}: {{
+           imports = [ {checkout}/modules/agent.nix ];
+           services.bento.agent = {{
+             enable = true;
+             package = pkgs.hello;
+             hub = {{ address = \"hub.example.org\"; hostKeys = [ \"ssh-ed25519 AAAA\" ]; }};
+             signers = [ \"ssh-ed25519 AAAA\" ];
+           }};
+         }}; }}; in system.config.{attribute}"
+    );
+    let ran = Command::new(env!("CARGO_BIN_EXE_bento"))
+        .args(["eval", "--strict", "--json", "-E", &expression])
+        .env_remove("NIX_PATH")
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    serde_json::from_slice(&ran.stdout).unwrap()
+}
+
+#[test]
+fn no_port_is_open_on_a_host() {
+    assert_eq!(of_a_host_with_the_agent("networking.firewall.allowedTCPPorts"), serde_json::json!([]));
+    let units = of_a_host_with_the_agent("systemd.services").as_object().unwrap().clone();
+    let ours: Vec<&String> = units.keys().filter(|unit| unit.starts_with("bento")).collect();
+    assert_eq!(ours, ["bento-secrets", "bento-upgrade"]);
+    let sockets = of_a_host_with_the_agent("systemd.sockets").as_object().unwrap().clone();
+    assert!(sockets.keys().all(|unit| !unit.contains("bento")), "{sockets:?}");
+}
+
+#[test]
+fn hosts_do_not_poll_all_at_once() {
+    let timer = of_a_host_with_the_agent("systemd.timers.bento-upgrade.timerConfig");
+    assert_eq!((&timer["RandomizedDelaySec"], &timer["FixedRandomDelay"]), (&"10min".into(), &true.into()));
+}

@@ -72,18 +72,15 @@ fn reads_its_own_release_and_nothing_else(kind: Kind) {
     }
     let (worked, said) = sftp(&lab, "web", "ls -l");
     assert!(worked && said.contains("manifest.json") && said.contains("releases"), "{kind:?}: {said}");
-    fs::write(lab.path("home/mine"), "mine").unwrap();
+    lab.write("home/mine", "mine");
+    lab.write("home/directory/file", "mine");
     // the way out that a link of the host's own offers ends in its own directory too
     let links =
         [("../../db/manifest.json", "link"), ("/etc/passwd", "passwd"), ("/proc/self/root", "proc"), ("..", "up")];
     for (target, name) in links {
-        if kind == Kind::OpenSsh {
-            assert!(sftp(&lab, "web", &format!("symlink {target} logs/{name}")).0);
-        } else {
-            // nobody makes links here, but they may be there from a time with sshd
-            assert!(!sftp(&lab, "web", &format!("symlink {target} logs/{name}")).0);
-            std::os::unix::fs::symlink(target, lab.path(&format!("chroot/web/logs/{name}"))).unwrap();
-        }
+        // nobody makes links here, but they may be there from a time with other rules
+        assert!(!sftp(&lab, "web", &format!("symlink {target} logs/{name}")).0, "{kind:?} {target}");
+        std::os::unix::fs::symlink(target, lab.path(&format!("chroot/web/logs/{name}"))).unwrap();
     }
     let commands = [
         "get ../db/manifest.json got",
@@ -128,6 +125,9 @@ fn reads_its_own_release_and_nothing_else(kind: Kind) {
         "symlink logs config2",
         "ln manifest.json hard",
         "ln manifest.json logs/hard",
+        "symlink ../manifest.json logs/own",
+        "mkdir logs/deeper",
+        "put -r directory logs",
     ];
     let before = common::fingerprint(&lab.path("chroot"));
     for command in commands {
@@ -194,20 +194,104 @@ fn behind_the_embedded_hub_a_host_gets_no_shell_and_no_tunnel() {
     gets_no_shell_and_no_tunnel(Kind::Embedded);
 }
 
+/// Puts a file system of a test's own where the hosts' directories are, with all that is in there; `None` if this machine
+/// has none of that kind.
+fn mounted(lab: &Lab, options: &str) -> Option<()> {
+    let chroot = lab.path("chroot");
+    let script = format!(
+        "set -e; cp -a {0} {0}.copy; mount -t tmpfs -o mode=755,{options} hub {0}; cp -a {0}.copy/. {0}; \
+         mount --bind {0} /run/chroot",
+        chroot.display()
+    );
+    let ran = lab.shell(&script);
+    if !ran.ok {
+        println!("skipped: no tmpfs with {options} here: {}", ran.stderr.trim());
+    }
+    ran.ok.then_some(())
+}
+
+/// What a file in a host's logs holds, as it is in the laboratory's own mounts.
+fn size(lab: &Lab, host: &str, name: &str) -> u64 {
+    let ran = lab.shell(&format!("stat -c %s /run/chroot/{host}/logs/{name} 2> /dev/null || echo 0"));
+    ran.stdout.trim().parse().unwrap()
+}
+
+/// A host that fills the file system gets an error for it, and has broken nothing: others read on, and it makes room itself.
+fn is_told_when_the_disk_is_full(kind: Kind) {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    lab.flake_host("db", "");
+    lab.bento(&["deploy"]).succeeds();
+    if mounted(&lab, "size=2m").is_none() {
+        return;
+    }
+    if kind == Kind::Embedded {
+        lab.serve_hub(&[]);
+    }
+    fs::write(lab.path("home/large"), vec![b'x'; 4 << 20]).unwrap();
+    let (worked, said) = sftp(&lab, "web", "put large logs/large");
+    assert!(!worked && said.contains("Failure"), "{kind:?}: {said}");
+    for host in ["web", "db"] {
+        assert!(sftp(&lab, host, "get manifest.json got").0, "{kind:?} {host}");
+        let manifest = lab.shell(&format!("cat /run/chroot/{host}/manifest.json")).stdout;
+        assert_eq!(lab.read("home/got"), manifest, "{kind:?} {host}");
+    }
+    fs::write(lab.path("home/small"), vec![b'x'; 256 << 10]).unwrap();
+    assert!(!sftp(&lab, "db", "put small logs/small").0, "{kind:?}");
+    assert!(sftp(&lab, "web", "rm logs/large").0, "{kind:?}");
+    assert!(sftp(&lab, "db", "put small logs/small").0, "{kind:?}");
+    assert_eq!(size(&lab, "db", "small"), 256 << 10, "{kind:?}");
+}
+
 #[test]
-fn a_host_cannot_fill_the_embedded_hub() {
-    let Some(lab) = lab(Kind::Embedded) else { return };
+fn behind_openssh_a_host_is_told_when_the_disk_is_full() {
+    is_told_when_the_disk_is_full(Kind::OpenSsh);
+}
+
+#[test]
+fn behind_the_embedded_hub_a_host_is_told_when_the_disk_is_full() {
+    is_told_when_the_disk_is_full(Kind::Embedded);
+}
+
+/// A host leaves so much and no more, and that concerns no other.
+fn cannot_leave_more_than_its_quota(kind: Kind) {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    lab.flake_host("db", "");
+    lab.bento(&["deploy"]).succeeds();
+    // OpenSSH leaves it to the file system to count what a host's user owns, as the module has it
+    let quota = if kind == Kind::OpenSsh { "size=64m,usrquota,usrquota_block_hardlimit=1m" } else { "size=64m" };
+    if mounted(&lab, quota).is_none() {
+        return;
+    }
+    if kind == Kind::Embedded {
+        lab.serve_hub(&["--quota", "1"]);
+    }
     fs::write(lab.path("home/large"), vec![b'x'; 700 << 10]).unwrap();
-    assert!(sftp(&lab, "web", "put large logs/one").0);
+    assert!(sftp(&lab, "web", "put large logs/one").0, "{kind:?}");
     let (worked, said) = sftp(&lab, "web", "put large logs/two");
-    assert!(!worked && said.contains("Failure"), "{said}");
+    assert!(!worked && said.contains("Failure"), "{kind:?}: {said}");
+    // nor by going on with a file that is there
+    fs::write(lab.path("home/larger"), vec![b'x'; 1400 << 10]).unwrap();
+    let (worked, said) = sftp(&lab, "web", "reput larger logs/one");
+    assert!(!worked, "{kind:?}: {said}");
     // what was written of it stays below the limit, and others are not concerned
-    let size = |name: &str| fs::metadata(lab.path(&format!("chroot/web/logs/{name}"))).map_or(0, |m| m.len());
-    assert!(size("one") + size("two") <= 1 << 20);
-    assert!(sftp(&lab, "db", "put large logs/one").0);
+    assert!(size(&lab, "web", "one") + size(&lab, "web", "two") <= 1 << 20, "{kind:?}");
+    assert!(sftp(&lab, "db", "put large logs/one").0, "{kind:?}");
     // it makes room by itself
-    assert!(sftp(&lab, "web", "rm logs/one").0);
-    assert!(sftp(&lab, "web", "put large logs/two").0);
+    assert!(sftp(&lab, "web", "rm logs/one").0, "{kind:?}");
+    assert!(sftp(&lab, "web", "put large logs/two").0, "{kind:?}");
+    assert_eq!(size(&lab, "web", "two"), 700 << 10, "{kind:?}");
+}
+
+#[test]
+fn behind_openssh_a_host_cannot_leave_more_than_its_quota() {
+    cannot_leave_more_than_its_quota(Kind::OpenSsh);
+}
+
+#[test]
+fn behind_the_embedded_hub_a_host_cannot_leave_more_than_its_quota() {
+    cannot_leave_more_than_its_quota(Kind::Embedded);
 }
 
 #[test]

@@ -9,15 +9,14 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use bento::evaluation::{Evaluation, SearchPath};
+use bento::evaluation::SearchPath;
 use bento::host::{Host, HostKind, HostName};
 use bento::hub::Hub;
-use bento::manifest::ReleaseMode;
 use bento::package::Package;
 use bento::publish::{Candidate, Published, publish};
+use bento::secrets::folder::Folders;
 use bento::source::SourceTree;
-use bento::store_path::StorePath;
-use common::fingerprint;
+use common::{candidate, fingerprint};
 use jiff::{Span, Timestamp};
 use tempfile::TempDir;
 
@@ -25,6 +24,11 @@ fn write(dir: &Path, path: &str, text: &str) {
     let path = dir.join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
+}
+
+/// Stages a directory that is no fleet's.
+fn stage(dir: &Path) -> SourceTree {
+    SourceTree::stage(dir, &Folders::default()).unwrap()
 }
 
 fn paths(package: &Package) -> Vec<&str> {
@@ -54,19 +58,10 @@ impl Bench {
     fn publish_until(&self, version: char, hours: Option<i64>) -> Published {
         let now = Timestamp::now();
         let host = Host { name: HostName::new("bench-host").unwrap(), kind: HostKind::Flake };
-        let tree = SourceTree::stage(self.source.path()).unwrap();
-        let path =
-            |end: &str| StorePath::new(format!("/nix/store/{}-system{end}", version.to_string().repeat(32))).unwrap();
+        let tree = stage(self.source.path());
         let candidate = Candidate {
-            host: &host,
-            package: Package::of(&tree.path()).unwrap(),
-            tree: &tree,
-            evaluation: Evaluation { drv_path: path(".drv"), toplevel: path("") },
-            search_path: Vec::new(),
-            mode: ReleaseMode::Source,
-            substituters: Vec::new(),
-            trusted_public_keys: Vec::new(),
             expires: hours.map(|hours| now.checked_add(Span::new().hours(hours)).unwrap()),
+            ..candidate(&host, &tree, version)
         };
         publish(&Hub::new(self.hub.path()), &candidate, None, now).unwrap()
     }
@@ -102,7 +97,7 @@ fn links_are_followed_and_what_is_no_part_of_a_host_stays_out() {
     symlink("../../utils", fleet.path().join("hosts/web/utils")).unwrap();
     symlink("configuration.nix", fleet.path().join("hosts/web/other.nix")).unwrap();
     symlink("/nix/store/00000000000000000000000000000000-system", fleet.path().join("hosts/web/result")).unwrap();
-    let tree = SourceTree::stage(&fleet.path().join("hosts/web")).unwrap();
+    let tree = stage(&fleet.path().join("hosts/web"));
     assert_eq!(paths(&Package::of(&tree.path()).unwrap()), ["configuration.nix", "other.nix", "utils/bento.nix"]);
     assert!(!tree.path().join("empty").exists());
     assert!(!tree.path().join("sub").exists());
@@ -120,7 +115,7 @@ fn the_same_directory_linked_twice_is_no_loop() {
         fs::create_dir_all(fleet.path().join("host")).unwrap();
         symlink("../utils", fleet.path().join("host").join(name)).unwrap();
     }
-    let tree = SourceTree::stage(&fleet.path().join("host")).unwrap();
+    let tree = stage(&fleet.path().join("host"));
     assert_eq!(paths(&Package::of(&tree.path()).unwrap()), ["one/bento.nix", "two/bento.nix"]);
 }
 
@@ -131,7 +126,7 @@ fn modes_become_one_of_four_and_private_files_stay_private() {
         write(dir.path(), name, name);
         fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
-    let tree = SourceTree::stage(dir.path()).unwrap();
+    let tree = stage(dir.path());
     let package = Package::of(&tree.path()).unwrap();
     let modes: Vec<u32> = package.files.iter().map(|file| file.mode.bits()).collect();
     assert_eq!(modes, [0o644, 0o755, 0o600, 0o700]);
@@ -146,7 +141,7 @@ fn a_digest_depends_on_paths_modes_and_content_only() {
         write(dir.path(), "a/file", "text");
         write(dir.path(), "b", "more");
         change(dir.path());
-        Package::of(&SourceTree::stage(dir.path()).unwrap().path()).unwrap().digest()
+        Package::of(&stage(dir.path()).path()).unwrap().digest()
     };
     let plain = digest(|_| ());
     assert_eq!(digest(|_| std::thread::sleep(std::time::Duration::from_millis(5))), plain);
@@ -198,12 +193,13 @@ fn a_few_old_releases_are_kept() {
     for version in "0123456789".chars() {
         bench.publish(version);
     }
-    let mut kept: Vec<u64> = fs::read_dir(bench.host().join("releases"))
+    let mut kept: Vec<String> = fs::read_dir(bench.host().join("releases"))
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     kept.sort_unstable();
-    assert_eq!(kept, [6, 7, 8, 9, 10]);
+    let with_manifests = ["10", "10.json", "6", "6.json", "7", "7.json", "8", "8.json", "9", "9.json"];
+    assert_eq!(kept, with_manifests);
     bench.assert_whole(10);
 }
 

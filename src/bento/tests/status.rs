@@ -387,7 +387,7 @@ fn status_is_told_as_metrics() {
     place.presence(60, &serde_json::json!({ "booted": booted, "failed_units": 2, "reboot_needed": true }));
     fs::create_dir_all(place.dir.path().join("db")).unwrap();
     let hosts = status(&Hub::new(place.dir.path()), 900, now()).unwrap();
-    let text = bento::status::metrics::render(&hosts);
+    let text = bento::status::metrics::render(&hosts, 0);
     let version = format!(
         "bento_host_version_info{{host=\"web\",desired=\"{}-system\",running=\"{}-system\",booted=\"{1}-system\"}} 1",
         HASH[0], HASH[1]

@@ -17,6 +17,7 @@ use bento::builtin::BuiltinEvaluator;
 
 use bento::evaluation::{Evaluator, Resources, SearchPath, Subject};
 use bento::host::{Host, HostKind};
+use bento::secrets::folder::Folders;
 use bento::source::SourceTree;
 use tempfile::TempDir;
 
@@ -378,7 +379,7 @@ const HOST: &str = "BENTO_TEST_HOST";
 fn a_host_can_be_instantiated() {
     let expected = "the host's system is ";
     if let Some(dir) = std::env::var_os(HOST) {
-        let tree = SourceTree::stage(Path::new(&dir)).unwrap();
+        let tree = SourceTree::stage(Path::new(&dir), &Folders::default()).unwrap();
         let host = Host { name: "x".parse().unwrap(), kind: HostKind::NonFlake };
         let search_path = SearchPath::new(&["nixpkgs=nixpkgs".to_owned()], Some(""), Path::new(&dir)).unwrap();
         let resources = Resources { jobs: 1, memory: 4 << 30, time: Duration::from_secs(600) };

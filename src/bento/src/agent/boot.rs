@@ -1,7 +1,8 @@
 //! Booting: whether a system needs a boot, and having the next boot, and only that, be one of a certain system.
 //!
 //! Loaders are known by their own tools: systemd-boot by `bootctl set-oneshot`, GRUB by the variable `next_entry` that
-//! `grub-reboot` sets and NixOS's menu reads. Entries are found by what they boot, not by their names.
+//! `grub-reboot` sets and NixOS's menu reads. Entries are found by what they boot, not by their names; those of systemd-boot
+//! may have a counter of boots in theirs (<https://systemd.io/AUTOMATIC_BOOT_ASSESSMENT/>).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,8 +45,9 @@ impl Loader {
     pub fn boot_once(&self, toplevel: &StorePath, log: &mut Log) -> Result<()> {
         match self {
             Self::Systemd(dir) => {
-                let entry = systemd_entry(dir, toplevel)?;
-                log.run(Command::new("bootctl").args(["set-oneshot", &entry]), None)
+                let name = systemd_entry(dir, toplevel)?;
+                let pattern = counted(&name).map(|stem| format!("{stem}[+.]*conf"));
+                log.run(Command::new("bootctl").args(["set-oneshot", pattern.as_deref().unwrap_or(&name)]), None)
             }
             Self::Grub(dir) => {
                 let file = dir.join("grub.cfg");
@@ -57,7 +59,16 @@ impl Loader {
         }
     }
 
-    /// Takes that back.
+    /// Whether the loader counts how often a system was booted, and leaves it by itself for another one if none of these boots
+    /// came up for good.
+    pub fn counts(&self, toplevel: &StorePath) -> bool {
+        match self {
+            Self::Systemd(dir) => systemd_entry(dir, toplevel).is_ok_and(|name| counted(&name).is_some()),
+            Self::Grub(_) => false,
+        }
+    }
+
+    /// Takes back what [`Loader::boot_once`] did.
     pub fn boot_regularly(&self, log: &mut Log) -> Result<()> {
         match self {
             Self::Systemd(_) => log.run(Command::new("bootctl").args(["set-oneshot", ""]), None),
@@ -94,6 +105,15 @@ fn systemd_entry(dir: &Path, toplevel: &StorePath) -> Result<String> {
         Some(name) => Ok(name),
         None => bail!("{} has no entry that boots {toplevel}", dir.display()),
     }
+}
+
+/// What comes before the counter in the name of an entry: `+LEFT` or `+LEFT-DONE`, before `.conf`. The loader renames the
+/// entry with each boot, and whether it knows it by the name with the counter or without depends on its version.
+pub fn counted(name: &str) -> Option<&str> {
+    let (stem, counter) = name.strip_suffix(".conf")?.rsplit_once('+')?;
+    let (left, done) = counter.split_once('-').unwrap_or((counter, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(left) && is_number(done)).then_some(stem)
 }
 
 /// The place of the entry that boots a system, in the form of `next_entry`: the numbers of the menus' entries, from 0,

@@ -11,6 +11,7 @@ pub mod health;
 pub mod log;
 pub mod machine;
 pub mod outbox;
+pub mod secrets;
 pub mod state;
 pub mod system;
 pub mod units;
@@ -34,9 +35,11 @@ use crate::ssh::{Connection, HubAddress};
 use crate::store_path::StorePath;
 
 use config::{AgentConfig, FailedUnits, RebootPolicy};
+use fetch::Fetched;
 use log::Log;
 use machine::{Action, Event, Phase, Trial};
 use outbox::Outbox;
+use secrets::Secrets;
 use state::{Journal, PutOff};
 use system::{Activated, System};
 
@@ -123,6 +126,47 @@ pub fn watchdog(config: &AgentConfig) -> Result<()> {
     Ok(())
 }
 
+/// Puts the host's secrets in place after a boot, before anything that may need them; where they are in place already, they are
+/// given to owners that came in the meantime.
+pub fn put_secrets_in_place(config: &AgentConfig) -> Result<()> {
+    let secrets = Secrets::new(config);
+    if !secrets.in_place() {
+        secrets.place_for(System::new(config).running().as_ref())?;
+    }
+    secrets.give_away()
+}
+
+/// What the machine waits for before it calls a boot complete: that a system which has to prove itself by this boot has done so.
+/// Where none has to, there is nothing to wait for; so an activation that starts this does not wait for the run that waits
+/// for it.
+pub fn booted(config: &AgentConfig) -> Result<()> {
+    prepare(config)?;
+    let lock = lock_file(config);
+    while is_to_be_proven(&Journal::open(&config.state_dir)?.state.phase) {
+        // a run that has it comes to the same end, and is watched itself
+        let Some(held) = files::try_lock(&lock)? else {
+            std::thread::sleep(Duration::from_millis(200));
+            continue;
+        };
+        write_pid(&held)?;
+        if resume_as_begun(config)? == Resumed::GoingDown {
+            bail!("the booted system does not work: the machine is restarting");
+        }
+        break;
+    }
+    match Journal::open(&config.state_dir)?.state.phase {
+        phase @ (Phase::Leaving { .. } | Phase::Proving { .. }) => {
+            bail!("the booted system has not shown that it works: the agent is still {}", phase.name())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a system waits for a boot to prove itself, or is about to.
+fn is_to_be_proven(phase: &Phase) -> bool {
+    matches!(phase, Phase::Staged { .. } | Phase::Waiting { .. } | Phase::Rebooting { .. } | Phase::Proving { .. })
+}
+
 /// Makes what every run needs.
 fn prepare(config: &AgentConfig) -> Result<()> {
     let state_dir = &config.state_dir;
@@ -203,13 +247,14 @@ enum Resumed {
 /// A release as it is taken up.
 struct Release<'a> {
     manifest: &'a Manifest,
-    tree: PathBuf,
+    fetched: Fetched,
 }
 
 /// The parts of a run.
 struct Agent<'a> {
     config: &'a AgentConfig,
     system: System<'a>,
+    secrets: Secrets,
     outbox: Outbox,
     log: Log,
     journal: Journal,
@@ -236,6 +281,7 @@ impl<'a> Agent<'a> {
         Ok(Self {
             config,
             system: System::new(config),
+            secrets: Secrets::new(config),
             outbox: Outbox::open(state_dir)?,
             log: Log::open(&state_dir.join("attempt.log"))?,
             journal: Journal::open(state_dir)?,
@@ -312,8 +358,8 @@ impl<'a> Agent<'a> {
         self.log.clear()?;
         self.log.say(&format!("release {serial} for {}: {}", manifest.host, manifest.toplevel))?;
         let releases = self.config.state_dir.join("releases");
-        let tree = match fetch::fetch(&hub, &manifest, &releases) {
-            Ok(tree) => tree,
+        let fetched = match fetch::fetch(&hub, &manifest, &releases) {
+            Ok(fetched) => fetched,
             Err(error) => {
                 let error = error.context(format!("cannot fetch release {serial}"));
                 return Err(self.complain(serial, Stage::Fetch, Some(manifest.toplevel), error)?);
@@ -323,7 +369,7 @@ impl<'a> Agent<'a> {
         drop(hub);
         self.log.say(&format!("fetched and verified {} files", manifest.files.len()))?;
         self.enter(self.journal.state.phase.next(Event::Fetched)?)?;
-        let driven = self.drive(Some(&Release { manifest: &manifest, tree }))?;
+        let driven = self.drive(Some(&Release { manifest: &manifest, fetched }))?;
         if let Some(error) = self.trouble.take() {
             return Err(error.context(format!("release {serial}")));
         }
@@ -403,14 +449,15 @@ impl<'a> Agent<'a> {
             Action::Build => self.build(release.context("there is no release to build")?),
             Action::Check => {
                 let Phase::Realised { toplevel } = phase else { bail!("there is nothing to check") };
-                self.look(toplevel)
+                self.look(toplevel, release.context("there is no release to check")?)
             }
             Action::Try => self.try_out(&trial()?),
             Action::Prove => self.prove(&trial()?),
             Action::Return => self.go_back(&trial()?),
             Action::Keep => {
                 let toplevel = trial()?.toplevel;
-                match self.system.boot_always(&toplevel, &mut self.log) {
+                let kept = self.system.boot_always(&toplevel, &mut self.log);
+                match kept.and_then(|()| self.secrets.accept()) {
                     Ok(()) => Event::Kept,
                     Err(error) => failed(error.context("cannot make the system the one that is booted")),
                 }
@@ -441,7 +488,7 @@ impl<'a> Agent<'a> {
     }
 
     fn build(&mut self, release: &Release) -> Event {
-        match self.system.build(release.manifest, &release.tree, &mut self.log) {
+        match self.system.build(release.manifest, &release.fetched.tree, &mut self.log) {
             Ok(toplevel) => Event::Built { toplevel },
             Err(error) => {
                 let log = self.log.content().unwrap_or_default();
@@ -451,8 +498,15 @@ impl<'a> Agent<'a> {
     }
 
     /// Looks whether the machine is fit to try a system out.
-    fn look(&mut self, toplevel: StorePath) -> Event {
+    fn look(&mut self, toplevel: StorePath, release: &Release) -> Event {
         let previous = self.system.running();
+        let Release { manifest, fetched } = release;
+        if let Err(error) = self.secrets.check(manifest, &fetched.secrets) {
+            return refused(Stage::Check, &error, false);
+        }
+        if let Err(error) = self.secrets.prepare(manifest, &fetched.secrets, &toplevel, previous.as_ref()) {
+            return refused(Stage::Check, &error.context("cannot keep the release's secrets"), true);
+        }
         let standby = match (self.system.booted(), &previous) {
             (Some(booted), Some(running)) if boot::differs(booted.as_path(), running.as_path()) => Some(booted),
             _ => previous.clone(),
@@ -461,7 +515,11 @@ impl<'a> Agent<'a> {
         if trial.previous.as_ref() == Some(&trial.toplevel) && self.system.boots(&trial.toplevel) {
             // where even this can't be written, the next step fails
             let _ = self.log.say("this system runs already");
-            return Event::Runs { trial };
+            let placed = self.secrets.place_trial().and_then(|()| self.secrets.give_away());
+            return match placed.and_then(|()| self.secrets.accept()) {
+                Ok(()) => Event::Runs { trial },
+                Err(error) => refused(Stage::Check, &error.context("cannot put the secrets in place"), true),
+            };
         }
         if let Err(error) = self.system.check_space() {
             return refused(Stage::Check, &error, true);
@@ -513,12 +571,19 @@ impl<'a> Agent<'a> {
             Ok(had_timer) => had_timer,
             Err(error) => return unhealthy(Stage::Activate, error.context("cannot arm the watchdog")),
         };
+        if let Err(error) = self.secrets.place_trial() {
+            return unhealthy(Stage::Activate, error.context("cannot put the secrets in place"));
+        }
         match self.system.activate(&trial.toplevel, system::Action::Test, &mut self.log) {
             Err(error) => return unhealthy(Stage::Activate, error.context("the activation failed")),
             Ok(Activated::UnitsFailed) if self.config.confirm.failed_units == FailedUnits::Refuse => {
                 return unhealthy(Stage::Activate, self.name_failed(trial).context("the activation failed"));
             }
             Ok(_) => {}
+        }
+        // the activation may have brought their owners
+        if let Err(error) = self.secrets.give_away() {
+            return unhealthy(Stage::Activate, error);
         }
         match self.watch(trial, had_timer) {
             Ok(()) => Event::Healthy { reboot: self.system.needs_boot(&trial.toplevel) },
@@ -569,7 +634,7 @@ impl<'a> Agent<'a> {
     /// Sees whether the system that was booted works.
     fn prove(&mut self, trial: &Trial) -> Event {
         let armed = self.system.arm_watchdog(self.trial_seconds());
-        let watched = armed.and_then(|()| self.watch(trial, false));
+        let watched = armed.and_then(|()| put_secrets_in_place(self.config)).and_then(|()| self.watch(trial, false));
         match watched {
             Ok(()) => Event::Healthy { reboot: false },
             Err(error) => {
@@ -596,6 +661,14 @@ impl<'a> Agent<'a> {
         let _ = self.log.say(&format!("going back to {previous}"));
         if let Err(error) = self.boot_as_before(trial) {
             return Event::Stuck { reason: format!("{error:#}"), safe: false };
+        }
+        // without its secrets it is still the system that the host can be reached in
+        if let Err(error) = self.secrets.place_for(Some(previous)).and_then(|()| self.secrets.discard()) {
+            let _ = self.log.say(&format!("cannot put its secrets back in place: {error:#}"));
+        }
+        // what fails with the new system alone would pass for something that failed before, the next time
+        if let Ok(failures) = self.new_failures(trial) {
+            self.system.forget_failures(&failures);
         }
         // units that fail in the old system too are no reason to be stuck
         match self.system.activate(previous, system::Action::Test, &mut self.log) {

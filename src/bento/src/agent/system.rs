@@ -123,6 +123,13 @@ impl<'a> System<'a> {
         if self.systemd { units::failed() } else { Ok(Vec::new()) }
     }
 
+    /// Has units that failed count as stopped.
+    pub fn forget_failures(&self, units: &[String]) {
+        if self.systemd && !units.is_empty() {
+            units::forget_failures(units);
+        }
+    }
+
     /// Whether the unit that starts the agent is active; it is not where there is no systemd.
     pub fn has_timer(&self) -> Result<bool> {
         Ok(self.systemd && units::is_active(&self.config.confirm.timer)?)
@@ -154,14 +161,18 @@ impl<'a> System<'a> {
     pub fn boot_once(&self, toplevel: &StorePath, standby: &StorePath, log: &mut Log) -> Result<()> {
         self.set_profile(toplevel, log)?;
         self.activate(standby, Action::Boot, log)?;
-        let once = match self.loader() {
+        let loader = self.loader();
+        let once = match &loader {
             Some(loader) => loader.boot_once(toplevel, log),
             None => Err(anyhow!("there is neither systemd-boot nor GRUB")),
         };
         if let Err(error) = once {
-            log.say(&format!(
-                "the boot loader knows no single boot: this system will be booted from now on: {error:#}"
-            ))?;
+            let until = if loader.is_some_and(|loader| loader.counts(toplevel)) {
+                "until it counts it as bad"
+            } else {
+                "from now on"
+            };
+            log.say(&format!("the boot loader knows no single boot: this system will be booted {until}: {error:#}"))?;
             self.activate(toplevel, Action::Boot, log)?;
         }
         Ok(())

@@ -180,6 +180,13 @@ pub fn failed() -> Result<Vec<String>> {
     Ok(units)
 }
 
+/// Has units that failed count as stopped.
+pub fn forget_failures(units: &[String]) {
+    let arguments: Vec<&str> = ["reset-failed", "--"].into_iter().chain(units.iter().map(String::as_str)).collect();
+    // one that is gone needs it no more
+    let _ = systemctl(&arguments);
+}
+
 /// Whether a unit is active.
 pub fn is_active(unit: &str) -> Result<bool> {
     Ok(properties(unit, "ActiveState")?.get("ActiveState").is_some_and(|state| state == "active"))

@@ -27,6 +27,19 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
+    /// Put this host's secrets in place, as after a boot
+    Secrets {
+        /// The agent's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/bento/agent.toml")]
+        config: PathBuf,
+    },
+    /// Wait until a system that has to prove itself by this boot has done so: what comes before boot-complete.target
+    #[command(hide = true)]
+    Booted {
+        /// The agent's configuration
+        #[arg(long, value_name = "FILE", default_value = "/etc/bento/agent.toml")]
+        config: PathBuf,
+    },
     /// Bring a run that takes too long to an end: what the watchdog calls
     #[command(hide = true)]
     Watchdog {
@@ -40,6 +53,8 @@ impl Agent {
     pub(super) fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Run { config, now } => poll(&AgentConfig::read(&config)?, now)?,
+            Command::Secrets { config } => agent::put_secrets_in_place(&AgentConfig::read(&config)?)?,
+            Command::Booted { config } => agent::booted(&AgentConfig::read(&config)?)?,
             Command::Watchdog { config } => agent::watchdog(&AgentConfig::read(&config)?)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow};
 use clap::Args;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
+use ssh_key::PublicKey;
 
 use super::fleet::FleetOptions;
 use super::progress::Display;
@@ -24,7 +26,9 @@ use crate::publish::{self, Candidate, Published};
 use crate::push::deliver::Delivered;
 use crate::push::record::{self, Story};
 use crate::push::target::Target;
-use crate::sign::Signer;
+use crate::secrets::draft::{DigestKey, Draft};
+use crate::secrets::folder;
+use crate::sign::{Signer, read_public_key};
 use crate::source::SourceTree;
 
 /// Evaluate the fleet's hosts, build them, and publish those that changed; or push systems to machines over SSH
@@ -81,6 +85,9 @@ pub(super) struct Deploy {
     #[arg(long, value_name = "FILE", env = "SIGNING_KEY")]
     signing_key: Option<PathBuf>,
 }
+
+/// How many hosts are published at a time: nearly all of it is waiting for the disk, which makes many changes durable at once.
+const PUBLISHERS: usize = 16;
 
 /// What became of one host, for `--json`.
 #[derive(Serialize)]
@@ -164,11 +171,10 @@ struct Found<'a> {
 
 /// What all hosts are deployed with.
 struct Work<'a> {
-    config: &'a Config,
-    hub: &'a Hub,
+    releases: Releases<'a>,
     search_path: &'a SearchPath,
-    signer: Option<&'a Signer>,
     builder: &'a Builder,
+    digest_key: Option<&'a DigestKey>,
 }
 
 /// A host on its way to being published.
@@ -201,7 +207,10 @@ impl Deploy {
         let (mut targets, words): (Vec<Target>, Vec<String>) = self.words(config.is_none())?;
         let search_path = self.fleet.search_path()?;
         let evaluator = self.fleet.evaluator()?;
-        let signer = config.as_ref().map(|config| self.signer(config)).transpose()?.flatten();
+        let signing_key =
+            config.as_ref().and_then(|config| self.signing_key.as_deref().or(config.release.signing_key.as_deref()));
+        let signer = if config.is_some() { self.signer(signing_key)? } else { None };
+        let key = signing_key.map(read_public_key).transpose()?.map(|(key, _)| key);
         let mut published = ExitCode::SUCCESS;
         if let Some(config) = config.as_ref().filter(|_| targets.is_empty() || !words.is_empty()) {
             let selection = self.fleet.selection(&words, config)?;
@@ -217,7 +226,7 @@ impl Deploy {
             if rest.peek().is_some() || fleet.concerned(&selection).next().is_some() || selection.is_all() {
                 let rest: Vec<&FleetHost> = rest.collect();
                 let found = Found { selection: &selection, fleet: &fleet, hosts: &rest, alone: targets.is_empty() };
-                published = self.publish_fleet(config, &found, signer.as_ref(), evaluator.as_ref())?;
+                published = self.publish_fleet(config, &found, key.as_ref(), signer.as_ref(), evaluator.as_ref())?;
             }
         }
         if targets.is_empty() {
@@ -226,6 +235,7 @@ impl Deploy {
         let release = config.as_ref().map(|config| Releases {
             config,
             hub: Hub::new(&config.hub.directory),
+            key: key.as_ref(),
             signer: signer.as_ref(),
             mode: self.mode,
             days: self.valid_for,
@@ -263,6 +273,7 @@ impl Deploy {
         &self,
         config: &Config,
         found: &Found<'_>,
+        key: Option<&PublicKey>,
         signer: Option<&Signer>,
         evaluator: &dyn Evaluator,
     ) -> Result<ExitCode> {
@@ -320,18 +331,19 @@ impl Deploy {
             }
         }
         steps.sort_by(|one, other| one.host.host.name.cmp(&other.host.host.name));
-        let work = Work { config, hub: &hub, search_path: &search_path, signer, builder: &builder };
+        // a plan must not make a key
+        let digest_key = digest_key(steps.iter().map(|step| step.host), !self.dry_run)?;
+        let work = Work {
+            releases: Releases { config, hub: hub.clone(), key, signer, mode: self.mode, days: self.valid_for },
+            search_path: &search_path,
+            builder: &builder,
+            digest_key: digest_key.as_ref(),
+        };
         for (step, error) in self.gate(&work, &mut steps)? {
             say(Line::failed(Some(&step.host.host.name), &step.host.dir, &error, step.seconds));
         }
-        for step in &steps {
-            let start = Instant::now();
-            let line = self.publish(&work, step);
-            let seconds = step.seconds + start.elapsed().as_secs_f64();
-            say(match line {
-                Ok(line) => Line { seconds, ..line },
-                Err(error) => Line::failed(Some(&step.host.host.name), &step.host.dir, &error, seconds),
-            });
+        for line in self.publish_all(&work, &steps)? {
+            say(line);
         }
         if !self.dry_run && selection.is_all() {
             record_fleet(&hub, fleet)?;
@@ -347,11 +359,13 @@ impl Deploy {
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// Who signs, if anybody.
-    fn signer(&self, config: &Config) -> Result<Option<Signer>> {
-        let key = self.signing_key.as_ref().or(config.release.signing_key.as_ref());
+    /// Who signs, if anybody; nobody does for a plan.
+    fn signer(&self, key: Option<&Path>) -> Result<Option<Signer>> {
+        if self.dry_run {
+            return Ok(None);
+        }
         let signer = key.map(|key| Signer::open(key, super::ssh_agent().as_deref())).transpose()?;
-        if signer.is_none() && !self.dry_run {
+        if signer.is_none() {
             eprintln!(
                 "warning: the releases are not signed, so only hosts with unsigned-releases = true take them up: set \
                  SIGNING_KEY"
@@ -367,7 +381,7 @@ impl Deploy {
 
     /// Whether a host's system has to be built, here or elsewhere, before it is published.
     fn gated(&self, work: &Work<'_>, step: &Step<'_>) -> bool {
-        (self.built && !self.dry_run) || self.builds(work.config, step.host)
+        (self.built && !self.dry_run) || self.builds(work.releases.config, step.host)
     }
 
     /// Takes out of `steps` what must not be published, because it can't be built or isn't.
@@ -377,7 +391,8 @@ impl Deploy {
         } else if self.built {
             let check = |step: &Step<'_>| {
                 let toplevel = &step.evaluation.toplevel;
-                match !self.gated(work, step) || work.builder.is_available(toplevel, &work.config.release.substituters)
+                match !self.gated(work, step)
+                    || work.builder.is_available(toplevel, &work.releases.config.release.substituters)
                 {
                     true => Ok(()),
                     false => Err(anyhow!("{toplevel} is neither here nor in one of release.substituters")),
@@ -406,19 +421,56 @@ impl Deploy {
         Ok(refused)
     }
 
+    /// Publishes hosts, many at a time; gives what became of each.
+    fn publish_all(&self, work: &Work<'_>, steps: &[Step<'_>]) -> Result<Vec<Line>> {
+        let publish = |step: &Step<'_>| {
+            let start = Instant::now();
+            let line = self.publish(work, step);
+            let seconds = step.seconds + start.elapsed().as_secs_f64();
+            match line {
+                Ok(line) => Line { seconds, ..line },
+                Err(error) => Line::failed(Some(&step.host.host.name), &step.host.dir, &error, seconds),
+            }
+        };
+        let next = AtomicUsize::new(0);
+        let take = || {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            steps.get(index).map(|step| (index, step))
+        };
+        let mut lines = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..PUBLISHERS.min(steps.len()))
+                .map(|_| {
+                    scope.spawn(|| {
+                        std::iter::from_fn(take).map(|(index, step)| (index, publish(step))).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().map_err(|_| anyhow!("publishing broke: this is a defect of bento")))
+                .collect::<Result<Vec<_>>>()
+        })?
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+        lines.sort_by_key(|(index, _)| *index);
+        Ok(lines.into_iter().map(|(_, line)| line).collect())
+    }
+
     /// Publishes one host.
     fn publish(&self, work: &Work<'_>, step: &Step<'_>) -> Result<Line> {
-        let Work { config, hub, search_path, signer, builder } = work;
+        let Work { releases, search_path, builder, digest_key } = work;
+        let hub = &releases.hub;
         let FleetHost { host, tree, .. } = step.host;
         let now = Timestamp::now();
-        let releases = Releases { config, hub: (*hub).clone(), signer: *signer, mode: self.mode, days: self.valid_for };
-        let candidate = releases.candidate(host, tree, &step.evaluation, search_path, now)?;
+        let secrets = releases.secrets(step.host, *digest_key)?;
+        let candidate = releases.candidate(host, tree, secrets, &step.evaluation, search_path, now)?;
         let digest = candidate.package.digest();
-        let plan = publish::plan(hub, &candidate, *signer, now)?;
+        let plan = publish::plan(hub, &candidate, releases.key, now)?;
         let (outcome, serial) = match plan.published {
             Published::New { serial } if self.dry_run => ("would-publish", serial),
             Published::Unchanged { serial } if self.dry_run => ("unchanged", serial),
-            _ => match publish::publish(hub, &candidate, *signer, now)? {
+            _ => match publish::publish(hub, &candidate, releases.signer, now)? {
                 Published::Unchanged { serial } => ("unchanged", serial),
                 Published::New { serial } => ("published", serial),
             },
@@ -429,7 +481,10 @@ impl Deploy {
                 publish::keep_releases(hub, &host.name, serial, |link| builder.keep(toplevel, link))?;
             }
             if publish::lacks_user(host)? {
-                eprintln!("{0}: this machine has no user {0} yet, so the host can't log in", host.name);
+                eprintln!(
+                    "{0}: this machine has no user {0}: sshd lets the host in only once it has (`bento hub serve` needs none)",
+                    host.name
+                );
             }
         }
         Ok(Line {
@@ -446,6 +501,9 @@ impl Deploy {
 pub(super) struct Releases<'a> {
     pub(super) config: &'a Config,
     pub(super) hub: Hub,
+    /// The public half of the key that signs.
+    pub(super) key: Option<&'a PublicKey>,
+    /// Who signs; nobody does for a plan.
     pub(super) signer: Option<&'a Signer>,
     /// How hosts get their systems, whatever the settings say.
     pub(super) mode: Option<ReleaseMode>,
@@ -454,11 +512,20 @@ pub(super) struct Releases<'a> {
 }
 
 impl Releases<'_> {
+    /// What only this host may read; the key is the one that secrets are known again by, if any host has some.
+    pub(super) fn secrets(&self, host: &FleetHost, digest_key: Option<&DigestKey>) -> Result<Vec<Draft>> {
+        let Some(folder) = &host.secrets else { return Ok(Vec::new()) };
+        let name = &host.host.name;
+        let keys = self.config.hosts.get(name).map_or(&[][..], |host| &host.keys);
+        Draft::of_folder(name, folder, keys, digest_key)
+    }
+
     /// What would be published to a host.
     pub(super) fn candidate<'h>(
         &self,
         host: &'h Host,
         tree: &'h SourceTree,
+        secrets: Vec<Draft>,
         evaluation: &Evaluation,
         search_path: &SearchPath,
         now: Timestamp,
@@ -469,6 +536,7 @@ impl Releases<'_> {
             host,
             tree,
             package: Package::of(&tree.path())?,
+            secrets,
             evaluation: evaluation.clone(),
             search_path: match host.kind {
                 HostKind::Flake => Vec::new(),
@@ -486,12 +554,13 @@ impl Releases<'_> {
         &self,
         host: &Host,
         tree: &SourceTree,
+        secrets: Vec<Draft>,
         evaluation: &Evaluation,
         search_path: &SearchPath,
     ) -> Result<u64> {
         let _lock = self.hub.lock()?;
         let now = Timestamp::now();
-        let candidate = self.candidate(host, tree, evaluation, search_path, now)?;
+        let candidate = self.candidate(host, tree, secrets, evaluation, search_path, now)?;
         let (Published::Unchanged { serial } | Published::New { serial }) =
             publish::publish(&self.hub, &candidate, self.signer, now)?;
         Ok(serial)
@@ -503,6 +572,15 @@ impl Releases<'_> {
         let story = Story { host: &host.name, serial, started, delivered };
         record::report(&self.hub, &story, Timestamp::now())
     }
+}
+
+/// The user's key that secrets are known again by, if any of these hosts has some; it is made only if `create` says so.
+pub(super) fn digest_key<'h>(
+    hosts: impl IntoIterator<Item = &'h FleetHost>,
+    create: bool,
+) -> Result<Option<DigestKey>> {
+    let secret = |host: &FleetHost| host.secrets.as_deref().is_some_and(|dir| folder::has_secrets(dir).unwrap_or(true));
+    hosts.into_iter().any(secret).then(|| DigestKey::of_user(create)).transpose()
 }
 
 /// Remembers which hosts there are, so that `status` can tell those that were removed.

@@ -38,10 +38,13 @@ impl Hold {
         }
         let mut holds = hub.holds()?;
         let since = Timestamp::now();
-        for host in self.hosts {
-            holds.insert(host, Held { since, reason: self.reason.clone() });
+        for host in &self.hosts {
+            holds.insert(host.clone(), Held { since, reason: self.reason.clone() });
         }
         hub.record_holds(&holds)?;
+        for host in &self.hosts {
+            super::print(&format!("{host} is held: it gets no new release\n"))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -57,6 +60,9 @@ impl Release {
             }
         }
         hub.record_holds(&holds)?;
+        for host in &self.hosts {
+            super::print(&format!("{host} is released: the next deploy publishes what is new\n"))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

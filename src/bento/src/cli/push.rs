@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use super::deploy::digest_key;
 use super::progress::Display;
 use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
 use crate::fleet::{Fleet, FleetHost, Selection};
@@ -25,6 +26,7 @@ use crate::push::settings::{BuildOn, PushConfig};
 use crate::push::target::Target;
 use crate::push::{Ending, Machine, Observer, Options, Step, in_parallel, survey};
 use crate::report::Stage;
+use crate::secrets::draft::Draft;
 use crate::source::SourceTree;
 
 /// How systems are pushed; what is not said here is as in the table `[push]` of the settings.
@@ -270,6 +272,8 @@ pub(super) struct Prepared<'a> {
     pub(super) machine: Machine,
     pub(super) host: &'a Host,
     pub(super) tree: &'a SourceTree,
+    /// What only the host may read. It comes with the release, by the host's agent: a push does not carry it.
+    pub(super) secrets: Vec<Draft>,
     pub(super) evaluation: &'a Evaluation,
     pub(super) access: Option<Access>,
 }
@@ -303,18 +307,28 @@ impl Desk<'_> {
         let here = |(_, machine): &&(HostName, Machine)| !dry_run && self.options.builds_here(&machine.facts);
         let here: BTreeSet<HostName> = machines.iter().filter(here).map(|(name, _)| name.clone()).collect();
         let (evaluations, accesses) = self.evaluate(&hosts, &here);
+        // a plan must not make a key
+        let digest_key = digest_key(hosts.iter().copied(), !dry_run)?;
+        let secrets = |host: &FleetHost| match &self.release {
+            Some(release) => release.secrets(host, digest_key.as_ref()),
+            None => Ok(Vec::new()),
+        };
         let mut prepared = Vec::new();
         for (name, machine) in machines {
             let found = hosts.iter().position(|host| host.host.name == name);
             let evaluated = found.map(|index| (hosts[index], &evaluations[index], &accesses[index]));
             match evaluated {
-                Some((host, Ok(evaluation), Ok(access))) => prepared.push(Prepared {
-                    machine,
-                    host: &host.host,
-                    tree: &host.tree,
-                    evaluation,
-                    access: access.clone(),
-                }),
+                Some((host, Ok(evaluation), Ok(access))) => match secrets(host) {
+                    Ok(secrets) => prepared.push(Prepared {
+                        machine,
+                        host: &host.host,
+                        tree: &host.tree,
+                        secrets,
+                        evaluation,
+                        access: access.clone(),
+                    }),
+                    Err(error) => endings.push(end(&machine, Stage::Build, &error)),
+                },
                 Some((_, Err(error), _) | (_, _, Err(error))) => endings.push(end(&machine, Stage::Build, error)),
                 None => endings.push(end(&machine, Stage::Build, &anyhow!("the fleet has no configuration {name}"))),
             }
@@ -397,12 +411,21 @@ impl Desk<'_> {
         let runs = Runs::of_user()?;
         let started = Timestamp::now();
         let mut jobs = Vec::new();
-        for Prepared { machine, host, tree, evaluation, access } in prepared {
+        // what is left to publish when the pushes are done
+        let mut left = Vec::new();
+        for Prepared { machine, host, tree, secrets, evaluation, access } in prepared {
+            if !secrets.is_empty() && !machine.facts.agent {
+                let text = "its secrets are not pushed: they come by bento's agent, which it does not run yet";
+                self.screen.say(&format!("{}: {text}", machine.target.label()));
+            }
             // one that reports by itself gets its release when it runs the system: then it has nothing more to do for it
-            let serial = match (&self.release, machine.facts.agent) {
-                (Some(release), false) => Some(release.publish(host, tree, evaluation, self.search_path)?),
-                _ => None,
+            let (serial, secrets) = match (&self.release, machine.facts.agent) {
+                (Some(release), false) => {
+                    (Some(release.publish(host, tree, secrets, evaluation, self.search_path)?), Vec::new())
+                }
+                _ => (None, secrets),
             };
+            left.push(secrets);
             jobs.push((machine, Job { host, tree, evaluation, search_path: self.search_path }, access, serial));
         }
         let (options, screen) = (&self.options, &self.screen);
@@ -412,14 +435,14 @@ impl Desk<'_> {
             (machine.target, job, serial, machine.facts.agent, delivered)
         });
         let mut delivered_all = Vec::new();
-        for (target, job, serial, agent, delivered) in done {
+        for ((target, job, serial, agent, delivered), secrets) in done.into_iter().zip(left) {
             if let Some(release) = &self.release {
                 // one that got its agent by this push reports by itself
                 let reports = delivered.facts.as_ref().map_or(agent, |facts| facts.agent);
                 let recorded = match serial {
                     Some(serial) if !reports => release.report(job.host, serial, started, &delivered),
                     None if agent && delivered.ending.is_good() => {
-                        release.publish(job.host, job.tree, job.evaluation, self.search_path).map(|_| ())
+                        release.publish(job.host, job.tree, secrets, job.evaluation, self.search_path).map(|_| ())
                     }
                     _ => Ok(()),
                 };

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use jiff::{Span, Timestamp};
 
-use super::deploy::Releases;
+use super::deploy::{Releases, digest_key};
 use super::fleet::FleetOptions;
 use super::progress::Display;
 use super::push::{Desk, Prepared, PushOptions, Screen, seconds, settle};
@@ -23,15 +23,17 @@ use crate::manifest::Manifest;
 use crate::nix::Programs;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
-use crate::push::Ending;
 use crate::push::deliver::{Wanted, deliver};
 use crate::push::lockout::{self, Access};
 use crate::push::run::Runs;
 use crate::push::settings::BuildOn;
 use crate::push::survey;
 use crate::push::target::Target;
+use crate::push::{Ending, Machine};
 use crate::rollout::{self, Position, Progress, Rollout as Record, Shelf, Staged, Undo, Wave};
-use crate::sign::Signer;
+use crate::secrets::draft::Draft;
+use crate::sign::{Signer, read_public_key};
+use crate::source::SourceTree;
 use crate::status::{self, HostState, HostStatus};
 
 /// How often the hub is looked at while hosts are awaited.
@@ -119,8 +121,19 @@ impl Rollout {
         }
         let _lock = if self.dry_run { None } else { Some(shelf.lock()?) };
         let unfinished = shelf.load()?.filter(|record| !record.is_over());
-        let key = self.signing_key.as_ref().or(config.release.signing_key.as_ref());
-        let signer = key.map(|key| Signer::open(key, super::ssh_agent().as_deref())).transpose()?;
+        let signing_key = self.signing_key.as_deref().or(config.release.signing_key.as_deref());
+        // nobody signs for a plan
+        let open = |key| Signer::open(key, super::ssh_agent().as_deref());
+        let signer = signing_key.filter(|_| !self.dry_run).map(open).transpose()?;
+        let key = signing_key.map(read_public_key).transpose()?.map(|(key, _)| key);
+        let releases = || Releases {
+            config: &config,
+            hub: hub.clone(),
+            key: key.as_ref(),
+            signer: signer.as_ref(),
+            mode: None,
+            days: None,
+        };
         let evaluator = self.fleet.evaluator()?;
         let screen = Screen::new(false);
         let record = match (unfinished, self.resume || self.stop) {
@@ -167,11 +180,9 @@ impl Rollout {
                 if !wrong.is_empty() {
                     bail!("nothing is rolled out, as not everything can be evaluated:\n{}", wrong.join("\n"));
                 }
-                let releases =
-                    Releases { config: &config, hub: hub.clone(), signer: signer.as_ref(), mode: None, days: None };
                 let found: Vec<(&FleetHost, &Evaluation)> =
                     evaluations.iter().map(|(index, evaluation)| (hosts[*index], evaluation)).collect();
-                self.plan(&config, &releases, &shelf, &screen, &found, &search_path, evaluator.as_ref())?
+                self.plan(&config, &releases(), &shelf, &screen, &found, &search_path, evaluator.as_ref())?
             }
         };
         if self.dry_run || record.hosts.is_empty() {
@@ -181,9 +192,8 @@ impl Rollout {
         // as it was when the rollout began
         let search_path = SearchPath::new(&record.search_path, Some(""), &dir)?;
         let options = self.pushing.resolve(&config.push, &config.build.options)?;
-        let release = Releases { config: &config, hub, signer: signer.as_ref(), mode: None, days: None };
-        let desk =
-            Desk { options, screen, evaluator: evaluator.as_ref(), search_path: &search_path, release: Some(release) };
+        let release = Some(releases());
+        let desk = Desk { options, screen, evaluator: evaluator.as_ref(), search_path: &search_path, release };
         let mut work = Work { config: &config, shelf, desk, record };
         if self.resume || self.stop {
             settle(&work.desk.options, &work.desk.screen, work.desk.release.as_ref().map(|release| &release.hub))?;
@@ -217,6 +227,7 @@ impl Rollout {
     ) -> Result<Record> {
         let now = Timestamp::now();
         let holds = releases.hub.holds()?;
+        let digest_key = digest_key(found.iter().map(|(host, _)| *host), !self.dry_run)?;
         let mut changed = Vec::new();
         for (host, evaluation) in found {
             let name = &host.host.name;
@@ -224,15 +235,16 @@ impl Rollout {
                 screen.say(&format!("{name}: held"));
                 continue;
             }
-            let candidate = releases.candidate(&host.host, &host.tree, evaluation, search_path, now)?;
+            let secrets = releases.secrets(host, digest_key.as_ref()).with_context(|| name.to_string())?;
+            let candidate = releases.candidate(&host.host, &host.tree, secrets, evaluation, search_path, now)?;
             let push = config.hosts.get(name).and_then(|host| host.push.clone());
-            let plan = publish::plan(&releases.hub, &candidate, releases.signer, now)?;
+            let plan = publish::plan(&releases.hub, &candidate, releases.key, now)?;
             if matches!(plan.published, Published::Unchanged { .. }) && push.is_none() {
                 screen.say(&format!("{name}: unchanged"));
                 continue;
             }
             let push = push.map(|target| Target { config: Some(name.clone()), ..target });
-            changed.push((*host, (*evaluation).clone(), push));
+            changed.push((*host, (*evaluation).clone(), candidate.secrets, push));
         }
         // read now, as the files that it comes of may be others when the wave comes
         let pushed: Vec<&FleetHost> =
@@ -254,7 +266,7 @@ impl Rollout {
             let jobs: Vec<Job<'_>> = changed
                 .iter()
                 .filter(|(host, ..)| self.builds(config, host))
-                .map(|(host, evaluation, _)| Job { host: &host.host, evaluation })
+                .map(|(host, evaluation, ..)| Job { host: &host.host, evaluation })
                 .collect();
             let builder = Builder::new(&config.build.options);
             let results = builder.build(&jobs, &Display::new());
@@ -287,13 +299,16 @@ impl Rollout {
             shelf.clear()?;
         }
         let mut hosts = BTreeMap::new();
-        for (host, evaluation, push) in changed {
+        for (host, evaluation, secrets, push) in changed {
             let name = host.host.name.clone();
             let before = releases.hub.host(&name).manifest().ok().flatten();
             if !self.dry_run {
                 shelf.put(&name, NEW, &host.tree)?;
+                let sealed = publish::seal(&releases.hub.host(&name), before.as_ref(), &secrets)?;
+                shelf.put_secrets(&name, NEW, &sealed)?;
                 if let Some(before) = &before {
                     shelf.put(&name, BEFORE, &rollout::before(&releases.hub, before)?)?;
+                    shelf.put_secrets(&name, BEFORE, &rollout::secrets_before(&releases.hub, before)?)?;
                 }
             }
             let staged = Staged {
@@ -441,7 +456,9 @@ impl Work<'_> {
                 (Progress::Waiting, None) => {
                     let tree = self.shelf.take(&name, NEW)?;
                     let host = Host { name: name.clone(), kind: staged.kind };
-                    let serial = self.release()?.publish(&host, &tree, &staged.evaluation(), self.desk.search_path)?;
+                    let secrets = self.shelf.take_secrets(&name, NEW)?;
+                    let evaluation = staged.evaluation();
+                    let serial = self.release()?.publish(&host, &tree, secrets, &evaluation, self.desk.search_path)?;
                     self.note(&name, Progress::Offered { serial, since: Timestamp::now() })?;
                 }
                 (Progress::Waiting | Progress::Pushing { .. }, Some(target)) => pushes.push((name, target.clone())),
@@ -476,6 +493,7 @@ impl Work<'_> {
                         machine,
                         host,
                         self.shelf.take(name, NEW)?,
+                        self.shelf.take_secrets(name, NEW)?,
                         staged.evaluation(),
                         staged.access.clone(),
                     ));
@@ -489,19 +507,18 @@ impl Work<'_> {
         let mut names = Vec::new();
         let mut machines = Vec::new();
         let mut rest = Vec::new();
-        for (machine, host, tree, evaluation, access) in ready {
+        for (machine, host, tree, secrets, evaluation, access) in ready {
             names.push(host.name.clone());
-            machines.push((machine, access));
+            machines.push((machine, secrets, access));
             rest.push((host, tree, evaluation));
         }
-        let prepared = machines.into_iter().zip(&rest).map(|((machine, access), (host, tree, evaluation))| Prepared {
-            machine,
-            host,
-            tree,
-            evaluation,
-            access,
-        });
-        let delivered = self.desk.deliver_all(prepared.collect())?;
+        let prepare = |((machine, secrets, access), (host, tree, evaluation))| {
+            let (host, tree, evaluation): (&Host, &SourceTree, &Evaluation) = (host, tree, evaluation);
+            let (machine, secrets, access): (Machine, Vec<Draft>, Option<Access>) = (machine, secrets, access);
+            Prepared { machine, host, tree, secrets, evaluation, access }
+        };
+        let rest = rest.iter().map(|(host, tree, evaluation)| (host, tree, evaluation));
+        let delivered = self.desk.deliver_all(machines.into_iter().zip(rest).map(prepare).collect())?;
         for (name, (_, delivered)) in names.into_iter().zip(delivered) {
             let serial = self.hub()?.host(&name).summary().ok().flatten().map(|summary| summary.serial);
             let previous = match &self.staged(&name)?.progress {
@@ -643,6 +660,7 @@ impl Work<'_> {
             host: &rollout::host_of(before),
             tree: &tree,
             package: Package::of(&tree.path())?,
+            secrets: self.shelf.take_secrets(name, BEFORE)?,
             evaluation: Evaluation { drv_path: before.drv_path.clone(), toplevel: before.toplevel.clone() },
             search_path: before.search_path.clone(),
             mode: before.mode,

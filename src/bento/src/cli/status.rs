@@ -41,7 +41,7 @@ impl Status {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (_, config) = super::fleet_config()?;
         let hub = Hub::new(&config.hub.directory);
-        let read = || status::status(&hub, u64::from(config.status.interval_minutes) * 60, Timestamp::now());
+        let read = || status::status(&hub, config.status.interval_seconds(), Timestamp::now());
         let terminal = std::io::stdout().is_terminal();
         if self.delay.is_some() || (terminal && !self.once && !self.json && !self.metrics && !self.check) {
             return stay(&hub, read, Duration::from_secs(self.delay.unwrap_or(REDRAW).into()), terminal);
@@ -50,7 +50,7 @@ impl Status {
         if self.json {
             super::print_json(&hosts)?;
         } else if self.metrics {
-            super::print(&metrics::render(&hosts))?;
+            super::print(&metrics::render(&hosts, 0))?;
         } else {
             super::print(&table::render(&hosts, Timestamp::now(), coloured(terminal)))?;
         }

@@ -11,10 +11,11 @@ use crate::fleet::{Fleet, FleetHost};
 use crate::hub::Hub;
 use crate::manifest::{Manifest, ReleaseMode};
 use crate::nix::NixEvaluator;
-use crate::package::Package;
+use crate::package::{Package, hash_file, place};
+use crate::secrets::secrets_dir;
 use crate::sign::{self, SigningKey, read_public_key};
 
-/// Evaluate hosts anew, with C++ Nix, and compare with what the hub serves: system, files and signature
+/// Evaluate hosts anew, with C++ Nix, and compare with what the hub serves: system, files, secrets and signature
 #[derive(Args)]
 pub(super) struct Verify {
     /// The hosts: names, globs, @TAG [default: those in the environment's NAME, or else all]
@@ -65,6 +66,12 @@ fn verify(hub: &Hub, host: &FleetHost, key: Option<&SigningKey>, search_path: &S
             |file: std::path::PathBuf| std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()));
         let signature = read(dir.signature_file(manifest.serial)).context("the release is not signed")?;
         sign::verify(&read(dir.manifest_file())?, &signature, std::slice::from_ref(key)).context("the manifest")?;
+    }
+    for secret in &manifest.secrets {
+        let file = place(&dir.path().join(secrets_dir(manifest.serial)), &secret.path)?;
+        if hash_file(&file)? != secret.blake3 {
+            bail!("the release's secret {} is not that of its manifest", secret.path);
+        }
     }
     if manifest.mode == ReleaseMode::Source {
         let served = Package::served(&dir.path().join(crate::manifest::release_dir(manifest.serial)), &manifest.files)?;

@@ -117,6 +117,13 @@ impl Default for StatusConfig {
     }
 }
 
+impl StatusConfig {
+    /// Seconds between two polls of a host that does not say how often it polls.
+    pub fn interval_seconds(&self) -> u64 {
+        u64::from(self.interval_minutes) * 60
+    }
+}
+
 /// A table `[hosts.NAME]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]

@@ -11,12 +11,13 @@ mod selection;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::evaluation::{Evaluator, Subject};
 use crate::host::{Host, HostKind, HostName};
+use crate::secrets::folder::{self, Folders};
 use crate::source::SourceTree;
 
 pub use selection::{Selection, Shard};
@@ -29,7 +30,9 @@ pub struct FleetHost {
     /// The directory that it is written in, for messages.
     pub dir: PathBuf,
     /// The staged files; hosts of one flake share them.
-    pub tree: Rc<SourceTree>,
+    pub tree: Arc<SourceTree>,
+    /// The host's folder of secrets, if there is one.
+    pub secrets: Option<PathBuf>,
 }
 
 impl FleetHost {
@@ -63,6 +66,8 @@ pub struct Fleet {
 struct Candidate {
     dir: PathBuf,
     kind: HostKind,
+    /// Whether it is the fleet's directory itself.
+    top: bool,
 }
 
 impl Fleet {
@@ -73,6 +78,7 @@ impl Fleet {
     pub fn discover(root: &Path, evaluator: &dyn Evaluator, selection: &Selection) -> Result<Self> {
         let mut broken = Vec::new();
         let candidates = candidates(root, &mut broken)?;
+        let secrets = Folders::of_fleet(root)?;
         if candidates.is_empty() && broken.is_empty() {
             bail!(
                 "{} holds no host: make a directory hosts/NAME with a configuration.nix or a flake.nix, or a flake.nix \
@@ -89,7 +95,7 @@ impl Fleet {
                 let name = dir_name(&candidate.dir).ok().and_then(|name| HostName::new(name).ok());
                 unselected.extend(name.filter(|name| !selection.includes(name)));
             }
-            match hosts_of(&candidate, evaluator, selection) {
+            match hosts_of(&candidate, &secrets, evaluator, selection) {
                 Ok(hosts) => {
                     for host in hosts {
                         found.entry(host.host.name.clone()).or_default().push(host);
@@ -165,7 +171,7 @@ fn candidates(root: &Path, broken: &mut Vec<Broken>) -> Result<Vec<Candidate>> {
     let mut candidates = Vec::new();
     let top_flake = root.join("flake.nix").exists();
     if top_flake {
-        candidates.push(Candidate { dir: root.to_owned(), kind: HostKind::Flake });
+        candidates.push(Candidate { dir: root.to_owned(), kind: HostKind::Flake, top: true });
     }
     let hosts = root.join("hosts");
     let entries = match fs::read_dir(&hosts) {
@@ -188,9 +194,9 @@ fn candidates(root: &Path, broken: &mut Vec<Broken>) -> Result<Vec<Candidate>> {
     dirs.sort();
     for dir in dirs {
         if dir.join("flake.nix").exists() {
-            candidates.push(Candidate { dir, kind: HostKind::Flake });
+            candidates.push(Candidate { dir, kind: HostKind::Flake, top: false });
         } else if dir.join("configuration.nix").exists() {
-            candidates.push(Candidate { dir, kind: HostKind::NonFlake });
+            candidates.push(Candidate { dir, kind: HostKind::NonFlake, top: false });
         } else if !top_flake {
             let name = dir_name(&dir).ok().and_then(|name| HostName::new(name).ok());
             let error = match fs::read_dir(&dir) {
@@ -207,19 +213,26 @@ fn candidates(root: &Path, broken: &mut Vec<Broken>) -> Result<Vec<Candidate>> {
 }
 
 /// The hosts that a directory holds: all names of a flake, as a clash must be seen even if only one is selected.
-fn hosts_of(candidate: &Candidate, evaluator: &dyn Evaluator, selection: &Selection) -> Result<Vec<FleetHost>> {
+fn hosts_of(
+    candidate: &Candidate,
+    secrets: &Folders,
+    evaluator: &dyn Evaluator,
+    selection: &Selection,
+) -> Result<Vec<FleetHost>> {
     let dir = &candidate.dir;
+    let existing = |folder: PathBuf| Some(folder).filter(|folder| folder.is_dir());
     match candidate.kind {
         HostKind::NonFlake => {
             let name = HostName::new(dir_name(dir)?).with_context(|| format!("the directory {}", dir.display()))?;
             if !selection.includes(&name) {
                 return Ok(Vec::new());
             }
-            let tree = Rc::new(SourceTree::stage(dir)?);
-            Ok(vec![FleetHost { host: Host { name, kind: HostKind::NonFlake }, dir: dir.clone(), tree }])
+            let tree = Arc::new(SourceTree::stage(dir, secrets)?);
+            let secrets = existing(dir.join(folder::NAME));
+            Ok(vec![FleetHost { host: Host { name, kind: HostKind::NonFlake }, dir: dir.clone(), tree, secrets }])
         }
         HostKind::Flake => {
-            let tree = Rc::new(SourceTree::stage(dir)?);
+            let tree = Arc::new(SourceTree::stage(dir, secrets)?);
             let names = evaluator
                 .flake_hosts(&tree)
                 .map_err(|error| anyhow!(tree.original_names(&format!("{error:#}"))))
@@ -227,12 +240,35 @@ fn hosts_of(candidate: &Candidate, evaluator: &dyn Evaluator, selection: &Select
             if names.is_empty() {
                 bail!("{} has no nixosConfigurations", dir.join("flake.nix").display());
             }
+            // at the top such a folder is whatever the flake makes of it
+            let whole = if candidate.top { None } else { existing(dir.join(folder::NAME)) };
+            if let Some(whole) = whole.as_ref().filter(|_| names.len() > 1)
+                && folder::has_secrets(whole)?
+            {
+                bail!(
+                    "{} belongs to no host, as the flake beside it has several: put secrets into {}/NAME/{}",
+                    whole.display(),
+                    dir.join("hosts").display(),
+                    folder::NAME
+                );
+            }
+            let alone = names.len() == 1;
             let mut hosts = Vec::new();
             for name in names {
                 let name = HostName::new(name)
                     .with_context(|| format!("nixosConfigurations of {}", dir.join("flake.nix").display()))?;
                 let host = Host { name, kind: HostKind::Flake };
-                hosts.push(FleetHost { host, dir: dir.clone(), tree: tree.clone() });
+                let own = existing(dir.join("hosts").join(host.name.as_str()).join(folder::NAME));
+                let secrets = match (own, whole.clone().filter(|_| alone)) {
+                    (Some(own), Some(whole)) => bail!(
+                        "the secrets of {} are in two places: {} and {}; keep one",
+                        host.name,
+                        own.display(),
+                        whole.display()
+                    ),
+                    (own, whole) => own.or(whole),
+                };
+                hosts.push(FleetHost { host, dir: dir.clone(), tree: tree.clone(), secrets });
             }
             Ok(hosts)
         }

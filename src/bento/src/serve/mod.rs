@@ -108,18 +108,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves on `listen` until the process ends. `ready` is called with the address once it listens.
-    pub fn run(&self, listen: SocketAddr, ready: impl FnOnce(SocketAddr) -> Result<()>) -> Result<()> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start to serve")?;
-        runtime.block_on(async {
-            let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-            ready(listener.local_addr().context("cannot tell the address")?)?;
-            self.accept(listener).await
-        })
-    }
-
-    async fn accept(&self, listener: TcpListener) -> Result<()> {
+    /// Serves the hosts until the process ends.
+    pub async fn serve(self, listener: TcpListener) -> Result<()> {
         let config = Arc::new(russh::server::Config {
             methods: MethodSet::from(&[MethodKind::PublicKey][..]),
             auth_rejection_time: Duration::from_secs(1),
@@ -131,7 +121,7 @@ impl Server {
             ..russh::server::Config::default()
         });
         let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let server = Arc::new(self.clone());
+        let server = Arc::new(self);
         loop {
             let place = places.clone().acquire_owned().await.context("cannot serve any more")?;
             let (stream, peer) = match listener.accept().await {

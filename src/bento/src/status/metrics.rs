@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use crate::status::{HostState, HostStatus};
 
-/// The metrics of a fleet, for Prometheus' node exporter to collect, or any scraper to read.
-pub fn render(hosts: &[HostStatus]) -> String {
+/// The metrics of a fleet, for Prometheus' node exporter to collect, or any scraper to read. `problems` is how many parts of
+/// the hub can't be read.
+pub fn render(hosts: &[HostStatus], problems: usize) -> String {
     let mut text = String::new();
     let mut family = |name: &str, help: &str, samples: &mut dyn Iterator<Item = (String, f64)>| {
         let samples: Vec<_> = samples.collect();
@@ -15,7 +16,8 @@ pub fn render(hosts: &[HostStatus]) -> String {
         // writing to a string does not fail
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
         for (labels, value) in samples {
-            let _ = writeln!(text, "{name}{{{labels}}} {value}");
+            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+            let _ = writeln!(text, "{name}{labels} {value}");
         }
     };
     let host = |status: &HostStatus| format!("host=\"{}\"", status.machine);
@@ -24,6 +26,11 @@ pub fn render(hosts: &[HostStatus]) -> String {
     let number = |value: u64| value as f64;
     let time = |time: jiff::Timestamp| time.as_microsecond() as f64 / 1e6;
 
+    family(
+        "bento_hub_problems",
+        "Parts of the hub's directory that can't be read.",
+        &mut std::iter::once((String::new(), number(problems as u64))),
+    );
     family(
         "bento_hosts",
         "Hosts in each state.",

@@ -4,21 +4,23 @@
 //! and outcome. Everything in `logs/` was written by the host, so it is read with care, and what can't be understood is
 //! shown as such.
 
+pub mod changes;
 pub mod history;
 pub mod metrics;
 pub mod table;
 pub mod watch;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::files::read_untrusted;
 use crate::host::{HostKind, HostName};
-use crate::hub::{HostDir, Hub, modified};
+use crate::hub::{Hold, HostDir, Hub, Listing, modified};
 use crate::manifest::Summary;
 use crate::report::{self, LogName, Outcome, Presence, Report, Stage, parse_report_name};
 
@@ -85,6 +87,11 @@ impl HostState {
 }
 
 impl HostState {
+    /// The one word for it, as in JSON.
+    pub fn word(self) -> String {
+        self.words().replace(' ', "-")
+    }
+
     /// All of them.
     pub const ALL: [Self; 16] = [
         Self::NotPublished,
@@ -105,6 +112,11 @@ impl HostState {
         Self::Removed,
     ];
 
+    /// Whether all is well with the host, and nothing is to come.
+    pub fn is_well(self) -> bool {
+        matches!(self, Self::UpToDate | Self::AutoUpgraded)
+    }
+
     /// Whether a person has to look after the host: nothing that bento does by itself will bring it further.
     pub fn needs_attention(self) -> bool {
         matches!(
@@ -122,7 +134,7 @@ impl HostState {
 }
 
 /// One host's line.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostStatus {
     /// The host.
     pub machine: HostName,
@@ -196,25 +208,81 @@ struct Words {
     presence: Option<(Presence, Option<Timestamp>)>,
 }
 
+/// What can be told of a fleet, whatever state the hub's directory is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// The hosts, by name.
+    pub hosts: Vec<HostStatus>,
+    /// What of the hub itself can't be read. Where there is any, hosts may be missing, and `removed` and `held` may too.
+    pub problems: Vec<String>,
+    /// What lies in the hub's directory and belongs to no host.
+    pub strangers: Vec<String>,
+}
+
 /// Works out where each host of the hub stands, by name. `interval` is within how many seconds a host polls that does not
-/// say so.
+/// say so. A hub of which a part can't be read is an error.
 pub fn status(hub: &Hub, interval: u64, now: Timestamp) -> Result<Vec<HostStatus>> {
-    let fleet = hub.fleet()?;
-    let holds = hub.holds()?;
-    let mut names = hub.hosts()?;
-    names.extend(fleet.iter().flatten().cloned());
-    names.sort();
-    names.dedup();
-    let mut hosts = Vec::new();
-    for name in names {
-        let known = Known {
-            removed: fleet.as_ref().is_some_and(|fleet| fleet.binary_search(&name).is_err()),
-            held: holds.contains_key(&name),
-            interval,
-        };
-        hosts.push(host_status(&hub.host(&name), &name, known, now)?);
+    let overview = overview(hub, interval, now);
+    match overview.problems.into_iter().next() {
+        Some(problem) => Err(anyhow!(problem)),
+        None => Ok(overview.hosts),
     }
-    Ok(hosts)
+}
+
+/// Works out where each host stands, as [`status`] does it, but says what can't be read instead of failing.
+pub fn overview(hub: &Hub, interval: u64, now: Timestamp) -> Overview {
+    let roll = Roll::read(hub);
+    let hosts = roll.names.iter().map(|name| host_status(&hub.host(name), name, roll.known(name, interval), now));
+    Overview { hosts: hosts.collect(), problems: roll.problems, strangers: roll.strangers }
+}
+
+/// Works out where one host stands; `None` if the hub knows none of that name. Comes with what of the hub can't be read.
+pub fn one(hub: &Hub, name: &HostName, interval: u64, now: Timestamp) -> (Option<HostStatus>, Vec<String>) {
+    let roll = Roll::read(hub);
+    let known = roll.names.binary_search(name).is_ok();
+    let status = known.then(|| host_status(&hub.host(name), name, roll.known(name, interval), now));
+    (status, roll.problems)
+}
+
+/// Which hosts there are, and what of that can't be read.
+struct Roll {
+    /// Sorted.
+    names: Vec<HostName>,
+    fleet: Option<Vec<HostName>>,
+    holds: BTreeMap<HostName, Hold>,
+    problems: Vec<String>,
+    strangers: Vec<String>,
+}
+
+impl Roll {
+    fn read(hub: &Hub) -> Self {
+        let mut problems = Vec::new();
+        let mut problem = |error: anyhow::Error| problems.push(format!("{error:#}"));
+        let Listing { hosts: mut names, strangers } = hub.listing().unwrap_or_else(|error| {
+            problem(error);
+            Listing::default()
+        });
+        let fleet = hub.fleet().unwrap_or_else(|error| {
+            problem(error);
+            None
+        });
+        let holds = hub.holds().unwrap_or_else(|error| {
+            problem(error);
+            BTreeMap::new()
+        });
+        names.extend(fleet.iter().flatten().cloned());
+        names.sort();
+        names.dedup();
+        Self { names, fleet, holds, problems, strangers }
+    }
+
+    fn known(&self, name: &HostName, interval: u64) -> Known {
+        Known {
+            removed: self.fleet.as_ref().is_some_and(|fleet| fleet.binary_search(name).is_err()),
+            held: self.holds.contains_key(name),
+            interval,
+        }
+    }
 }
 
 /// What is known of a host besides its directory.
@@ -225,9 +293,14 @@ struct Known {
 }
 
 /// Works out where one host stands.
-fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> Result<HostStatus> {
-    let words = words(&dir.logs(), name, now)?;
+fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> HostStatus {
+    let (words, unreadable) = match words(&dir.logs(), name, now) {
+        Ok(words) => (words, None),
+        Err(error) => (Words::default(), Some(format!("{error:#}"))),
+    };
     let mut problems = words.problems;
+    let silenced = unreadable.is_some();
+    problems.extend(unreadable);
     let (manifest, damaged) = match dir.summary() {
         Ok(manifest) => (manifest, false),
         Err(error) => {
@@ -239,6 +312,8 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> 
     let base = match &manifest {
         None if damaged => HostState::DamagedRelease,
         None => HostState::NotPublished,
+        // what it reported is there, or not: nobody can tell
+        Some(_) if silenced => HostState::CorruptReport,
         Some(manifest) => match words.corrupt {
             Some(corrupt) if last.is_none_or(|last| last.number.is_none_or(|number| number < corrupt)) => {
                 HostState::CorruptReport
@@ -255,7 +330,7 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> 
     let held = known.held || presence.is_some_and(|presence| presence.held);
     let reboot_needed = presence.is_some_and(|presence| presence.reboot_needed);
     let reported = last.and_then(|last| last.time);
-    Ok(HostStatus {
+    HostStatus {
         machine: name.clone(),
         kind: manifest.as_ref().map(|manifest| manifest.kind),
         local_version: manifest.as_ref().map(|manifest| manifest.toplevel.base_name().to_owned()),
@@ -275,7 +350,7 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known, now: Timestamp) -> 
         failed_units: presence.and_then(|presence| presence.failed_units),
         reason: last.and_then(|last| last.reason.clone()),
         problems,
-    })
+    }
 }
 
 /// What is shown of a state when there is more to say of the host. What needs a person stays in sight.
@@ -326,36 +401,55 @@ fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> Host
     }
 }
 
-/// Reads what matters in a host's `logs/`: a host that reports is judged by its reports alone, and by no more of them
-/// than it takes.
-fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
+/// The files in a host's `logs/`, by what their names say.
+#[derive(Default)]
+struct HostLogs {
+    /// Reports, by serial and attempt.
+    reports: Vec<((u64, u64), PathBuf)>,
+    logs: Vec<(LogName, PathBuf)>,
+    presence: Option<PathBuf>,
+    /// What is none of these.
+    problems: Vec<String>,
+}
+
+/// Lists a host's `logs/`, in no order; there may be none.
+fn host_logs(logs: &Path) -> Result<HostLogs> {
+    let mut found = HostLogs::default();
     let entries = match fs::read_dir(logs) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Words::default()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(found),
         entries => entries.with_context(|| format!("cannot list {}", logs.display()))?,
     };
-    let mut words = Words::default();
-    let mut reports = Vec::new();
-    let mut named = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot list {}", logs.display()))?;
         let Ok(name) = entry.file_name().into_string() else {
-            words.problems.push(format!("{} is no name for a log", entry.path().display()));
+            found.problems.push(format!("{} is no name for a log", entry.path().display()));
             continue;
         };
         if name.starts_with('.') {
             continue;
         }
         if let Some(number) = parse_report_name(&name) {
-            reports.push((number, entry.path()));
+            found.reports.push((number, entry.path()));
         } else if let Some(log) = LogName::parse(&name) {
-            named.push((log, entry.path()));
+            found.logs.push((log, entry.path()));
         } else if name == report::PRESENCE {
-            match read_presence(&entry.path(), host) {
-                Ok(presence) => words.presence = Some((presence, modified(&entry.path()))),
-                Err(error) => words.problems.push(format!("{}: {error:#}", entry.path().display())),
-            }
+            found.presence = Some(entry.path());
         } else {
-            words.problems.push(format!("{} is neither a log nor a report", entry.path().display()));
+            found.problems.push(format!("{} is neither a log nor a report", entry.path().display()));
+        }
+    }
+    Ok(found)
+}
+
+/// Reads what matters in a host's `logs/`: a host that reports is judged by its reports alone, and by no more of them
+/// than it takes.
+fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
+    let HostLogs { mut reports, logs, presence, problems } = host_logs(logs)?;
+    let mut words = Words { problems, ..Words::default() };
+    if let Some(path) = presence {
+        match read_presence(&path, host) {
+            Ok(presence) => words.presence = Some((presence, modified(&path))),
+            Err(error) => words.problems.push(format!("{}: {error:#}", path.display())),
         }
     }
     reports.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
@@ -377,7 +471,7 @@ fn words(logs: &Path, host: &HostName, now: Timestamp) -> Result<Words> {
             let (outcome, version) = (log.outcome, Some(log.version));
             Word { number: None, outcome, waits: false, version, reason: None, time: modified(&path) }
         };
-        words.last = named.into_iter().map(word_of_log).collect();
+        words.last = logs.into_iter().map(word_of_log).collect();
         words.last.sort_by_key(|word| std::cmp::Reverse(word.time));
     }
     words.problems.sort();

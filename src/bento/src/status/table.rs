@@ -15,7 +15,7 @@ const RULES: [&str; 5] = ["-------", "---------", "-----------", "-------------"
 const GAP: usize = 1;
 
 /// The mark of a state.
-fn mark(state: HostState) -> &'static str {
+pub fn mark(state: HostState) -> &'static str {
     match state {
         HostState::UpToDate | HostState::AutoUpgraded => "💚",
         HostState::SyncPending
@@ -45,7 +45,7 @@ fn colour(state: HostState) -> &'static str {
 }
 
 /// The first 8 characters of a version: enough of the hash to tell it from others.
-fn short(version: &str) -> String {
+pub fn short(version: &str) -> String {
     version.chars().take(8).collect()
 }
 

@@ -15,6 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use bento::evaluation::Evaluation;
+use bento::host::Host;
+use bento::manifest::ReleaseMode;
+use bento::package::Package;
+use bento::publish::Candidate;
+use bento::source::SourceTree;
+use bento::store_path::StorePath;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -24,6 +31,8 @@ pub const HOSTS: [&str; 6] = ["web", "web2", "db", "router", "a_failure_b", "rol
 const FIRST_UID: u32 = 61000;
 /// The folder with the tests' own Nix code.
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tiny");
+/// The NixOS module of a hub.
+const HUB_MODULE: &str = include_str!("../../../../modules/hub.nix");
 /// The program.
 const BENTO: &str = env!("CARGO_BIN_EXE_bento");
 
@@ -182,13 +191,11 @@ impl Lab {
     pub fn start_hub(&mut self, key: &str) {
         let config = format!(
             "ListenAddress 127.0.0.1:{}\nHostKey {}\nPidFile {}\nUsePAM no\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nStrictModes no\nAuthorizedKeysFile {}/%u.pub\nMaxStartups 100\n\
-             Subsystem sftp internal-sftp\nMatch all\nChrootDirectory /run/chroot/%u\nForceCommand internal-sftp\n\
-             AllowTcpForwarding no\nX11Forwarding no\n",
+             KbdInteractiveAuthentication no\nStrictModes no\nMaxStartups 100\nSubsystem sftp internal-sftp\n{}",
             self.port,
             self.path(key).display(),
             self.path("sshd.pid").display(),
-            self.path("keys").display(),
+            self.rules(),
         );
         fs::write(self.path("sshd_config"), config).unwrap();
         let pid = self.path("sshd.pid");
@@ -209,6 +216,19 @@ impl Lab {
             assert!(start.elapsed() < Duration::from_secs(20), "{}", self.read("sshd.log"));
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The rules that `modules/hub.nix` gives to sshd, for this laboratory's directories.
+    fn rules(&self) -> String {
+        let (_, rules) = HUB_MODULE.split_once("Match Group ${cfg.group}\n").unwrap();
+        let (rules, _) = rules.split_once("Match all\n").unwrap();
+        let keys = format!("{}/%u.pub", self.path("keys").display());
+        let rules = rules.replace("${cfg.chrootDir}", "/run/chroot").replace("/etc/ssh/authorized_keys.d/%u", &keys);
+        assert!(
+            rules.contains("ChrootDirectory /run/chroot/%u\n") && rules.contains(&keys) && !rules.contains('$'),
+            "{rules}"
+        );
+        format!("Match all\n{rules}")
     }
 
     /// Stops sshd and serves the hosts with bento's own hub instead, under the same key and on the same port.
@@ -314,6 +334,11 @@ impl Lab {
     pub fn shell(&self, script: &str) -> Ran {
         let mut command = self.prepared("/usr/sbin:/usr/bin:/sbin:/bin");
         Ran::new(command.args(["sh", "-c", script]).output().unwrap())
+    }
+
+    /// Starts a script in the namespace, with the environment that the program has, and does not wait for it.
+    pub fn start(&self, script: &str) -> Child {
+        self.prepared("/usr/sbin:/usr/bin:/sbin:/bin").args(["sh", "-c", script]).spawn().unwrap()
     }
 
     /// A command in the namespace that lacks only its own words.
@@ -473,4 +498,22 @@ pub fn fingerprint(dir: &Path) -> Vec<String> {
     }
     lines.sort();
     lines
+}
+
+/// A candidate for a host's release that is its files and nothing else; `version` tells systems apart.
+pub fn candidate<'a>(host: &'a Host, tree: &'a SourceTree, version: char) -> Candidate<'a> {
+    let path =
+        |end: &str| StorePath::new(format!("/nix/store/{}-system{end}", version.to_string().repeat(32))).unwrap();
+    Candidate {
+        host,
+        package: Package::of(&tree.path()).unwrap(),
+        tree,
+        secrets: Vec::new(),
+        evaluation: Evaluation { drv_path: path(".drv"), toplevel: path("") },
+        search_path: Vec::new(),
+        mode: ReleaseMode::Source,
+        substituters: Vec::new(),
+        trusted_public_keys: Vec::new(),
+        expires: None,
+    }
 }

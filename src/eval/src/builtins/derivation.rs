@@ -482,9 +482,6 @@ fn output_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
     require(ev.settings.dynamic_derivations, "dynamic-derivations", "")?;
     let what = "while evaluating the first argument to builtins.outputOf";
     let (string, context) = ev.force_string(args[0], pos, what)?;
-    let output =
-        ev.force_string_no_context(args[1], pos, "while evaluating the second argument to builtins.outputOf")?;
-    let output = text(output);
     let elements = ev.contexts.elements(context);
     let [element] = elements.as_slice() else {
         let message = format!(
@@ -526,6 +523,8 @@ fn output_of<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<
             return Err(Error::eval(Pos::NONE, message).traced(pos, what));
         }
     };
+    let what = "while evaluating the second argument to builtins.outputOf";
+    let output = text(ev.force_string_no_context(args[1], pos, what)?);
     let string = output_string(ev, &from, &output)?;
     let context = ev.contexts.single(Element::Built { drv: from, output: Rc::from(output.as_str()) });
     Ok(ev.heap.string_with_context(string.as_bytes(), context))

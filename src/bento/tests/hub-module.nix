@@ -1,0 +1,64 @@
+# Hubs made with the NixOS module, and what becomes of their options: tests/modules.rs evaluates this.
+let
+  host = module: import <nixpkgs/nixos/lib/eval-config.nix> {
+    system = "x86_64-linux";
+    modules = [
+      ../../../modules/hub.nix
+      module
+      ({ pkgs, ... }: {
+        # generated files that a snapshot of nixpkgs may lack are not read
+        nixpkgs.overlays = [
+          (final: _: {
+            shellcheck-minimal = final.hello // { compiler = final.hello // { bootstrapAvailable = true; }; };
+            shellcheck = final.hello;
+            pandoc = final.hello;
+          })
+        ];
+        documentation.enable = false;
+        boot.loader.grub.device = "nodev";
+        fileSystems."/" = { device = "/dev/vda"; fsType = "ext4"; };
+        networking.hostName = "hub";
+        system.stateVersion = "26.11";
+        services.bento.hub = {
+          enable = true;
+          package = pkgs.writeShellScriptBin "bento" "exit 1";
+          hosts.web = { keys = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIONflBC9T+8vmVd5Z+SmsaCztzhob2zrqW0diR1nrbNS root@web" ]; tags = [ "home" ]; };
+          hosts.db = { };
+        };
+      })
+    ];
+  };
+  hubs = builtins.mapAttrs (_: host) {
+    plain = { };
+    full = {
+      services.prometheus.enable = true;
+      services.bento.hub = {
+        quota = 64;
+        web = { enable = true; listen = "[::]:8022"; tokenFile = "/run/secrets/hub"; scrape = true; };
+        cache = { enable = true; signingKeyFiles = [ "/run/secrets/cache" ]; };
+      };
+    };
+    embedded = {
+      services.bento.hub = { server = "embedded"; chrootDir = "/srv/hub"; embedded.listen = "[::]:2222"; web.enable = true; };
+    };
+    wrong = {
+      services.bento.hub = { web = { enable = true; listen = "0.0.0.0:8022"; }; cache.enable = true; };
+    };
+  };
+  unit = hub: name: if hub.config.systemd.units ? ${name} then hub.config.systemd.units.${name}.text else null;
+in
+builtins.mapAttrs
+  (name: hub: {
+    failed = map (assertion: assertion.message) (builtins.filter (assertion: !assertion.assertion) hub.config.assertions);
+    hub = unit hub "bento-hub.service";
+    web = unit hub "bento-hub-web.service";
+    quota = unit hub "bento-hub-quota.service";
+    cache = unit hub "harmonia.service";
+    settings = hub.config.environment.etc."bento-hub/bento.toml".text;
+    ports = hub.config.networking.firewall.allowedTCPPorts;
+    scrape = map (config: { inherit (config) job_name static_configs authorization; }) hub.config.services.prometheus.scrapeConfigs;
+    directories = builtins.filter (rule: builtins.match ".*(chroot|hub).*" rule != null) hub.config.systemd.tmpfiles.rules;
+    users = builtins.intersectAttrs { web = null; db = null; bento-hub = null; } (builtins.mapAttrs (_: user: user.openssh.authorizedKeys.keys) hub.config.users.users);
+    sshd = hub.config.services.openssh.extraConfig;
+  } // (if name == "wrong" then { } else { toplevel = hub.config.system.build.toplevel.drvPath; }))
+  hubs

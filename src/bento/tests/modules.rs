@@ -1,0 +1,99 @@
+//! The NixOS module of the hub, evaluated with real nixpkgs: by C++ Nix, whose word it is, and by this program.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::Command;
+
+use bento::fleet::config::Config;
+use serde_json::{Value, json};
+
+const HUBS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hub-module.nix");
+
+/// Evaluates the hubs, with a program that has the options of `nix-instantiate --eval`.
+fn evaluate(mut program: Command, nixpkgs: &Path) -> Value {
+    program.args(["--strict", "--json", "-I", &format!("nixpkgs={}", nixpkgs.display()), HUBS]);
+    let output = program.env_remove("NIX_PATH").output().unwrap();
+    assert!(output.status.success(), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_module_makes_hubs_of_nixos_machines() {
+    let folder = |variable: &str| std::env::var_os(variable).map(std::path::PathBuf::from);
+    let (Some(corpora), Some(programs)) = (folder("BENTO_CORPORA"), folder("BENTO_NIX")) else {
+        println!("skipped: BENTO_CORPORA and BENTO_NIX do not name the folders with nixpkgs-26.11 and with C++ Nix");
+        return;
+    };
+    let nixpkgs = corpora.join("nixpkgs-26.11");
+    let mut theirs = Command::new(programs.join("nix-instantiate"));
+    theirs.arg("--eval");
+    let hubs = evaluate(theirs, &nixpkgs);
+    let mut ours = Command::new(env!("CARGO_BIN_EXE_bento"));
+    ours.arg("eval");
+    assert_eq!(evaluate(ours, &nixpkgs), hubs);
+
+    let text = |hub: &str, part: &str| {
+        hubs[hub][part].as_str().unwrap_or_else(|| panic!("{hub} has no {part}: {hubs}")).to_owned()
+    };
+    for hub in ["plain", "full", "embedded"] {
+        assert_eq!(hubs[hub]["failed"], json!([]), "{hub}");
+        assert!(text(hub, "toplevel").starts_with("/nix/store/") && text(hub, "toplevel").ends_with(".drv"));
+        // bento reads the settings that its services get
+        let settings = Config::parse_toml(&text(hub, "settings")).unwrap();
+        let web = &settings.hosts[&"web".parse().unwrap()];
+        assert!(web.keys.len() == 1 && web.tags.contains("home") && settings.hosts.len() == 2, "{settings:?}");
+    }
+    // sshd, and nothing that was not asked for
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIONflBC9T+8vmVd5Z+SmsaCztzhob2zrqW0diR1nrbNS root@web";
+    let plain = &hubs["plain"];
+    assert_eq!(plain["users"], json!({ "db": [], "web": [key] }));
+    for none in ["hub", "web", "quota", "cache"] {
+        assert_eq!(plain[none], Value::Null, "{none}");
+    }
+    assert_eq!(plain["ports"], json!([22]));
+    let sshd = text("plain", "sshd");
+    for rule in [
+        "Match Group sftp_users\n",
+        "ChrootDirectory /home/chroot/%u\n",
+        "ForceCommand internal-sftp -u 0027 -P symlink,hardlink,mkdir,rmdir,setstat\n",
+        "DisableForwarding yes\n",
+        "PermitTTY no\n",
+        "Match all\n",
+    ] {
+        assert!(sshd.contains(rule), "{rule:?} is not in {sshd}");
+    }
+    let logs = json!("d /home/chroot/web/logs 0750 web sftp_users -");
+    assert!(plain["directories"].as_array().unwrap().contains(&logs), "{plain}");
+    // with all of it
+    let full = &hubs["full"];
+    let (web, quota, cache) = (text("full", "web"), text("full", "quota"), text("full", "cache"));
+    assert!(web.contains("/bin/bento hub web --listen [::]:8022 --token %d/token\n"), "{web}");
+    for line in [
+        "DynamicUser=true",
+        "SupplementaryGroups=sftp_users",
+        "LoadCredential=token:/run/secrets/hub",
+        "ProtectSystem=strict",
+    ] {
+        assert!(web.lines().any(|found| found == line), "{line:?} is not in {web}");
+    }
+    assert!(quota.contains("Type=oneshot"), "{quota}");
+    assert!(cache.contains("/run/secrets/cache"), "{cache}");
+    assert_eq!(full["ports"], json!([22, 5000]));
+    assert_eq!(full["scrape"][0]["static_configs"][0]["targets"], json!(["[::]:8022"]));
+    assert_eq!(full["scrape"][0]["authorization"]["credentials_file"], "/run/secrets/hub");
+    // bento itself in sshd's place
+    let embedded = &hubs["embedded"];
+    assert_eq!(embedded["users"], json!({ "bento-hub": [] }));
+    let hub = text("embedded", "hub");
+    let line = "/bin/bento hub serve --listen [::]:2222 --host-key /var/lib/bento-hub/host_key --quota 256 --web=127.0.0.1:8022\n";
+    assert!(hub.contains(line), "{hub}");
+    for line in ["User=bento-hub", "ReadWritePaths=/srv/hub", "CapabilityBoundingSet="] {
+        assert!(hub.lines().any(|found| found == line), "{line:?} is not in {hub}");
+    }
+    assert_eq!((&embedded["web"], &embedded["ports"], &embedded["sshd"]), (&Value::Null, &json!([2222]), &json!("")));
+    assert_eq!(embedded["directories"], json!(["d /srv/hub 0750 bento-hub sftp_users -"]));
+    // what would be a mistake
+    let failed = hubs["wrong"]["failed"].to_string();
+    assert!(failed.contains("the page needs a tokenFile") && failed.contains("signingKeyFiles is empty"), "{failed}");
+}
