@@ -18,6 +18,7 @@ test:
 scenarios:
 	cargo build --locked -p bento
 	@checks/machines/run --book
+	@checks/machines/run --push
 
 # there is something to evaluate, and no other program was named
 evaluated := $(if $(BENTO_CORPORA),$(if $(BENTO),,build))

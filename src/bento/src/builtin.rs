@@ -35,6 +35,16 @@ pub struct BuiltinEvaluator {
     digests: RefCell<HashMap<PathBuf, String>>,
 }
 
+/// Something to ask about a host.
+struct Question<'q> {
+    /// What stands for it in the key of the cache.
+    name: &'q str,
+    /// A function that gives a list of strings.
+    function: &'q str,
+    /// What the function is applied to, of the host's NixOS.
+    attribute: &'q str,
+}
+
 /// Something to evaluate about a tree.
 struct Task<'t> {
     tree: &'t SourceTree,
@@ -84,7 +94,18 @@ impl BuiltinEvaluator {
 
     /// The paths of a host's system.
     fn system_task<'t>(&self, subject: &Subject<'t>, search_path: &SearchPath) -> Result<Task<'t>> {
+        self.host_task(subject, search_path, &Question { name: "host", function: PATHS, attribute: TOPLEVEL })
+    }
+
+    /// What a function gives of an attribute of a host's NixOS: a list of strings.
+    fn host_task<'t>(
+        &self,
+        subject: &Subject<'t>,
+        search_path: &SearchPath,
+        question: &Question<'_>,
+    ) -> Result<Task<'t>> {
         const WHAT: &str = "while evaluating the paths of the system";
+        let Question { name: what, function, attribute } = question;
         let tree = subject.tree;
         let origin = tree.origin().display().to_string();
         let name = subject.host.name.as_str();
@@ -92,7 +113,8 @@ impl BuiltinEvaluator {
         match subject.host.kind {
             HostKind::Flake => {
                 let url = flake_url(&tree.path())?;
-                let expression = format!("flake: ({PATHS}) flake.nixosConfigurations.{}.{TOPLEVEL}", nix_string(name));
+                let expression =
+                    format!("flake: ({function}) flake.nixosConfigurations.{}.{attribute}", nix_string(name));
                 let body: Body<'_> = Box::new(move |evaluator| {
                     let select = evaluator.eval_string(expression.as_bytes(), BASE)?;
                     let found = evaluator.call(select, &[flake(evaluator, &url)?], Pos::NONE)?;
@@ -100,15 +122,15 @@ impl BuiltinEvaluator {
                 });
                 // evaluation is pure: nothing but the tree, with its lock, has a part in the result
                 let digest = self.digest(tree)?;
-                self.task(tree, settings(true), &["a flake's host", &origin, name, &digest], label, body)
+                self.task(tree, settings(true), &[&format!("a flake's {what}"), &origin, name, &digest], label, body)
             }
             HostKind::NonFlake => {
-                let expression = format!("({PATHS}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
+                let expression = format!("({function}) ({}).{attribute}", non_flake_expression(&tree.path())?);
                 let body: Body<'_> = Box::new(move |evaluator| {
                     strings(evaluator, evaluator.eval_string(expression.as_bytes(), BASE)?, WHAT)
                 });
                 let settings = Settings { search_path: search_path.pairs(), ..settings(false) };
-                self.task(tree, settings, &["a host", &origin, name], label, body)
+                self.task(tree, settings, &[&format!("a {what}"), &origin, name], label, body)
             }
         }
     }
@@ -314,6 +336,33 @@ impl Evaluator for BuiltinEvaluator {
         done: &mut dyn FnMut(usize, Result<Evaluation>),
     ) {
         self.evaluate_systems(subjects, search_path, instantiating, done);
+    }
+
+    fn inspect_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        function: &str,
+        done: &mut dyn FnMut(usize, Result<String>),
+    ) {
+        let name = format!("host, asked {}", blake3::hash(function.as_bytes()).to_hex());
+        let function = format!("config: [ (builtins.toJSON (({function}) config)) ]");
+        let question = Question { name: &name, function: &function, attribute: "config" };
+        let mut indices = Vec::new();
+        let mut tasks = Vec::new();
+        for (index, subject) in subjects.iter().enumerate() {
+            match self.host_task(subject, search_path, &question) {
+                Ok(task) => {
+                    indices.push(index);
+                    tasks.push(task);
+                }
+                Err(error) => done(index, Err(error)),
+            }
+        }
+        self.run(tasks, &mut |index, strings| {
+            let json = strings.and_then(|strings| strings.into_iter().next().context("the function gave nothing"));
+            done(indices[index], json);
+        });
     }
 }
 

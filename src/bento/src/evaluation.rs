@@ -73,6 +73,15 @@ pub trait Evaluator {
         search_path: &SearchPath,
         done: &mut dyn FnMut(usize, Result<Evaluation>),
     );
+
+    /// Applies a function, in the Nix language, to the `config` of each of these hosts. What it gives comes to `done` as JSON.
+    fn inspect_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        function: &str,
+        done: &mut dyn FnMut(usize, Result<String>),
+    );
 }
 
 /// The evaluators to choose from.

@@ -136,6 +136,42 @@ impl Evaluator for NixEvaluator {
         // Nix writes every derivation that it comes across
         self.evaluate_fleet(subjects, search_path, done);
     }
+
+    fn inspect_fleet(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        function: &str,
+        done: &mut dyn FnMut(usize, Result<String>),
+    ) {
+        for (index, subject) in subjects.iter().enumerate() {
+            done(index, self.inspect(subject, search_path, function));
+        }
+    }
+}
+
+impl NixEvaluator {
+    /// What a function gives of a host's `config`, as JSON.
+    fn inspect(&self, subject: &Subject<'_>, search_path: &SearchPath, function: &str) -> Result<String> {
+        let tree = subject.tree.path();
+        let command = match subject.host.kind {
+            HostKind::Flake => {
+                let host = nix_string(subject.host.name.as_str());
+                let installable = format!("{}#nixosConfigurations.{host}.config", flake_url(&tree)?);
+                let mut command = self.programs.nix("eval");
+                command.args(["--no-update-lock-file", "--json", &installable, "--apply", function]);
+                command
+            }
+            HostKind::NonFlake => {
+                let mut command = self.programs.command("nix-instantiate");
+                command.args(["--eval", "--strict", "--json"]);
+                with_search_path(&mut command, search_path.entries());
+                command.arg("-E").arg(format!("({function}) ({}).config", non_flake_expression(&tree)?));
+                command
+            }
+        };
+        Ok(run_json::<serde_json::Value>(command)?.to_string())
+    }
 }
 
 /// Runs a program and reads the JSON that it prints; its complaints become the error.

@@ -234,7 +234,7 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
 }
 
 /// The secrets of a release with their encrypted texts: those of the current one that are still the same, and new ones.
-fn seal(dir: &HostDir, current: Option<&Manifest>, drafts: &[Draft]) -> Result<Vec<(Secret, Vec<u8>)>> {
+pub fn seal(dir: &HostDir, current: Option<&Manifest>, drafts: &[Draft]) -> Result<Vec<(Secret, Vec<u8>)>> {
     let kept = |draft: &Draft| {
         let current = current?;
         let known = |secret: &&Secret| secret.path == draft.path && secret.digest == draft.digest;

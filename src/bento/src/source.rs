@@ -78,6 +78,22 @@ impl SourceTree {
         Ok(Self { holder, from: release.to_owned() })
     }
 
+    /// The tree as an archive, in which it is a directory of the name [`TREE_NAME`].
+    pub fn pack(&self) -> Result<Vec<u8>> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let packed = archive.append_dir_all(TREE_NAME, self.path()).and_then(|()| archive.into_inner());
+        packed.with_context(|| format!("cannot pack the copy of {}", self.from.display()))
+    }
+
+    /// The tree of an archive that [`SourceTree::pack`] made; `origin` is what messages call it.
+    pub fn unpack(archive: &[u8], origin: &Path) -> Result<Self> {
+        let unpacked = tempfile::tempdir().context("cannot make a directory to unpack in")?;
+        let context = || format!("cannot unpack {}", origin.display());
+        tar::Archive::new(archive).unpack(unpacked.path()).with_context(context)?;
+        let tree = Self::stage(&unpacked.path().join(TREE_NAME), &Folders::default())?;
+        Ok(Self { from: origin.to_owned(), ..tree })
+    }
+
     /// Where the tree is; its base name is [`TREE_NAME`].
     pub fn path(&self) -> PathBuf {
         self.holder.path().join(TREE_NAME)

@@ -10,15 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 
 use crate::nix::not_started;
-
-/// How often a program that runs against the clock is looked at.
-const TICK: Duration = Duration::from_millis(50);
-/// How long a program may take to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(5);
+use crate::process::{end, wait_until};
 
 /// A log that is being written.
 #[derive(Debug)]
@@ -102,29 +96,4 @@ impl Log {
     pub fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// Waits for a program's end, but not beyond a deadline.
-fn wait_until(child: &mut std::process::Child, deadline: Instant) -> Result<Option<ExitStatus>> {
-    loop {
-        if let Some(status) = child.try_wait().context("cannot wait for a program")? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            return Ok(None);
-        }
-        std::thread::sleep(TICK);
-    }
-}
-
-/// Ends a program and what it started: first asked to, then killed.
-fn end(child: &mut std::process::Child) -> Result<()> {
-    // the child leads its own process group
-    let group = Pid::from_raw(i32::try_from(child.id()).context("a process id is out of range")?);
-    // a group that is gone already needs no signal
-    let _ = killpg(group, Signal::SIGTERM);
-    wait_until(child, Instant::now() + GRACE)?;
-    let _ = killpg(group, Signal::SIGKILL);
-    child.wait().context("cannot wait for a program")?;
-    Ok(())
 }

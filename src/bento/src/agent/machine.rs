@@ -558,6 +558,12 @@ impl Phase {
 }
 
 impl Trial {
+    /// Of the units that have failed now, those that had not before.
+    pub fn new_failures(&self, mut failed: Vec<String>) -> Vec<String> {
+        failed.retain(|unit| !self.failed_units.contains(unit));
+        failed
+    }
+
     /// The end of this trial.
     fn ended(self, outcome: Outcome, stage: Stage, reason: String, retry: bool) -> Phase {
         let (attempt, built) = (self.attempt, Some(self.toplevel));

@@ -780,9 +780,7 @@ impl<'a> Agent<'a> {
     }
 
     fn new_failures(&self, trial: &Trial) -> Result<Vec<String>> {
-        let mut units = self.system.failed_units()?;
-        units.retain(|unit| !trial.failed_units.contains(unit));
-        Ok(units)
+        Ok(trial.new_failures(self.system.failed_units()?))
     }
 
     /// Watches a system for a while: the hub can be reached, no unit fails that did not before, the checks pass.

@@ -8,15 +8,18 @@ pub mod log;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::num::NonZero;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::evaluation::Evaluation;
 use crate::host::Host;
 use crate::nix::{Programs, not_started};
+use crate::process;
 use crate::store_path::StorePath;
 
 use log::{BuildLog, Progress};
@@ -46,12 +49,19 @@ pub trait Watcher: Sync {
 pub struct Builder {
     programs: Programs,
     options: Vec<String>,
+    /// For how long one host's build may take.
+    limit: Option<Duration>,
 }
 
 impl Builder {
     /// Builds with these further options for Nix.
     pub fn new(options: &[String]) -> Self {
-        Self { programs: Programs::default(), options: options.to_vec() }
+        Self { programs: Programs::default(), options: options.to_vec(), limit: None }
+    }
+
+    /// One that ends each host's build that takes more than so many seconds.
+    pub fn within(self, seconds: u64) -> Self {
+        Self { limit: Some(Duration::from_secs(seconds)), ..self }
     }
 
     /// Makes sure that there is a Nix to build with.
@@ -90,20 +100,42 @@ impl Builder {
         command.arg(job.evaluation.drv_path.as_path()).args(&self.options);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let program = command.get_program().to_owned();
+        if self.limit.is_some() {
+            command.process_group(0);
+        }
         let mut child = command.spawn().with_context(|| not_started(&program))?;
         let stderr = child.stderr.take().context("nix-store has no error output")?;
         let mut log = BuildLog::default();
-        for line in BufReader::new(stderr).split(b'\n') {
-            let line = line.context("cannot read what nix-store prints")?;
-            let said = log.read(&String::from_utf8_lossy(&line));
-            if let Some(text) = said {
-                watcher.line(job.host, &text);
+        let late = std::thread::scope(|scope| {
+            let (ended, end) = mpsc::channel::<()>();
+            let id = child.id();
+            let clock = self.limit.map(|limit| {
+                scope.spawn(move || {
+                    let late = end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
+                    if late {
+                        process::end_group(id);
+                    }
+                    late
+                })
+            });
+            for line in BufReader::new(stderr).split(b'\n') {
+                let line = line.context("cannot read what nix-store prints")?;
+                let said = log.read(&String::from_utf8_lossy(&line));
+                if let Some(text) = said {
+                    watcher.line(job.host, &text);
+                }
+                if let Some(progress) = log.progress() {
+                    watcher.progress(job.host, &progress);
+                }
             }
-            if let Some(progress) = log.progress() {
-                watcher.progress(job.host, &progress);
-            }
-        }
+            drop(ended);
+            Ok::<_, anyhow::Error>(clock.is_some_and(|clock| clock.join().unwrap_or(false)))
+        })?;
         let output = child.wait_with_output().context("cannot wait for nix-store")?;
+        if late {
+            let seconds = self.limit.unwrap_or_default().as_secs();
+            bail!("the build did not end within {seconds} s and was killed");
+        }
         if !output.status.success() {
             bail!(
                 "the build failed: {}",

@@ -18,6 +18,8 @@ mod log;
 mod manual;
 mod progress;
 mod prune;
+mod push;
+mod rollout;
 mod status;
 mod terminal;
 mod verify;
@@ -44,7 +46,8 @@ struct Cli {
 enum Command {
     Init(init::Init),
     Build(build::Build),
-    Deploy(deploy::Deploy),
+    Deploy(Box<deploy::Deploy>),
+    Rollout(Box<rollout::Rollout>),
     Diff(diff::Diff),
     Status(status::Status),
     Versions(versions::Versions),
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Init(command) => command.run(),
         Command::Build(command) => command.run(),
         Command::Deploy(command) => command.run(),
+        Command::Rollout(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Versions(command) => command.run(),

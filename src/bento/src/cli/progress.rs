@@ -1,78 +1,82 @@
-//! Progress of builds, for people: a line for each host that is at work where standard error is a terminal, and nothing
-//! but what must be said where it is not.
+//! Progress, for people: a line for each host that is at work where standard error is a terminal, and nothing but what must be
+//! said where it is not.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
 use crate::build::Watcher;
 use crate::build::log::Progress;
-use crate::host::{Host, HostName};
+use crate::host::Host;
 
-/// Shows how far builds are.
+/// Shows how far something is for several hosts.
 pub(super) struct Display {
     terminal: bool,
-    verbose: bool,
-    lines: Mutex<Lines>,
-}
-
-/// What is shown below everything else.
-#[derive(Default)]
-struct Lines {
-    hosts: BTreeMap<HostName, String>,
-    /// How many lines are on the screen now.
-    drawn: usize,
+    /// Whether what programs print is shown too.
+    pub(super) verbose: bool,
+    screen: MultiProgress,
+    lines: Mutex<BTreeMap<String, ProgressBar>>,
 }
 
 impl Display {
     /// Shows to standard error; with `VERBOSE` in the environment, also what builders print.
     pub(super) fn new() -> Self {
         let verbose = std::env::var_os("VERBOSE").is_some_and(|value| !value.is_empty());
-        Self { terminal: std::io::stderr().is_terminal(), verbose, lines: Mutex::default() }
+        let terminal = std::io::stderr().is_terminal();
+        Self { terminal, verbose, screen: MultiProgress::new(), lines: Mutex::default() }
     }
 
-    /// Changes the lines, says something above them, and draws them anew.
-    fn redraw(&self, said: Option<&str>, change: impl FnOnce(&mut Lines)) {
-        let Ok(mut lines) = self.lines.lock() else { return };
-        change(&mut lines);
-        let mut text = String::new();
+    /// Whether there are lines that change.
+    pub(super) fn is_live(&self) -> bool {
+        self.terminal
+    }
+
+    /// Says something above the lines, for good.
+    pub(super) fn say(&self, text: &str) {
         if self.terminal {
-            if lines.drawn > 0 {
-                text += &format!("\x1b[{}A\x1b[J", lines.drawn);
-            }
-            if let Some(said) = said {
-                text += &format!("{said}\n");
-            }
-            let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0.into());
-            for (host, line) in &lines.hosts {
-                let line: String = format!("{host}: {line}").chars().take(width - 1).collect();
-                text += &format!("{line}\n");
-            }
-            lines.drawn = lines.hosts.len();
-        } else if let Some(said) = said {
-            text = format!("{said}\n");
+            // if nobody can read it, it is lost
+            let _ = self.screen.println(text);
+        } else {
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
-        // if nobody can read it, it is lost
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// Says how far a host is.
+    pub(super) fn set(&self, host: &str, text: &str) {
+        let Ok(mut lines) = self.lines.lock() else { return };
+        let line = lines.entry(host.to_owned()).or_insert_with(|| {
+            let style = ProgressStyle::with_template("{prefix}: {wide_msg}");
+            let bar = self.screen.add(ProgressBar::no_length());
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())).with_prefix(host.to_owned())
+        });
+        line.set_message(text.to_owned());
+        line.tick();
+    }
+
+    /// Takes a host's line away.
+    pub(super) fn end(&self, host: &str) {
+        let line = self.lines.lock().ok().and_then(|mut lines| lines.remove(host));
+        if let Some(line) = line {
+            line.finish_and_clear();
+            self.screen.remove(&line);
+        }
     }
 }
 
 impl Watcher for Display {
     fn progress(&self, host: &Host, progress: &Progress) {
-        self.redraw(None, |lines| {
-            lines.hosts.insert(host.name.clone(), progress.to_string());
-        });
+        self.set(host.name.as_str(), &progress.to_string());
     }
 
     fn line(&self, host: &Host, line: &str) {
         if self.verbose {
-            self.redraw(Some(&format!("{}: {line}", host.name)), |_| ());
+            self.say(&format!("{}: {line}", host.name));
         }
     }
 
     fn done(&self, host: &Host) {
-        self.redraw(None, |lines| {
-            lines.hosts.remove(&host.name);
-        });
+        self.end(host.name.as_str());
     }
 }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::HostName;
 use crate::manifest::ReleaseMode;
+use crate::push::settings::PushConfig;
+use crate::push::target::Target;
+use crate::rollout::RolloutConfig;
 use crate::sign;
 
 /// The full form's file.
@@ -32,6 +35,12 @@ pub struct Config {
     /// What `bento status` expects.
     #[serde(default)]
     pub status: StatusConfig,
+    /// How systems are pushed.
+    #[serde(default)]
+    pub push: PushConfig,
+    /// How changes are rolled out.
+    #[serde(default)]
+    pub rollout: RolloutConfig,
     /// What is special about some hosts, by name.
     #[serde(default)]
     pub hosts: BTreeMap<HostName, HostConfig>,
@@ -127,6 +136,8 @@ pub struct HostConfig {
     pub mode: Option<ReleaseMode>,
     /// Whether this host's system is built before it is published, if not as the others'.
     pub build: Option<bool>,
+    /// Where this host is pushed to; if nothing is said, it pulls.
+    pub push: Option<Target>,
 }
 
 impl Config {
@@ -140,6 +151,11 @@ impl Config {
         config.release.signing_key =
             config.release.signing_key.map(|key| sign::key_path(&key.to_string_lossy(), dir, home.as_deref()));
         Ok(config)
+    }
+
+    /// Whether the fleet in a directory has settings.
+    pub fn exists(dir: &Path) -> bool {
+        dir.join(TOML).exists() || dir.join(SHELL).exists()
     }
 
     /// The file that holds the settings of the fleet in a directory.
@@ -204,6 +220,8 @@ impl Config {
                 ..ReleaseConfig::default()
             },
             status: StatusConfig::default(),
+            push: PushConfig::default(),
+            rollout: RolloutConfig::default(),
             hosts: BTreeMap::new(),
         };
         config.check().map_err(|(setting, error)| match setting {
@@ -258,9 +276,10 @@ impl Config {
         self.hosts.get(host).and_then(|host| host.build).unwrap_or(self.build.local)
     }
 
-    /// The hosts' keys, as far as the settings have any.
+    /// The keys that hosts sign their reports with, as far as the settings have any. A host that is pushed to signs nothing: who
+    /// pushes reports in its place.
     pub fn host_keys(&self) -> Result<BTreeMap<HostName, Vec<sign::SigningKey>>> {
-        let with_keys = self.hosts.iter().filter(|(_, host)| !host.keys.is_empty());
+        let with_keys = self.hosts.iter().filter(|(_, host)| !host.keys.is_empty() && host.push.is_none());
         let keys = |keys: &[String]| keys.iter().cloned().map(sign::SigningKey::try_from).collect::<Result<Vec<_>>>();
         with_keys.map(|(name, host)| Ok((name.clone(), keys(&host.keys)?))).collect()
     }

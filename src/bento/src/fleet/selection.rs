@@ -79,6 +79,11 @@ impl Selection {
         Ok(Self { selectors, shard: None })
     }
 
+    /// Exactly these hosts.
+    pub fn of_names(names: Vec<HostName>) -> Self {
+        Self { selectors: names.into_iter().map(Selector::Name).collect(), shard: None }
+    }
+
     /// The hosts of this selection that belong to one part of the fleet.
     pub fn in_shard(self, shard: Option<Shard>) -> Self {
         Self { shard, ..self }

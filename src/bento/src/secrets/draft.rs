@@ -11,7 +11,7 @@ use age::ssh::Recipient;
 use anyhow::{Context, Result, anyhow, bail};
 use zeroize::Zeroizing;
 
-use super::{Access, OVERHEAD, folder};
+use super::{Access, OVERHEAD, Secret, folder};
 use crate::files;
 use crate::host::HostName;
 
@@ -99,8 +99,15 @@ pub struct Draft {
     /// By which it is known again: equal only for the same secret, of the same host, encrypted to the same keys. It tells
     /// nothing to those who don't have the key.
     pub digest: String,
-    content: Zeroizing<Vec<u8>>,
-    recipients: Rc<Recipients>,
+    content: Content,
+}
+
+/// What a draft holds.
+enum Content {
+    /// The secret, and whom it is encrypted to.
+    Plain(Zeroizing<Vec<u8>>, Rc<Recipients>),
+    /// The secret as it was encrypted earlier.
+    Sealed(Vec<u8>),
 }
 
 impl fmt::Debug for Draft {
@@ -129,23 +136,37 @@ impl Draft {
             field(recipients.names.join("\n").as_bytes());
             field(&plain.content);
             let digest = hasher.finalize().to_hex().to_string();
-            let recipients = recipients.clone();
-            Self { path: plain.path, access: plain.access, digest, content: plain.content, recipients }
+            let content = Content::Plain(plain.content, recipients.clone());
+            Self { path: plain.path, access: plain.access, digest, content }
         };
         Ok(plain.into_iter().map(draft).collect())
     }
 
-    /// The secret, encrypted: each time another text.
+    /// A secret that was encrypted earlier.
+    pub fn of_sealed(secret: &Secret, sealed: Vec<u8>) -> Result<Self> {
+        let Secret { path, access, digest, .. } = secret;
+        if blake3::hash(&sealed).to_hex().as_str() != secret.blake3 {
+            bail!("the encrypted secret {path} is damaged");
+        }
+        let content = Content::Sealed(sealed);
+        Ok(Self { path: path.clone(), access: access.clone(), digest: digest.clone(), content })
+    }
+
+    /// The secret, encrypted: each time another text, unless it was encrypted already.
     pub fn seal(&self) -> Result<Vec<u8>> {
+        let (content, recipients) = match &self.content {
+            Content::Plain(content, recipients) => (content, recipients),
+            Content::Sealed(sealed) => return Ok(sealed.clone()),
+        };
         let context = || format!("cannot encrypt the secret {}", self.path);
-        let keys = self.recipients.keys.iter().map(|key| key as &dyn age::Recipient);
+        let keys = recipients.keys.iter().map(|key| key as &dyn age::Recipient);
         let encryptor =
             age::Encryptor::with_recipients(keys).map_err(|error| anyhow!("{error}")).with_context(context)?;
         let mut sealed = Vec::new();
         let mut writer = encryptor.wrap_output(&mut sealed).with_context(context)?;
-        writer.write_all(&self.content).with_context(context)?;
+        writer.write_all(content).with_context(context)?;
         writer.finish().with_context(context)?;
-        if (sealed.len() - self.content.len()) as u64 > OVERHEAD {
+        if (sealed.len() - content.len()) as u64 > OVERHEAD {
             bail!("{}: the host has too many keys", context());
         }
         Ok(sealed)

@@ -1,0 +1,138 @@
+//! Programs that run against the clock: what takes too long is ended, with all that it started.
+
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::nix::not_started;
+
+/// How often a program that runs against the clock is looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a program may take to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Waits for a program's end, but not beyond a deadline.
+pub fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait().context("cannot wait for a program")? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(TICK);
+    }
+}
+
+/// Ends a program that leads a process group of its own, and what it started: first asked to, then killed.
+pub fn end(child: &mut Child) -> Result<()> {
+    let group = Pid::from_raw(i32::try_from(child.id()).context("a process id is out of range")?);
+    // a group that is gone already needs no signal
+    let _ = killpg(group, Signal::SIGTERM);
+    wait_until(child, Instant::now() + GRACE)?;
+    let _ = killpg(group, Signal::SIGKILL);
+    child.wait().context("cannot wait for a program")?;
+    Ok(())
+}
+
+/// Ends a process group by the number of the process that leads it: first asked to, then killed.
+pub fn end_group(leader: u32) {
+    let Ok(leader) = i32::try_from(leader) else { return };
+    // a group that is gone already needs no signal
+    let _ = killpg(Pid::from_raw(leader), Signal::SIGTERM);
+    thread::sleep(GRACE);
+    let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+}
+
+/// What a program said, and how it ended.
+#[derive(Debug)]
+pub struct Spoken {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
+}
+
+/// Something to be told to a program while it runs: what it printed so far, and the answer to that, if it is due.
+pub type Answer<'a> = &'a (dyn Fn(&str) -> Option<Vec<u8>> + Sync);
+
+/// Runs a program with all of `input`, which may take as long as `limit`; then it and everything that it started is ended.
+///
+/// Its input stays open until it ends, so that the other end of a connection can tell whether this process is alive. With an
+/// `answer`, that is asked once whenever something was printed, until it gives something.
+pub fn converse(command: &mut Command, input: &[u8], answer: Option<Answer<'_>>, limit: Duration) -> Result<Spoken> {
+    let program = PathBuf::from(command.get_program());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().with_context(|| not_started(program.as_os_str()))?;
+    let deadline = Instant::now() + limit;
+    let pipes = child.stdin.take().zip(child.stdout.take()).zip(child.stderr.take());
+    let ((mut stdin, mut stdout), mut stderr) = pipes.context("a program has no pipes")?;
+    thread::scope(|scope| {
+        let (parts, printed) = mpsc::channel::<Vec<u8>>();
+        scope.spawn(move || {
+            let mut part = [0; 8192];
+            while let Ok(length @ 1..) = stdout.read(&mut part) {
+                if parts.send(part[..length].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let complaints = scope.spawn(move || {
+            let mut text = Vec::new();
+            // what was read until then is what there is
+            let _ = stderr.read_to_end(&mut text);
+            text
+        });
+        let (more, answers) = mpsc::channel::<Vec<u8>>();
+        scope.spawn(move || {
+            // a program that reads nothing of it says why by itself
+            let _ = stdin.write_all(input).and_then(|()| stdin.flush());
+            while let Ok(words) = answers.recv() {
+                let _ = stdin.write_all(&words).and_then(|()| stdin.flush());
+            }
+        });
+        let mut text = Vec::new();
+        let mut unanswered = answer;
+        let ended = loop {
+            match printed.recv_timeout(TICK) {
+                Ok(part) => {
+                    text.extend(part);
+                    if let Some(words) = unanswered.and_then(|answer| answer(&String::from_utf8_lossy(&text))) {
+                        unanswered = None;
+                        let _ = more.send(words);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+            }
+            match child.try_wait().context("cannot wait for a program") {
+                Ok(Some(status)) => break Ok(Some(status)),
+                Ok(None) if Instant::now() >= deadline => break end(&mut child).map(|()| None),
+                Ok(None) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        // what it left behind would keep its pipes open
+        if let Ok(id) = i32::try_from(child.id()) {
+            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        }
+        drop(more);
+        text.extend(printed.iter().flatten());
+        let complaints = complaints.join().unwrap_or_default();
+        let Some(status) = ended? else {
+            bail!("{} did not end within {} s and was killed", program.display(), limit.as_secs());
+        };
+        let words = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Spoken { status, stdout: words(text), stderr: words(complaints) })
+    })
+}
