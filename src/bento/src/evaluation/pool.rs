@@ -340,7 +340,7 @@ impl Resources {
                 let place = (0..jobs).find(|place| running.iter().all(|one| one.place != *place)).unwrap_or(jobs);
                 match copy(index, place, Limits { memory: Some(memory), time: Some(self.time) }) {
                     Ok(child) => {
-                        running.push(Running { index, place, child, received: Received::default(), done: false })
+                        running.push(Running { index, place, child, received: Received::default(), done: false });
                     }
                     Err(error) => {
                         let result = Err(format!("{error:#}"));
