@@ -101,8 +101,17 @@ impl NixStore {
     /// The store can't be reached, or does not take them.
     pub fn add(&self, evaluator: &bento_eval::Evaluator<'_>, drvs: &[StorePath]) -> Result<Added> {
         let objects = evaluator.closure(drvs.iter().cloned());
+        let _turn = self.take_turn();
         self.with(|connection| connection.add_missing(&objects, evaluator))
             .context("cannot add the derivations to the Nix store")
+    }
+
+    /// Waits until no other process of ours adds to the store, and keeps others waiting. A store can lose track of what is sent
+    /// to them when somebody else adds the same path at that moment. Where the store is elsewhere, there is no waiting.
+    fn take_turn(&self) -> Option<std::fs::File> {
+        let turn = std::fs::File::open(self.dir.as_str()).ok()?;
+        turn.lock().ok()?;
+        Some(turn)
     }
 
     /// Makes `link`, an absolute path, a symbolic link to `path`, which the store keeps as long as the link is there.

@@ -9,6 +9,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -234,6 +235,8 @@ fn a_hub_that_is_full_read_only_or_somebody_elses_keeps_its_release_and_says_why
     lab.shell(&nobody).fails_with(&["cannot read the signing key", "Permission denied"]);
     let settings = lab.read("fleet/config.sh");
     lab.write("fleet/config.sh", &settings.replace("SIGNING_KEY=", "# "));
+    // everybody may write to where temporary files go
+    fs::set_permissions(lab.path("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
     lab.shell(&nobody).fails_with(&["cannot lock", ".bento.lock", "Permission denied"]);
     assert_eq!(common::fingerprint(&chroot.join("web")), before);
 }

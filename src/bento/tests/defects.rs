@@ -543,9 +543,17 @@ fn no_port_is_open_on_a_host() {
     assert_eq!(of_a_host_with_the_agent("networking.firewall.allowedTCPPorts"), serde_json::json!([]));
     let units = of_a_host_with_the_agent("systemd.services").as_object().unwrap().clone();
     let ours: Vec<&String> = units.keys().filter(|unit| unit.starts_with("bento")).collect();
-    assert_eq!(ours, ["bento-secrets", "bento-upgrade"]);
+    assert_eq!(ours, ["bento-booted", "bento-page", "bento-secrets", "bento-upgrade"]);
     let sockets = of_a_host_with_the_agent("systemd.sockets").as_object().unwrap().clone();
-    assert!(sockets.keys().all(|unit| !unit.contains("bento")), "{sockets:?}");
+    let ours: Vec<&String> = sockets.keys().filter(|unit| unit.contains("bento")).collect();
+    assert_eq!(ours, ["bento-page"]);
+    // the page is for those who sit at the machine
+    let listens = sockets["bento-page"]["listenStreams"].to_string();
+    let stream = |place: &serde_json::Value| {
+        let place = place.as_str().unwrap();
+        place.starts_with('/') || place.starts_with("127.0.0.1:") || place.starts_with("[::1]:")
+    };
+    assert!(sockets["bento-page"]["listenStreams"].as_array().unwrap().iter().all(stream), "{listens}");
 }
 
 #[test]

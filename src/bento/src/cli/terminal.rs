@@ -25,7 +25,8 @@ impl Terminal {
 
     fn message(&self, kind: &str, message: &str) {
         let (start, end) = if self.color { ("\x1b[35;1m", "\x1b[0m") } else { ("", "") };
-        say(format!("{start}{kind}{end} {message}").trim_end());
+        let gap = if message.is_empty() || message.starts_with('\n') { "" } else { " " };
+        say(&format!("{start}{kind}{end}{gap}{message}"));
     }
 }
 
