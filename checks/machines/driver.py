@@ -30,6 +30,16 @@ def run(*command, **options):
     return done.stdout
 
 
+def overlay(place, lowers):
+    """Folders over one another, the uppermost first, with one of their own for what is written: upper/ in `place`. Gives root/
+    there, where they are seen."""
+    for folder in ("upper", "scratch", "root"):
+        (place / folder).mkdir(parents=True)
+    options = f"lowerdir={':'.join(map(str, lowers))},upperdir={place}/upper,workdir={place}/scratch"
+    run("mount", "-t", "overlay", "overlay", "-o", options, str(place / "root"))
+    return place / "root"
+
+
 class Machine:
     """What all kinds of machines have in common. What a machine writes is kept in `work`."""
 
@@ -48,6 +58,18 @@ class Machine:
         """Ends it, and removes its files."""
         self.crash()
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def start(self, wait=True):
+        """Switches it on."""
+        if self.on:
+            return
+        if not self.is_there():
+            self.reset()
+        self.on = True
+        self.boot()
+        threading.Thread(target=self.firmware, daemon=True).start()
+        if wait:
+            self.connect()
 
     def connect(self, timeout=None):
         """Waits until it is up."""
@@ -187,10 +209,7 @@ class Container(Machine):
     def reset(self):
         """Makes it as it was at first; it is off then."""
         self.destroy()
-        for folder in ("upper", "scratch", "root"):
-            (self.work / folder).mkdir(parents=True)
-        options = f"lowerdir={':'.join(map(str, self.lowers))},upperdir={self.work}/upper,workdir={self.work}/scratch"
-        run("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
+        overlay(self.work, self.lowers)
 
     def destroy(self):
         self.crash()
@@ -198,17 +217,9 @@ class Container(Machine):
             run("umount", "-l", str(self.root))
         super().destroy()
 
-    def start(self, wait=True):
-        """Switches it on."""
-        if self.on:
-            return
-        if not self.root.is_mount():
-            self.reset()
-        self.on = True
-        self.boot()
-        threading.Thread(target=self.firmware, daemon=True).start()
-        if wait:
-            self.connect()
+    def is_there(self):
+        """Whether it has been made."""
+        return self.root.is_mount()
 
     def firmware(self):
         """Boots it again whenever it restarts or panics, as long as it is on."""

@@ -150,16 +150,8 @@ class Emulated(Machine):
             run("ip", "tuntap", "del", "dev", self.link(), "mode", "tap")
         super().destroy()
 
-    def start(self, wait=True):
-        if self.on:
-            return
-        if not self.work.exists():
-            self.reset()
-        self.on = True
-        self.boot()
-        threading.Thread(target=self.firmware, daemon=True).start()
-        if wait:
-            self.connect()
+    def is_there(self):
+        return self.work.exists()
 
     def boot(self):
         door, monitor = self.work / "door", self.work / "monitor"

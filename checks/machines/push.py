@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 
 import driver
-from driver import Failure, make_network, run
+from driver import Failure, make_network, overlay, run
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -136,11 +136,7 @@ class Lab:
     def install(self, name):
         """A machine on whose disk its first system is installed."""
         layer = self.work / "layers" / name
-        for folder in ("upper", "scratch", "root"):
-            (layer / folder).mkdir(parents=True)
-        root = layer / "root"
-        run("mount", "-t", "overlay", "overlay", "-o",
-            f"lowerdir={self.tools}:{self.base},upperdir={layer}/upper,workdir={layer}/scratch", str(root))
+        root = overlay(layer, [self.tools, self.base])
         for path in ("usr/local/bin/bento", "usr/local/bin/bootctl", "sbin/bootloader"):
             (root / path).touch()
         (root / "fixture").mkdir()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import emulated
 import shared  # noqa: F401, its scenarios are run too
-from driver import Container, make_network, run
+from driver import Container, make_network, overlay, run
 from emulated import Emulated
 from fleet import SCENARIOS, Failure, Fleet, scenario
 
@@ -112,11 +112,7 @@ class Lab(Fleet):
         """Files over the base's: those below /etc/nixos, and what a script makes that runs among them. Gives the folder, and
         what the script prints. `finish` is called with the whole tree."""
         layer = self.work / "layers" / name
-        for folder in ("upper", "scratch", "root"):
-            (layer / folder).mkdir(parents=True)
-        root = layer / "root"
-        run("mount", "-t", "overlay", "overlay", "-o",
-            f"lowerdir={':'.join(map(str, lowers or [self.base]))},upperdir={layer}/upper,workdir={layer}/scratch", str(root))
+        root = overlay(layer, lowers or [self.base])
         for path in ("usr/local/bin/bento", "usr/local/bin/bootctl", "sbin/bootloader"):
             (root / path).touch()
         (root / "fixture").mkdir()

@@ -231,6 +231,27 @@ struct End<'t> {
 }
 
 impl BuiltinEvaluator {
+    /// Carries out what `task` makes of each of these hosts.
+    fn run_each<'t>(
+        &self,
+        subjects: &[Subject<'t>],
+        task: impl Fn(usize, &Subject<'t>) -> Result<Task<'t>>,
+        done: &mut dyn FnMut(usize, Result<Vec<String>>),
+    ) {
+        let mut indices = Vec::new();
+        let mut tasks = Vec::new();
+        for (index, subject) in subjects.iter().enumerate() {
+            match task(index, subject) {
+                Ok(task) => {
+                    indices.push(index);
+                    tasks.push(task);
+                }
+                Err(error) => done(index, Err(error)),
+            }
+        }
+        self.run(tasks, &mut |index, strings| done(indices[index], strings));
+    }
+
     /// Evaluates the systems of these hosts, with the tasks that `adapt` makes of theirs.
     fn evaluate_systems<'t>(
         &self,
@@ -239,32 +260,21 @@ impl BuiltinEvaluator {
         adapt: impl Fn(usize, Task<'t>) -> Task<'t>,
         done: &mut dyn FnMut(usize, Result<Evaluation>),
     ) {
-        let mut indices = Vec::new();
-        let mut tasks = Vec::new();
-        for (index, subject) in subjects.iter().enumerate() {
-            match self.system_task(subject, search_path) {
-                Ok(task) => {
-                    indices.push(index);
-                    tasks.push(adapt(index, task));
-                }
-                Err(error) => done(index, Err(error)),
-            }
-        }
-        self.run(tasks, &mut |index, paths| done(indices[index], paths.and_then(|paths| evaluation(&paths))));
+        let task = |index: usize, subject: &Subject<'t>| Ok(adapt(index, self.system_task(subject, search_path)?));
+        self.run_each(subjects, task, &mut |index, paths| done(index, paths.and_then(|paths| evaluation(&paths))));
     }
 
-    /// As [`Evaluator::evaluate_fleet`]; the derivations and all that they need are files then: those of the subject with a
-    /// number in the directory with that number, each under its base name.
+    /// Evaluates the systems of these hosts, whatever is remembered of them; the derivations and all that they need are files
+    /// then: those of the subject with a number in the directory with that number, each under its base name.
     pub(crate) fn dump_fleet(
-        &self,
+        resources: Resources,
         subjects: &[Subject<'_>],
         search_path: &SearchPath,
         directories: &[PathBuf],
         done: &mut dyn FnMut(usize, Result<Evaluation>),
     ) {
-        // what is remembered is in no directory
-        let uncached = Self::new(self.resources, None);
-        uncached.evaluate_systems(subjects, search_path, |index, task| dumping(&directories[index], task), done);
+        let dump = |index: usize, task| dumping(&directories[index], task);
+        Self::new(resources, None).evaluate_systems(subjects, search_path, dump, done);
     }
 }
 
@@ -348,20 +358,8 @@ impl Evaluator for BuiltinEvaluator {
         let name = format!("host, asked {}", blake3::hash(function.as_bytes()).to_hex());
         let function = format!("config: [ (builtins.toJSON (({function}) config)) ]");
         let question = Question { name: &name, function: &function, attribute: "config" };
-        let mut indices = Vec::new();
-        let mut tasks = Vec::new();
-        for (index, subject) in subjects.iter().enumerate() {
-            match self.host_task(subject, search_path, &question) {
-                Ok(task) => {
-                    indices.push(index);
-                    tasks.push(task);
-                }
-                Err(error) => done(index, Err(error)),
-            }
-        }
-        self.run(tasks, &mut |index, strings| {
-            let json = strings.and_then(|strings| strings.into_iter().next().context("the function gave nothing"));
-            done(indices[index], json);
+        self.run_each(subjects, |_, subject| self.host_task(subject, search_path, &question), &mut |index, strings| {
+            done(index, strings.and_then(|strings| strings.into_iter().next().context("the function gave nothing")));
         });
     }
 }

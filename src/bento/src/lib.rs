@@ -14,6 +14,7 @@ pub mod evaluation;
 pub mod files;
 pub mod fleet;
 pub mod host;
+mod http;
 pub mod hub;
 pub mod manifest;
 pub mod nix;

@@ -735,7 +735,7 @@ fn registries_are_asked_in_nixs_order() {
 #[test]
 fn dirty_repositories_can_be_refused() {
     let Some(lab) = Lab::find() else { return };
-    fs::write(lab.dir.path().join("site/work/flake.nix"), "{ }").unwrap();
+    fs::write(lab.dir.path().join("site").join("work").join("flake.nix"), "{ }").unwrap();
     lab.agree("builtins.fetchGit SITE/work", &[]);
     lab.both_refuse(
         "builtins.fetchGit SITE/work",

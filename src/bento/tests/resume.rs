@@ -6,7 +6,6 @@
 mod common;
 
 use std::fs;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::Lab;
@@ -45,16 +44,7 @@ fn killed_while_testing_it_goes_back_to_the_recorded_system() {
         &lab,
         "text = \"new\"; onTest = \"touch \\$TINY_ROOT/testing; sleep 3; echo late >> \\$TINY_ROOT/activations\";",
     );
-    let config = lab.path("hosts/web/agent.toml");
-    let mut agent =
-        lab.command(&["agent", "run", "--config", config.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
-    let start = Instant::now();
-    while !lab.path("hosts/web/testing").exists() {
-        assert!(start.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    lab.agent_killed_while_testing("web");
     assert_ne!(lab.running("web").unwrap(), good);
     lab.agent("web").fails_with(&["release 2 failed here before"]);
     assert_eq!(lab.running("web").unwrap(), good);

@@ -7,8 +7,8 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use common::{Lab, fingerprint};
 
@@ -266,16 +266,7 @@ fn an_agent_that_was_killed_brings_the_secrets_of_the_system_before_back() {
     lab.flake_host("web", "text = \"new\"; onTest = \"touch \\$TINY_ROOT/testing; sleep 2\";");
     lab.write("fleet/hosts/web/secrets/db/password", "another");
     lab.bento(&["deploy"]).succeeds();
-    let config = lab.path("hosts/web/agent.toml");
-    let mut agent =
-        lab.command(&["agent", "run", "--config", config.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
-    let start = Instant::now();
-    while !lab.path("hosts/web/testing").exists() {
-        assert!(start.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    lab.agent_killed_while_testing("web");
     assert_eq!(secret(&lab, "db/password").0, "another");
     lab.agent("web").fails_with(&["release 2 failed here before"]);
     assert_eq!(secret(&lab, "db/password").0, PASSWORD);
@@ -305,15 +296,7 @@ fn after_a_boot_the_secrets_are_those_of_the_system_that_came_up() {
     lab.flake_host("web", "text = \"new\"; onTest = \"touch \\$TINY_ROOT/testing; sleep 2\";");
     lab.write("fleet/hosts/web/secrets/db/password", "another");
     lab.bento(&["deploy"]).succeeds();
-    let mut agent =
-        lab.command(&["agent", "run", "--config", config.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
-    let start = Instant::now();
-    while !lab.path("hosts/web/testing").exists() {
-        assert!(start.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    lab.agent_killed_while_testing("web");
     std::thread::sleep(Duration::from_secs(3));
     let new = lab.running("web").unwrap();
     assert_ne!(new, good);

@@ -150,20 +150,20 @@ impl Arena {
         let committed = self.committed.get();
         let wanted = end.next_multiple_of(STEP);
         let size = wanted - committed;
+        let place = self.base.as_ptr().wrapping_add(committed);
+        let counted = self
+            .scratch
+            .get()
+            .map_or(place, |scratch| scratch.counted.as_ptr().wrapping_add(committed - scratch.start));
         // SAFETY: the range from `committed` to `limit` belongs to this arena and nothing refers to it yet; so does, if there
         // is a scratch, as much from `counted` as from its start.
-        let done = wanted <= self.limit
-            && match self.scratch.get() {
-                None => unsafe { protect(self.base.add(committed), size) && populate(self.base.add(committed), size) },
-                Some(scratch) => unsafe {
-                    protect(scratch.counted.add(committed - scratch.start), size)
-                        && populate(self.base.add(committed), size)
-                },
-            };
+        let done = wanted <= self.limit && unsafe { protect(counted, size) };
         if !done {
             // No message: whoever started the evaluation reports it.
             std::panic::resume_unwind(Box::new(Full { limit: self.limit }));
         }
+        // SAFETY: as above, and usable now.
+        unsafe { populate(place, size) };
         self.committed.set(wanted);
     }
 
@@ -248,22 +248,20 @@ fn reserve_region(size: usize) -> io::Result<NonNull<u8>> {
 
 /// Makes reserved memory usable; false if there is none.
 #[cfg(not(miri))]
-unsafe fn protect(start: NonNull<u8>, size: usize) -> bool {
+unsafe fn protect(start: *mut u8, size: usize) -> bool {
     // SAFETY: the caller names a range of its own mapping.
-    unsafe { libc::mprotect(start.as_ptr().cast(), size, libc::PROT_READ | libc::PROT_WRITE) == 0 }
+    unsafe { libc::mprotect(start.cast(), size, libc::PROT_READ | libc::PROT_WRITE) == 0 }
 }
 
 /// Gets the pages of usable memory all at once instead of with one fault for each, and large ones, where the kernel knows how
-/// to do that; true.
+/// to do that.
 #[cfg(not(miri))]
-unsafe fn populate(start: NonNull<u8>, size: usize) -> bool {
-    let start = start.as_ptr().cast();
+unsafe fn populate(start: *mut u8, size: usize) {
     // SAFETY: the caller names a range of its own mapping.
     unsafe {
-        libc::madvise(start, size, libc::MADV_HUGEPAGE);
-        libc::madvise(start, size, libc::MADV_POPULATE_WRITE);
+        libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
+        libc::madvise(start.cast(), size, libc::MADV_POPULATE_WRITE);
     }
-    true
 }
 
 /// Puts a file's memory in the place of reserved addresses.
@@ -321,14 +319,12 @@ fn anonymous_file() -> io::Result<File> {
 }
 
 #[cfg(miri)]
-unsafe fn protect(_: NonNull<u8>, _: usize) -> bool {
+unsafe fn protect(_: *mut u8, _: usize) -> bool {
     true
 }
 
 #[cfg(miri)]
-unsafe fn populate(_: NonNull<u8>, _: usize) -> bool {
-    true
-}
+unsafe fn populate(_: *mut u8, _: usize) {}
 
 #[cfg(miri)]
 unsafe fn release(base: NonNull<u8>, size: usize) {

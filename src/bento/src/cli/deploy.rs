@@ -226,7 +226,14 @@ impl Deploy {
             if rest.peek().is_some() || fleet.concerned(&selection).next().is_some() || selection.is_all() {
                 let rest: Vec<&FleetHost> = rest.collect();
                 let found = Found { selection: &selection, fleet: &fleet, hosts: &rest, alone: targets.is_empty() };
-                published = self.publish_fleet(config, &found, key.as_ref(), signer.as_ref(), evaluator.as_ref())?;
+                published = self.publish_fleet(
+                    config,
+                    &found,
+                    key.as_ref(),
+                    signer.as_ref(),
+                    evaluator.as_ref(),
+                    &search_path,
+                )?;
             }
         }
         if targets.is_empty() {
@@ -276,9 +283,9 @@ impl Deploy {
         key: Option<&PublicKey>,
         signer: Option<&Signer>,
         evaluator: &dyn Evaluator,
+        search_path: &SearchPath,
     ) -> Result<ExitCode> {
         let Found { selection, fleet, hosts: selected, alone } = found;
-        let search_path = self.fleet.search_path()?;
         let hub = Hub::new(&config.hub.directory);
         // a plan must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
@@ -325,9 +332,9 @@ impl Deploy {
                 }
             };
             if to_build {
-                evaluator.instantiate_fleet(&subjects, &search_path, &mut done);
+                evaluator.instantiate_fleet(&subjects, search_path, &mut done);
             } else {
-                evaluator.evaluate_fleet(&subjects, &search_path, &mut done);
+                evaluator.evaluate_fleet(&subjects, search_path, &mut done);
             }
         }
         steps.sort_by(|one, other| one.host.host.name.cmp(&other.host.host.name));
@@ -335,7 +342,7 @@ impl Deploy {
         let digest_key = digest_key(steps.iter().map(|step| step.host), !self.dry_run)?;
         let work = Work {
             releases: Releases { config, hub: hub.clone(), key, signer, mode: self.mode, days: self.valid_for },
-            search_path: &search_path,
+            search_path,
             builder: &builder,
             digest_key: digest_key.as_ref(),
         };

@@ -198,8 +198,7 @@ impl Graphs {
         for directory in &directories {
             std::fs::create_dir(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         }
-        let evaluator = BuiltinEvaluator::new(resources, None);
-        evaluator.dump_fleet(&subjects, search_path, &directories, &mut |index, evaluation| {
+        BuiltinEvaluator::dump_fleet(resources, &subjects, search_path, &directories, &mut |index, evaluation| {
             let (wanted, Subject { tree, .. }) = &missing[index];
             let place = match evaluation {
                 Ok(found) if found.drv_path == **wanted => Ok(directories[index].clone()),

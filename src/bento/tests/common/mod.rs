@@ -369,6 +369,20 @@ impl Lab {
         self.bento(&["agent", "run", "--now", "--config", config.to_str().unwrap()])
     }
 
+    /// Runs a host's agent and kills it while it tries out a system that makes the file `testing` then.
+    pub fn agent_killed_while_testing(&self, host: &str) {
+        let config = self.path(&format!("hosts/{host}/agent.toml"));
+        let mut command = self.command(&["agent", "run", "--config", config.to_str().unwrap()]);
+        let mut agent = command.stderr(Stdio::null()).spawn().unwrap();
+        let start = Instant::now();
+        while !self.path(&format!("hosts/{host}/testing")).exists() {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
     /// What `bento status --json` says of a host.
     #[track_caller]
     pub fn status(&self, host: &str) -> Value {

@@ -38,6 +38,7 @@ use tokio::sync::Semaphore;
 use crate::agent::config::AgentConfig;
 use crate::agent::standing::Standing;
 use crate::agent::{self, units};
+use crate::http::{asset, confine};
 use crate::status::history::printable;
 use peer::Peer;
 
@@ -296,27 +297,10 @@ async fn guard(
         Some(refusal) => refusal,
         None => next.run(request).await,
     };
-    const RULES: [(HeaderName, &str); 6] = [
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; \
-             frame-ancestors 'none'",
-        ),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::REFERRER_POLICY, "same-origin"),
-        (header::CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ];
-    for (name, value) in RULES {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
+    const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
+                          form-action 'self'; frame-ancestors 'none'";
+    confine(&mut response, POLICY, "same-origin");
     response
-}
-
-/// A file that is a part of the program.
-async fn asset(kind: &'static str, text: &'static str) -> Response {
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// Looks at the machine where that keeps nobody waiting.
