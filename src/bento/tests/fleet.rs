@@ -315,6 +315,22 @@ fn hosts_are_evaluated_within_the_memory_that_is_given() {
 }
 
 #[test]
+fn a_host_may_have_more_than_its_share_of_the_memory() {
+    for name in ["a", "b"] {
+        let fleet = Fleet::new();
+        sound(&fleet, &["a", "b"]);
+        // a gigabyte for its values, where two that begin together get as much each, with all else
+        let text = "{ pkgs }: { text = builtins.trace \"large\" (toString (builtins.length (builtins.foldl' \
+                    (all: _: all ++ all) [ 1 ] (builtins.genList (x: x) 27)))); }";
+        fleet.host(name, text);
+        let output = fleet.versions(&["--jobs", "2", "--memory", "2G"]);
+        let said = stderr(&output);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.matches("trace: large").count(), 1, "{said}");
+    }
+}
+
+#[test]
 fn bad_options_are_refused() {
     let fleet = Fleet::new();
     sound(&fleet, &["a"]);

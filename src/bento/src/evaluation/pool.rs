@@ -2,6 +2,9 @@
 //!
 //! One process, the *warm* one, evaluates the first host. Then it is copied for each of the others, as many at a time as
 //! there are jobs: a copy has all that was parsed and evaluated before at no cost, and what it does is not seen outside.
+//! While there is only the warm process, the other jobs would have nothing to do: so each of them begins with a host in a
+//! copy that was made before anything was evaluated, a *cold* one.
+//!
 //! A host that crashes its copy is one failed host. If the warm process itself crashes, so is the host that it was at, and
 //! the next one is tried as the first.
 
@@ -13,7 +16,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bento_eval::record::{Readings, RecordingFs};
 use bento_eval::store::Store;
 use bento_eval::{Aborted, Scratch, Settings, evaluate_on};
@@ -108,6 +111,8 @@ enum Report {
         index: usize,
         result: Result<Vec<String>, String>,
         used: Used,
+        /// Whether nothing was evaluated before.
+        cold: bool,
     },
 }
 
@@ -196,51 +201,39 @@ impl Resources {
             return run_here(settings, works, done);
         }
         let mut queue: VecDeque<usize> = (0..works.len()).collect();
+        let mut messages: Vec<Vec<Message>> = vec![Vec::new(); works.len()];
+        let mut cold = self.cold();
         while let Some(&first) = queue.front() {
-            let child = process::spawn(0, Limits::default(), |out| self.warm(settings, works, queue.clone(), out))?;
+            let child =
+                process::spawn(0, Limits::default(), |out| self.warm(settings, works, queue.clone(), cold, out))?;
             let ended = queue.len();
-            self.listen(child, works.len(), &mut queue, done)?;
-            if queue.len() == ended {
-                bail!("the evaluation of host number {first} ended without a result");
+            let crash = listen(child, &mut messages, &mut queue, done)?;
+            if queue.len() < ended {
+                continue;
+            }
+            match crash {
+                // again, with all of the memory for it alone
+                Crash::Memory if cold > 0 => {
+                    cold = 0;
+                    messages[first].clear();
+                }
+                crash => {
+                    queue.pop_front();
+                    let messages = std::mem::take(&mut messages[first]);
+                    let result = Err(self.describe(&crash, self.memory));
+                    done(Finished { index: first, messages, result, used: Used::default(), shared: None });
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes a warm process's reports until it ends.
-    fn listen(
-        &self,
-        mut child: Child,
-        count: usize,
-        queue: &mut VecDeque<usize>,
-        done: &mut dyn FnMut(Finished),
-    ) -> Result<()> {
-        let mut messages: Vec<Vec<Message>> = vec![Vec::new(); count];
-        let mut shared = None;
-        let mut any = false;
-        let mut received = Received::default();
-        while received.read_from(&mut child.reports).context("cannot listen to an evaluation")? {
-            while let Some(report) = received.next()? {
-                match report {
-                    Report::Message { index, message } => messages[index].push(message),
-                    Report::Again { index } => messages[index].clear(),
-                    Report::Shared { index, used } => shared = Some(Rc::new(Shared { index, used })),
-                    Report::Done { index, result, used } => {
-                        any = true;
-                        queue.retain(|&waiting| waiting != index);
-                        let messages = std::mem::take(&mut messages[index]);
-                        done(Finished { index, messages, result, used, shared: shared.clone() });
-                    }
-                }
-            }
-        }
-        let crash = child.end();
-        if let (false, Some(index)) = (any, queue.pop_front()) {
-            let messages = std::mem::take(&mut messages[index]);
-            let result = Err(self.describe(&crash, self.memory));
-            done(Finished { index, messages, result, used: Used::default(), shared: None });
-        }
-        Ok(())
+    /// How many cold copies there may be beside the warm process.
+    fn cold(&self) -> usize {
+        /// What each evaluation must be able to have: the share is fixed before anything is known of what they need.
+        const ENOUGH: u64 = 1 << 30;
+        let fit = usize::try_from(self.memory / ENOUGH).unwrap_or(usize::MAX);
+        self.jobs.min(fit).saturating_sub(1)
     }
 
     fn describe(&self, crash: &Crash, memory: u64) -> String {
@@ -257,19 +250,28 @@ impl Resources {
         }
     }
 
-    /// The life of a warm process: the first of `queue` is evaluated in it, the others in copies of it.
-    fn warm(&self, settings: &Settings, works: &[Work<'_>], queue: VecDeque<usize>, out: File) -> Result<(), Aborted> {
+    /// The life of a warm process: the first of `queue` is evaluated in it, the others in copies of it, so many of them in
+    /// cold ones.
+    fn warm(
+        &self,
+        settings: &Settings,
+        works: &[Work<'_>],
+        queue: VecDeque<usize>,
+        cold: usize,
+        out: File,
+    ) -> Result<(), Aborted> {
         let ears = Ears::new(Some(Reports(out)), settings);
         let store = settings.store.as_str().to_owned();
         evaluate_on(
             settings.clone(),
             || Rc::new(RecordingFs::new(Path::new(&store))),
             ears.clone(),
-            |evaluator, files: &RecordingFs| self.serve(evaluator, files, &ears, works, queue),
+            |evaluator, files: &RecordingFs| self.serve(evaluator, files, &ears, works, queue, cold),
         )
         .inspect_err(|error| eprintln!("{error}"))
     }
 
+    /// As [`Resources::warm`], in its evaluation.
     fn serve(
         &self,
         evaluator: &bento_eval::Evaluator<'_>,
@@ -277,25 +279,13 @@ impl Resources {
         ears: &Ears,
         works: &[Work<'_>],
         mut queue: VecDeque<usize>,
-    ) {
-        let Some(first) = queue.pop_front() else { return };
-        Limits { memory: Some(self.memory), time: Some(self.time) }.apply();
-        ears.sink().index = first;
-        evaluator.share_imports(Some(&works[first].place));
-        let result = evaluate(evaluator, &works[first]);
-        {
-            let mut sink = ears.sink();
-            let used = Used { readings: files.take(), ..std::mem::take(&mut sink.used) };
-            sink.send(Report::Shared { index: first, used });
-            sink.send(Report::Done { index: first, result, used: Used::default() });
-        }
-        Limits::default().apply();
-        // a copy must not talk where this process does
-        ears.store.disconnect();
+        cold: usize,
+    ) -> ! {
+        let Some(first) = queue.pop_front() else { process::leave() };
         // one for each copy that runs at a time; without any it takes longer
         let scratches: Vec<Option<Scratch>> = (0..self.jobs).map(|_| Scratch::new().ok()).collect();
-        let copy = |index: usize, place: usize, limits: Limits| {
-            process::spawn(1, limits, |out| {
+        let copy = |index: usize, place: usize, memory: u64, cold: bool| -> Result<Running> {
+            let child = process::spawn(1, Limits { memory: Some(memory), time: Some(self.time) }, |out| {
                 if let Some(Some(scratch)) = scratches.get(place) {
                     let _ = evaluator.continue_in(scratch);
                 }
@@ -309,16 +299,41 @@ impl Resources {
                 ears.store.close();
                 let mut sink = ears.sink();
                 let used = Used { readings: files.take(), ..std::mem::take(&mut sink.used) };
-                sink.send(Report::Done { index, result, used });
+                sink.send(Report::Done { index, result, used, cold });
                 Ok(())
-            })
+            })?;
+            Ok(Running { index, place, memory, child, received: Received::default(), done: false })
         };
-        self.manage(&copy, ears, queue);
+        // they wait with their reports until somebody listens
+        let share = self.memory / (cold as u64 + 1);
+        let mut running = Vec::new();
+        for place in 1..=cold {
+            let Some(&index) = queue.front() else { break };
+            // what can't be started now is tried again when there is a warm process
+            let Ok(copied) = copy(index, place, share, true) else { break };
+            queue.pop_front();
+            running.push(copied);
+        }
+        Limits { memory: Some(self.memory - share * running.len() as u64), time: Some(self.time) }.apply();
+        ears.sink().index = first;
+        evaluator.share_imports(Some(&works[first].place));
+        let result = evaluate(evaluator, &works[first]);
+        {
+            let mut sink = ears.sink();
+            let used = Used { readings: files.take(), ..std::mem::take(&mut sink.used) };
+            sink.send(Report::Shared { index: first, used });
+            sink.send(Report::Done { index: first, result, used: Used::default(), cold: false });
+        }
+        Limits::default().apply();
+        // a copy must not talk where this process does
+        ears.store.disconnect();
+        self.manage(&|index, place, memory| copy(index, place, memory, false), ears, queue, running);
         ears.store.close();
+        process::leave()
     }
 
-    /// Has a copy made for each of `queue`, and passes on what they report.
-    fn manage(&self, copy: &Copier<'_>, ears: &Ears, mut queue: VecDeque<usize>) {
+    /// Has a copy made for each of `queue`, and passes on what they and those that are running already report.
+    fn manage(&self, copy: &Copier<'_>, ears: &Ears, mut queue: VecDeque<usize>, mut running: Vec<Running>) {
         /// What an evaluation takes at the least.
         const LEAST: u64 = 64 << 20;
         let resident = process::resident();
@@ -327,7 +342,6 @@ impl Resources {
         let fit = usize::try_from(spare / resident.max(LEAST)).unwrap_or(usize::MAX);
         let mut jobs = self.jobs.min(fit).max(1);
         let mut starved = VecDeque::new();
-        let mut running: Vec<Running> = Vec::new();
         loop {
             if queue.is_empty() && running.is_empty() && !starved.is_empty() {
                 // with the others out of the way there is more for each
@@ -338,13 +352,11 @@ impl Resources {
             while running.len() < jobs {
                 let Some(index) = queue.pop_front() else { break };
                 let place = (0..jobs).find(|place| running.iter().all(|one| one.place != *place)).unwrap_or(jobs);
-                match copy(index, place, Limits { memory: Some(memory), time: Some(self.time) }) {
-                    Ok(child) => {
-                        running.push(Running { index, place, child, received: Received::default(), done: false });
-                    }
+                match copy(index, place, memory) {
+                    Ok(copied) => running.push(copied),
                     Err(error) => {
                         let result = Err(format!("{error:#}"));
-                        ears.sink().send(Report::Done { index, result, used: Used::default() });
+                        ears.sink().send(Report::Done { index, result, used: Used::default(), cold: false });
                     }
                 }
             }
@@ -355,31 +367,62 @@ impl Resources {
                 continue;
             }
             for ended in listen_to(&mut running, ears).into_iter().rev() {
-                let Running { index, child, done, .. } = running.swap_remove(ended);
+                let Running { index, memory, child, done, .. } = running.swap_remove(ended);
                 let crash = child.end();
                 if done {
                     continue;
                 }
-                if matches!(crash, Crash::Memory) && jobs > 1 {
+                if matches!(crash, Crash::Memory) && memory < spare {
                     ears.sink().send(Report::Again { index });
                     starved.push_back(index);
                     continue;
                 }
                 let result = Err(self.describe(&crash, memory));
-                ears.sink().send(Report::Done { index, result, used: Used::default() });
+                ears.sink().send(Report::Done { index, result, used: Used::default(), cold: false });
             }
         }
     }
 }
 
-/// Starts the evaluation with a number in a copy, which is the copy at a place among those that run at a time.
-type Copier<'c> = dyn Fn(usize, usize, Limits) -> Result<Child> + 'c;
+/// Takes a warm process's reports until it ends. What it did not report the end of stays in `queue`, with what was said of it
+/// in `messages`.
+fn listen(
+    mut child: Child,
+    messages: &mut [Vec<Message>],
+    queue: &mut VecDeque<usize>,
+    done: &mut dyn FnMut(Finished),
+) -> Result<Crash> {
+    let mut shared = None;
+    let mut received = Received::default();
+    while received.read_from(&mut child.reports).context("cannot listen to an evaluation")? {
+        while let Some(report) = received.next()? {
+            match report {
+                Report::Message { index, message } => messages[index].push(message),
+                Report::Again { index } => messages[index].clear(),
+                Report::Shared { index, used } => shared = Some(Rc::new(Shared { index, used })),
+                Report::Done { index, result, used, cold } => {
+                    queue.retain(|&waiting| waiting != index);
+                    let messages = std::mem::take(&mut messages[index]);
+                    let shared = if cold { None } else { shared.clone() };
+                    done(Finished { index, messages, result, used, shared });
+                }
+            }
+        }
+    }
+    Ok(child.end())
+}
+
+/// Starts the evaluation with a number in a copy, which is the copy at a place among those that run at a time and may have so
+/// much memory.
+type Copier<'c> = dyn Fn(usize, usize, u64) -> Result<Running> + 'c;
 
 /// A copy that is at work, as the warm process sees it.
 struct Running {
     index: usize,
     /// Which of those that run at a time it is.
     place: usize,
+    /// How many bytes of memory it may have.
+    memory: u64,
     child: Child,
     received: Received,
     done: bool,
