@@ -27,7 +27,7 @@ let
   isLoopback = address: lib.hasPrefix "127." address || lib.hasPrefix "[::1]:" address;
   tokenArguments = lib.optionalString (cfg.web.tokenFile != null) " --token %d/token";
   credentials = optional (cfg.web.tokenFile != null) "token:${cfg.web.tokenFile}";
-  port = address: lib.toInt (lib.last (lib.splitString ":" address));
+  port = address: builtins.fromJSON (lib.last (lib.splitString ":" address));
 
   # what both services have in common: they need next to nothing of the machine
   service = {
@@ -36,7 +36,7 @@ let
     environment.BENTO_DIR = "/etc/${directory}";
     # what differs between two systems, the store knows
     path = [ config.nix.package ];
-    restartTriggers = [ settings ];
+    restartTriggers = [ config.environment.etc."${directory}/bento.toml".source ];
     serviceConfig = {
       Restart = "on-failure";
       RestartSec = 5;
@@ -352,6 +352,8 @@ in
           StateDirectory = directory;
           StateDirectoryMode = "0700";
           ReadWritePaths = [ cfg.chrootDir ];
+          # this would take openat2 away, by which a host is kept in its directory
+          RestrictSUIDSGID = false;
           UMask = "0027";
         };
       };

@@ -31,7 +31,7 @@ def get(machine, place, token=None, path="/metrics"):
     """What a web server says, with its status."""
     credentials = f"Authorization: Bearer {token}\\r\\n" if token else ""
     host, port = place.split(":")
-    said = machine.succeed(f"printf 'GET {path} HTTP/1.1\\r\\nHost: {place}\\r\\n{credentials}Connection: close\\r\\n\\r\\n' | nc -N {host} {port}")
+    said = machine.succeed(f"printf 'GET {path} HTTP/1.1\\r\\nHost: {place}\\r\\n{credentials}Connection: close\\r\\n\\r\\n' | nc -w 20 {host} {port}")
     return int(said.split(" ", 2)[1]), said
 
 
@@ -74,8 +74,8 @@ def secret_alone(lab):
 def page(lab):
     lab.hub.write("/root/token", TOKEN + "\n")
     configure_hub(lab, '{ services.bento.hub.web = { enable = true; listen = "0.0.0.0:8022"; tokenFile = "/root/token"; }; }\n')
-    lab.hub.wait_for_unit("bento-hub-web")
-    lab.hub.wait_for_open_port(8022)
+    lab.hub.wait_for_unit("bento-hub-web", 30)
+    lab.hub.wait_for_open_port(8022, timeout=30)
     expect_page(lab.hub, "127.0.0.1:8022", TOKEN)
     expect_page(lab.web, "192.168.1.1:8022", TOKEN)
     assert get(lab.web, "192.168.1.1:8022")[0] == 401 and get(lab.web, "192.168.1.1:8022", "another")[0] == 401
@@ -84,7 +84,7 @@ def page(lab):
     status, said = get(lab.hub, "127.0.0.1:8022", TOKEN, "/hosts/web")
     assert status == 200 and "release" in said, said[:500]
     lab.hub.succeed("systemctl restart bento-hub-web")
-    lab.hub.wait_for_open_port(8022)
+    lab.hub.wait_for_open_port(8022, timeout=30)
     expect_page(lab.hub, "127.0.0.1:8022", TOKEN)
 
 
@@ -92,8 +92,8 @@ def page(lab):
 def embedded(lab):
     configure_hub(lab, """{ lib, ... }: { services.bento.hub = { server = "embedded"; chrootDir = "/srv/hub"; quota = 1; web.enable = true;
         hosts.web.tags = [ "one" ]; }; }\n""")
-    lab.hub.wait_for_unit("bento-hub")
-    lab.hub.wait_for_open_port(2022)
+    lab.hub.wait_for_unit("bento-hub", 30)
+    lab.hub.wait_for_open_port(2022, timeout=30)
     # whoever serves deploys, too
     lab.hub.succeed("cp -r /fleet /srv/fleet && cp /root/admin* /srv/fleet && sed -i s,/home/chroot,/srv/hub,\\;s,/root/,/srv/fleet/, /srv/fleet/config.sh",
                     "chown -R bento-hub /srv/fleet && cd /srv/fleet && setpriv --reuid=bento-hub --regid=sftp_users --clear-groups "
@@ -112,5 +112,5 @@ def embedded(lab):
     lab.web.fail("nc -z -w 2 192.168.1.1 8022")
     # the same key after a restart
     lab.hub.succeed("systemctl restart bento-hub")
-    lab.hub.wait_for_open_port(2022)
+    lab.hub.wait_for_open_port(2022, timeout=30)
     lab.web.succeed(f"echo get manifest.json /tmp/again | {sftp}", "cmp /tmp/got /tmp/again")

@@ -138,10 +138,9 @@ fn the_module_makes_hubs_of_nixos_machines() {
     let hub = text("embedded", "hub");
     let line = "/bin/bento hub serve --listen [::]:2222 --host-key /var/lib/bento-hub/host_key --quota 256 --web=127.0.0.1:8022\n";
     assert!(hub.contains(line), "{hub}");
-    has_lines(
-        &hub,
-        &["User=bento-hub", "ReadWritePaths=/srv/hub", "CapabilityBoundingSet=", "LimitNOFILE=1424:524288"],
-    );
+    let lines = ["User=bento-hub", "ReadWritePaths=/srv/hub", "CapabilityBoundingSet=", "LimitNOFILE=1424:524288"];
+    has_lines(&hub, &lines);
+    has_lines(&hub, &["RestrictSUIDSGID=false"]);
     assert_eq!(startups("embedded"), (&Value::Null, &Value::Null));
     assert_eq!((&embedded["web"], &embedded["ports"], &embedded["sshd"]), (&Value::Null, &json!([2222]), &json!("")));
     assert_eq!(embedded["directories"], json!(["d /srv/hub 0750 bento-hub sftp_users -"]));

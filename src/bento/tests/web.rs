@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bento::status::HostState;
 use common::Lab;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -556,6 +557,15 @@ fn the_dashboard_and_the_alerts_are_about_metrics_that_there_are() {
     assert!(used.len() > 8, "{used:?}");
     for metric in &used {
         assert!(known.contains(&metric.as_str()), "there is no metric {metric}; there are {known:?}");
+    }
+    // whatever state a person has to look after, there is an alert for it
+    for state in HostState::ALL.into_iter().filter(|state| state.needs_attention()) {
+        let own = match state {
+            HostState::Stale => "expr: bento_host_stale == 1",
+            HostState::RebootNeeded => "expr: bento_host_reboot_needed == 1",
+            state => state.words(),
+        };
+        assert!(expressions[0].contains(own), "no alert is about {own:?}");
     }
     // each expression by itself is one that Prometheus can read
     let quoted = |text: &String| serde_json::to_string(text).unwrap();

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{PrivateKey, PublicKey};
@@ -263,10 +264,20 @@ pub fn raise_limits() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the number of files that may be open")
 }
 
-/// A directory that must be there to be served.
+/// Sees that a directory is there to be served, and that this machine can keep hosts in theirs.
 pub fn check(hub: &Hub) -> Result<()> {
-    if hub.root().is_dir() {
-        return Ok(());
+    let dir = hub.root();
+    if !dir.is_dir() {
+        bail!("{} is no directory: `bento deploy` makes it", dir.display());
     }
-    Err(anyhow!("{} is no directory: `bento deploy` makes it", hub.root().display()))
+    let listed = root::Root::open(dir, Quota::default())?.list("");
+    match listed {
+        Ok(_) => Ok(()),
+        // not by its kind, which others have too
+        Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => Err(error).context(
+            "this machine can't keep hosts in their directories: that takes openat2, so Linux 5.6 or newer, and a service of \
+             systemd's without RestrictSUIDSGID",
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", dir.display())),
+    }
 }
