@@ -229,10 +229,9 @@ impl Secrets {
 
     /// Notes the units that read secrets which differ between what is in place and what comes.
     fn note_changes(&self, new: &[Secret]) -> Result<()> {
-        let old = match self.files().as_deref().and_then(Path::parent) {
-            Some(placed) => read_record(placed)?.secrets,
-            None => Vec::new(),
-        };
+        // where that can't be read, all of it counts as changed
+        let placed = self.files().and_then(|files| read_record(files.parent()?).ok());
+        let old = placed.map_or_else(Vec::new, |record| record.secrets);
         let differs = |secret: &&Secret| !(old.contains(secret) && new.contains(secret));
         let changed = old.iter().chain(new).filter(differs).flat_map(|secret| secret.access.units.clone());
         let units: BTreeSet<String> = changed.chain(self.to_restart()).collect();
