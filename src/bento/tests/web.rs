@@ -585,6 +585,8 @@ fn the_dashboard_and_the_alerts_are_about_metrics_that_there_are() {
 struct Browser {
     driver: Child,
     session: String,
+    /// What Chromium leaves behind, too.
+    _dir: TempDir,
 }
 
 impl Browser {
@@ -597,8 +599,11 @@ impl Browser {
             return None;
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let driver = Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).spawn().unwrap();
-        let mut browser = Self { driver, session: format!("http://127.0.0.1:{port}") };
+        let dir = tempfile::tempdir().unwrap();
+        let mut driver = Command::new("chromedriver");
+        driver.arg(format!("--port={port}")).env("TMPDIR", dir.path()).stdout(Stdio::null());
+        let session = format!("http://127.0.0.1:{port}");
+        let mut browser = Self { driver: driver.spawn().unwrap(), session, _dir: dir };
         let start = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(start.elapsed() < Duration::from_secs(60), "chromedriver does not start");
