@@ -17,7 +17,8 @@ import traceback
 from pathlib import Path
 
 import emulated
-import shared  # noqa: F401, its scenarios are run too
+import hub  # noqa: F401, its scenarios are run too
+import shared  # noqa: F401, the same
 from driver import Container, make_network, overlay, run
 from emulated import Emulated
 from fleet import SCENARIOS, Failure, Fleet, scenario

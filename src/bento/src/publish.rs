@@ -399,14 +399,22 @@ fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     let kept = dir.kept_manifest_file(serial);
     if !kept.exists() {
         let manifest = dir.manifest_file();
-        fs::hard_link(&manifest, &kept).with_context(|| format!("cannot link {} to it", kept.display()))?;
+        // not every file system has hard links: a copy does as well
+        if fs::hard_link(&manifest, &kept).is_err() {
+            let text = fs::read(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+            files::write_atomic(&kept, &text, 0o640, gid(dir))?;
+        }
     }
     let touched = modified(&dir.last_change_date());
     if touched.is_none() || touched < modified(&dir.manifest_file()) {
-        let gid = fs::symlink_metadata(dir.path()).map(|metadata| metadata.gid()).ok();
-        files::write_atomic(&dir.last_change_date(), b"", 0o640, gid)?;
+        files::write_atomic(&dir.last_change_date(), b"", 0o640, gid(dir))?;
     }
     Ok(())
+}
+
+/// The group of a host's directory, which what lies in it has too.
+fn gid(dir: &HostDir) -> Option<u32> {
+    fs::symlink_metadata(dir.path()).map(|metadata| metadata.gid()).ok()
 }
 
 /// Points a link to its target, if it doesn't already.

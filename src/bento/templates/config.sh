@@ -8,3 +8,5 @@ REMOTE_PORT=22
 TIMEOUT=20
 # who signs the releases: a private key, or the public key of one that an ssh agent holds
 @SIGNING_KEY@
+# a directory with the hosts' public keys, as NAME.pub: for secrets, and to believe reports
+#HOST_KEYS=keys

@@ -3,14 +3,17 @@
 // a test may unwrap: that is how it fails
 #![allow(clippy::unwrap_used)]
 
+mod fleet_dir;
+
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
+use fleet_dir::FleetDir;
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// What `<nixpkgs/nixos>` is here. It reads in all the ways that there are, and needs some memory.
 const NIXOS: &str = r#"
@@ -35,29 +38,25 @@ in {
 "#;
 
 struct Fleet {
-    dir: TempDir,
+    dir: FleetDir,
     program: PathBuf,
     variables: BTreeMap<&'static str, String>,
     include: Vec<String>,
 }
 
+impl Deref for Fleet {
+    type Target = FleetDir;
+
+    fn deref(&self) -> &FleetDir {
+        &self.dir
+    }
+}
+
 impl Fleet {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut fleet = Self {
-            dir,
-            program: PathBuf::from(env!("CARGO_BIN_EXE_bento")),
-            variables: BTreeMap::new(),
-            include: Vec::new(),
-        };
-        fleet.include = vec![
-            format!("nixpkgs={}", fleet.path("nixpkgs").display()),
-            format!("extra={}", fleet.path("extra1").display()),
-        ];
-        fleet.write("nixpkgs/nixos/default.nix", NIXOS);
+        let fleet = FleetDir::new(NIXOS);
         fleet.write("nixpkgs/lib.nix", "1");
         fleet.write("nixpkgs/text", "text");
-        fleet.write("fleet/config.sh", "CHROOT_DIR=/nonexistent\n");
         fleet.write("nixpkgs/kind", "file");
         fleet.write("nixpkgs/one", "one");
         fleet.write("nixpkgs/two", "two");
@@ -69,27 +68,20 @@ impl Fleet {
         fleet.host("a", "builtins.readFile ./data");
         fleet.write("fleet/hosts/a/data", "data");
         fleet.host("b", "\"b\"");
-        fleet
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.dir.path().join(path)
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn host(&self, name: &str, configuration: &str) {
-        self.write(&format!("fleet/hosts/{name}/configuration.nix"), configuration);
+        Self {
+            program: PathBuf::from(env!("CARGO_BIN_EXE_bento")),
+            variables: BTreeMap::new(),
+            include: vec![
+                format!("nixpkgs={}", fleet.path("nixpkgs").display()),
+                format!("extra={}", fleet.path("extra1").display()),
+            ],
+            dir: fleet,
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).env_remove("NIX_PATH").env_remove("NAME").env_remove("BENTO_TEST");
-        command.env("BENTO_DIR", self.path("fleet")).env("XDG_CACHE_HOME", self.path("cache")).envs(&self.variables);
+        let mut command = self.dir.command(&self.program, arguments);
+        command.env_remove("BENTO_TEST").env("XDG_CACHE_HOME", self.path("cache")).envs(&self.variables);
         command
     }
 

@@ -33,8 +33,8 @@ fn check(files: &[(&str, &str)]) -> (bool, String, String) {
 #[test]
 fn both_files_say_the_same() {
     let shell = "# the hub\nexport CHROOT_DIR='/home/chroot' # here\nREMOTE_IP=\"hub.example.org\"\nREMOTE_PORT=2222\n\
-                 TIMEOUT=7\nNOLOCALBUILD=yes\nSIGNING_KEY=/keys/admin\n";
-    let toml = "[hub]\ndirectory = \"/home/chroot\"\naddress = \"hub.example.org\"\nport = 2222\ntimeout = 7\n\
+                 TIMEOUT=7\nNOLOCALBUILD=yes\nSIGNING_KEY=/keys/admin\nHOST_KEYS=keys\n";
+    let toml = "[hub]\ndirectory = \"/home/chroot\"\naddress = \"hub.example.org\"\nport = 2222\ntimeout = 7\nkeys = \"keys\"\n\
                 [build]\nlocal = false\n[release]\nsigning-key = \"/keys/admin\"\n";
     let config = Config::parse_shell(shell).unwrap();
     assert_eq!(config, Config::parse_toml(toml).unwrap());

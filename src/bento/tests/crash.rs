@@ -27,7 +27,7 @@ use common::{Lab, candidate};
 use jiff::Timestamp;
 
 /// The calls that change what a reader sees or what outlives a crash.
-const CALLS: [&str; 14] = [
+const CALLS: [&str; 15] = [
     "openat",
     "write",
     "copy_file_range",
@@ -38,6 +38,7 @@ const CALLS: [&str; 14] = [
     "unlinkat",
     "rmdir",
     "symlink",
+    "linkat",
     "fchmod",
     "chmod",
     "lchown",
@@ -123,9 +124,23 @@ fn publish_for_another_test() {
     }
 }
 
+/// Whether `strace` can be used here; if not, that is said.
+fn has_strace() -> bool {
+    let works =
+        Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success());
+    if !works {
+        eprintln!("skipped: strace is missing, or not allowed to look on");
+    }
+    works
+}
+
 /// Runs a publish under `strace` with these options.
 fn traced(dir: &Path, options: &[&str]) -> std::process::Output {
+    // one that is killed leaves what it had staged
+    let temporary = dir.join("tmp");
+    fs::create_dir_all(&temporary).unwrap();
     Command::new("strace")
+        .env("TMPDIR", temporary)
         .args(["-f", "-qq"])
         .args(options)
         .arg(std::env::current_exe().unwrap())
@@ -137,8 +152,7 @@ fn traced(dir: &Path, options: &[&str]) -> std::process::Output {
 
 #[test]
 fn killed_at_any_step_a_reader_sees_a_whole_release() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: strace is missing");
+    if !has_strace() {
         return;
     }
     let copy = |from: &Path| {
@@ -153,10 +167,7 @@ fn killed_at_any_step_a_reader_sees_a_whole_release() {
     let log = run.path().join("log");
     let names = format!("trace={}", CALLS.join(","));
     let output = traced(run.path(), &["-y", "-e", &names, "-o", log.to_str().unwrap()]);
-    if !output.status.success() {
-        eprintln!("skipped: strace does not work here: {}", String::from_utf8_lossy(&output.stderr));
-        return;
-    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(Place { dir: run.path().to_owned() }.whole(), 2);
     let hub = run.path().join("hub").display().to_string();
     let mut seen: BTreeMap<(String, String), u32> = BTreeMap::new();
@@ -199,6 +210,21 @@ fn killed_at_any_step_a_reader_sees_a_whole_release() {
     }
     println!("{} points: {old} left the old release, {new} the new one", points.len());
     assert!(old > 15 && new > 3, "{old} {new}");
+}
+
+#[test]
+fn a_file_system_without_hard_links_does_as_well() {
+    if !has_strace() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::new(dir.path());
+    let output = traced(dir.path(), &["-e", "trace=linkat", "-e", "inject=linkat:error=EPERM"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("INJECTED"), "nothing was linked");
+    assert_eq!(place.whole(), 2);
+    let host = dir.path().join("hub/crash-host");
+    assert_eq!(fs::read(host.join("releases/2.json")).unwrap(), fs::read(host.join("manifest.json")).unwrap());
 }
 
 #[test]

@@ -97,6 +97,43 @@ fn what_changes_is_told_without_building_and_without_nix() {
 }
 
 #[test]
+fn what_a_host_runs_is_compared_and_not_what_it_has_not_taken_up() {
+    let fleet = Fleet::new("environment.systemPackages = [ pkgs.htop ];");
+    let says = |serial: u32, running: &str| {
+        let said = json!({ "schema": 1, "host": "web", "serial": serial, "agent": "0.1.0", "attempt": 1, "outcome": "success",
+            "stage": "done", "started": "2024-12-29T11:00:00Z", "finished": "2024-12-29T11:00:00Z", "running": running });
+        let file = fleet.dir.path().join(format!("hub/web/logs/report-{serial}-1.json"));
+        fs::write(file, said.to_string()).unwrap();
+    };
+    fleet.bento(&["deploy"]);
+    let first = fleet.diff()["new"].as_str().unwrap().to_owned();
+    says(1, &first);
+    fleet.write("environment.systemPackages = [ pkgs.htop pkgs.vim ];");
+    fleet.bento(&["deploy"]);
+    let second = fleet.diff()["new"].as_str().unwrap().to_owned();
+    // deployed, and not taken up yet: vim is still to come
+    let line = fleet.diff();
+    assert_eq!((line["old"].as_str().unwrap(), line["new"].as_str().unwrap()), (first.as_str(), second.as_str()));
+    let text = fleet.bento(&["diff"]);
+    assert!(text.contains(&format!("  it runs release 1; release 2, {second}, is there for it\n")), "{text}");
+    assert!(text.contains("  vim: ∅ → "), "{text}");
+    assert!(fleet.bento(&["diff", "--markdown"]).contains("\n_it runs release 1; "), "{text}");
+    // what was there before that, again
+    fleet.write("environment.systemPackages = [ pkgs.htop ];");
+    assert!(fleet.bento(&["diff"]).starts_with("web: no change\n  it runs release 1; "));
+    // it took up the second, and after that something that nobody knows
+    says(2, &second);
+    assert_eq!(fleet.diff()["note"], Value::Null);
+    says(2, "/nix/store/00000000000000000000000000000000-nixos-system-web");
+    let line = fleet.diff();
+    assert_eq!(line["old"], second.as_str());
+    assert!(
+        line["note"].as_str().unwrap().contains("which is of no release that is kept: this is about release 2"),
+        "{line}"
+    );
+}
+
+#[test]
 fn closures_are_compared_as_nix_does_it() {
     let Some(lab) = Lab::new() else { return };
     let Some(nix) = std::env::var_os("BENTO_NIX") else {

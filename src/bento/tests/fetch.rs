@@ -92,12 +92,16 @@ impl Lab {
     /// A program, which sees the tests' configuration only.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        let home = self.dir.path().join("home");
-        fs::create_dir_all(&home).unwrap();
+        let (home, temporary) = (self.dir.path().join("home"), self.dir.path().join("tmp"));
+        for dir in [&home, &temporary] {
+            fs::create_dir_all(dir).unwrap();
+        }
         self.server.env(&mut command, &self.dir.path().join("authority.pem"));
         command
             .current_dir(self.dir.path())
             .env("HOME", &home)
+            // C++ Nix leaves files there
+            .env("TMPDIR", &temporary)
             .env("XDG_CACHE_HOME", home.join(program.file_name().unwrap()))
             .env("NIX_CONF_DIR", &home)
             .env(

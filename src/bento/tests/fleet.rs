@@ -4,12 +4,15 @@
 // a test may unwrap: that is how it fails
 #![allow(clippy::unwrap_used)]
 
+mod fleet_dir;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::ops::Deref;
+use std::path::Path;
+use std::process::Output;
 
-use tempfile::TempDir;
+use fleet_dir::FleetDir;
 
 /// What `<nixpkgs/nixos>` is here: a configuration is a function of `pkgs`, which each host makes for itself, and gives the
 /// text of its system.
@@ -36,38 +39,29 @@ in builtins.trace "pkgs" final
 "#;
 
 struct Fleet {
-    dir: TempDir,
+    dir: FleetDir,
+}
+
+impl Deref for Fleet {
+    type Target = FleetDir;
+
+    fn deref(&self) -> &FleetDir {
+        &self.dir
+    }
 }
 
 impl Fleet {
     fn new() -> Self {
-        let fleet = Self { dir: tempfile::tempdir().unwrap() };
-        fleet.write("fleet/config.sh", "CHROOT_DIR=/nonexistent\n");
-        fleet.write("nixpkgs/nixos/default.nix", NIXOS);
-        fleet.write("nixpkgs/pkgs.nix", PKGS);
-        fleet
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.dir.path().join(path)
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn host(&self, name: &str, configuration: &str) {
-        self.write(&format!("fleet/hosts/{name}/configuration.nix"), configuration);
+        let dir = FleetDir::new(NIXOS);
+        dir.write("nixpkgs/pkgs.nix", PKGS);
+        Self { dir }
     }
 
     fn versions(&self, arguments: &[&str]) -> Output {
         let nixpkgs = format!("nixpkgs={}", self.path("nixpkgs").display());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bento"));
-        command.args(["versions", "--no-cache", "--json", "-I", &nixpkgs]).args(arguments);
-        command.env_remove("NIX_PATH").env_remove("NAME").env("BENTO_DIR", self.path("fleet"));
-        command.output().unwrap()
+        let mut command =
+            self.dir.command(Path::new(env!("CARGO_BIN_EXE_bento")), &["versions", "--no-cache", "--json"]);
+        command.args(["-I", &nixpkgs]).args(arguments).output().unwrap()
     }
 
     /// All hosts' versions, evaluated together.

@@ -370,6 +370,22 @@ fn the_embedded_hub_needs_no_root_and_makes_its_own_key() {
 }
 
 #[test]
+fn nothing_is_served_where_hosts_cannot_be_kept_apart() {
+    let Some(lab) = lab(Kind::OpenSsh) else { return };
+    // as in a service of systemd's with RestrictSUIDSGID
+    let ran = lab.shell(&format!(
+        "timeout 60 strace -f -qq -o /dev/null -e trace=openat2 -e inject=openat2:error=ENOSYS {} hub serve --listen 127.0.0.1:0",
+        env!("CARGO_BIN_EXE_bento")
+    ));
+    if ran.stderr.contains("strace: not found") {
+        eprintln!("skipped: strace is missing");
+        return;
+    }
+    assert!(ran.stdout.is_empty(), "{}", ran.stdout);
+    ran.fails_with(&["can't keep hosts in their directories", "openat2", "RestrictSUIDSGID"]);
+}
+
+#[test]
 fn a_thousand_agents_poll_the_embedded_hub_at_once() {
     const AGENTS: usize = 1000;
     let Some(lab) = lab(Kind::Embedded) else { return };

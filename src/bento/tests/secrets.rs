@@ -178,6 +178,82 @@ fn a_secret_alone_is_changed_added_and_removed() {
 }
 
 #[test]
+fn what_reads_a_secret_is_restarted_when_it_changes() {
+    let Some(lab) = lab() else { return };
+    let access =
+        "[\"db/password\"]\nunits = [\"db.service\", \"backup@home.service\"]\n[other]\nunits = [\"other.service\"]\n";
+    lab.write("fleet/hosts/web/secrets/other", "other");
+    lab.write("fleet/hosts/web/secrets/secrets.toml", access);
+    let restarted = || {
+        let log = lab.log("web", lab.reports("web").last().unwrap());
+        let line = log.lines().find_map(|line| line.split_once("restarting what reads secrets that have changed: "));
+        line.map(|(_, units)| units.to_owned())
+    };
+    let taken_up = || {
+        lab.bento(&["deploy"]).succeeds();
+        lab.agent("web").succeeds();
+        restarted()
+    };
+    // they come for the first time: who ran before did without
+    assert_eq!(taken_up().as_deref(), Some("backup@home.service, db.service, other.service"));
+    lab.write("fleet/hosts/web/secrets/db/password", "another");
+    assert_eq!(taken_up().as_deref(), Some("backup@home.service, db.service"));
+    // a system that is activated with it restarts only what has changed itself
+    lab.write("fleet/hosts/web/secrets/other", "changed");
+    lab.flake_host("web", "text = \"new\";");
+    assert_eq!(taken_up().as_deref(), Some("other.service"));
+    lab.flake_host("web", "text = \"newer\";");
+    assert_eq!(taken_up(), None);
+    // one that is tried out with another secret, and given up, leaves those behind that read the first
+    lab.write("fleet/hosts/web/secrets/other", "of the broken one");
+    lab.flake_host("web", "text = \"broken\"; onTest = \"exit 1\";");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").fails_with(&["the activation failed"]);
+    assert_eq!(secret(&lab, "other").0, "changed");
+    assert_eq!(restarted().as_deref(), Some("other.service"));
+    // and one that is gone
+    lab.flake_host("web", "text = \"newer\";");
+    fs::remove_file(lab.path("fleet/hosts/web/secrets/other")).unwrap();
+    lab.write("fleet/hosts/web/secrets/secrets.toml", "[\"db/password\"]\nunits = [\"db.service\"]\n");
+    assert_eq!(taken_up().as_deref(), Some("backup@home.service, db.service, other.service"));
+    // after a boot everything has started with what there is
+    let run = lab.path("hosts/web/run/bento");
+    lab.shell(&format!("rm -r {0}/secrets {0}/secrets.d", run.display())).succeeds();
+    let config = lab.path("hosts/web/agent.toml");
+    lab.bento(&["agent", "secrets", "--config", config.to_str().unwrap()]).succeeds();
+    lab.flake_host("web", "text = \"newest\";");
+    assert_eq!(taken_up(), None);
+}
+
+#[test]
+fn a_fleet_with_config_sh_has_its_hosts_keys_in_files() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    lab.write("fleet/hosts/web/secrets/password", PASSWORD);
+    mount_memory(&lab, "web");
+    lab.bento(&["deploy"])
+        .fails_with(&["web.pub into the directory that hub.keys there, or HOST_KEYS in config.sh, names"]);
+    let settings = lab.read("fleet/config.sh");
+    lab.write("fleet/config.sh", &format!("{settings}HOST_KEYS=hosts.d\n"));
+    lab.bento(&["deploy"]).fails_with(&["cannot read the directory of the hosts' keys", "hosts.d"]);
+    lab.write("fleet/hosts.d/web.pub", &format!("# this one\n\n{}", lab.read("keys/web.pub")));
+    lab.write("fleet/hosts.d/README", "the hosts' keys");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    assert_eq!(secret(&lab, "password").0, PASSWORD);
+    // the hub believes what is signed with them, and nothing else
+    assert_eq!(lab.status("web")["verified"], true);
+    lab.write("fleet/hosts.d/web.pub", &lab.read("keys/db.pub"));
+    assert_eq!(lab.state("web"), "forged-report");
+    assert!(lab.bento(&["keys"]).succeeds().stdout.contains(lab.read("keys/db.pub").trim()));
+    lab.write("fleet/hosts.d/web.pub", "\nssh-rsa x\n");
+    lab.bento(&["status"]).fails_with(&["web.pub: line 2", "is no public key"]);
+    lab.write("fleet/hosts.d/web.pub", "");
+    lab.write("fleet/hosts.d/not a host.pub", "");
+    lab.bento(&["status"]).fails_with(&["not a host.pub", "is no host name"]);
+}
+
+#[test]
 fn secrets_that_cannot_be_decrypted_fail_before_anything_is_touched() {
     let Some(lab) = lab() else { return };
     lab.bento(&["deploy"]).succeeds();
@@ -450,6 +526,9 @@ fn what_is_wrong_with_secrets_is_said_with_the_way_out() {
         ("[\"db/password\"]\nmode = \"777\"\n", vec!["secrets.toml", "\"777\" is no mode of a secret", "octal"]),
         ("[\"db/password\"]\nmode = 400\n", vec!["secrets.toml", "mode"]),
         ("[\"db/password\"]\nowner = \"a b\"\n", vec!["secrets.toml", "db/password", "\"a b\" can't be the owner"]),
+        ("[\"db/password\"]\nunits = [\"db\"]\n", vec!["secrets.toml", "\"db\" can't be a unit", "ends with .service"]),
+        ("[\"db/password\"]\nunits = [\"-f.service\"]\n", vec!["secrets.toml", "\"-f.service\" can't be a unit"]),
+        ("[\"db/password\"]\nunits = [\"bento-upgrade.service\"]\n", vec!["secrets.toml", "is bento's own"]),
         ("[", vec!["secrets.toml"]),
     ] {
         lab.write(&format!("{folder}/secrets.toml"), text);

@@ -68,8 +68,8 @@ fn the_table_is_the_one_of_the_original_bento() {
       t470        b2ovrtjy      ih7vxijm 🛑      rollbacked 🔃                           (build 2m 24s)
         x1        fcz1s2yp      fcz1s2yp 💚      up to date 💚                           (build 2m 37s)
 ";
-    assert_eq!(render(&hosts, now(), false), expected);
-    let coloured = render(&hosts, now(), true);
+    assert_eq!(render(&hosts, now(), false, None), expected);
+    let coloured = render(&hosts, now(), true, None);
     assert!(coloured.contains("\u{1b}[32mup to date 💚\u{1b}[0m"));
     assert_eq!(
         coloured.replace("\u{1b}[0m", "").replace("\u{1b}[31m", "").replace("\u{1b}[32m", "").replace("\u{1b}[33m", ""),
@@ -81,9 +81,27 @@ fn the_table_is_the_one_of_the_original_bento() {
 fn long_names_widen_their_column_only() {
     let hosts =
         [line("a-machine-with-a-long-name", HostKind::Flake, "996vw3r6", "996vw3r6", HostState::UpToDate, 1, 1)];
-    let table = render(&hosts, now(), false);
+    let table = render(&hosts, now(), false, None);
     let widths: Vec<usize> = table.lines().map(unicode_width::UnicodeWidthStr::width).collect();
     assert!(widths.iter().all(|width| *width == 26 + 16 + 17 + 19 + 41), "{table}");
+}
+
+#[test]
+fn in_a_narrow_window_the_table_takes_what_its_contents_need() {
+    use unicode_width::UnicodeWidthStr;
+    let place = Place::new("flake", 1);
+    place.report(1, 1, "success", 0);
+    let hosts = [place.status()];
+    let widest = |table: &str| table.lines().map(UnicodeWidthStr::width).max().unwrap();
+    let full = render(&hosts, now(), false, None);
+    assert_eq!(render(&hosts, now(), false, Some(widest(&full))), full);
+    let narrow = render(&hosts, now(), false, Some(widest(&full) - 1));
+    assert!(widest(&narrow) <= 80, "{narrow}");
+    let words = |table: &str| table.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&narrow), words(&full));
+    // its columns are still columns: the state ends in the same cell on each line
+    let ends = |word: &str| narrow.lines().find_map(|line| line.find(word).map(|at| line[..at + word.len()].width()));
+    assert_eq!(ends("state"), ends("💚 (build").map(|end| end - " (build".len()));
 }
 
 #[test]
@@ -298,7 +316,7 @@ fn a_host_that_went_silent_is_stale_by_its_own_interval() {
         place.report(1, 1, "success", 0);
         place.presence(age, &more);
         assert_eq!((place.state(), place.status().stale), (state, state == HostState::Stale), "{more} {age}");
-        let shown = render(&[place.status()], now(), false).contains("(seen ");
+        let shown = render(&[place.status()], now(), false, None).contains("(seen ");
         assert_eq!(shown, state == HostState::Stale);
     }
     // one that never said anything by itself can't be late
@@ -502,7 +520,7 @@ fn on_a_terminal_the_table_stays_and_follows_what_happens() {
     let place = Place::new("flake", 1);
     let Some(terminal) = Terminal::new(&place, "") else { return };
     let shown = terminal.wait_for("new machine");
-    assert!(shown.starts_with("\u{1b}[H\u{1b}[2J"), "{shown:?}");
+    assert!(shown.starts_with("\u{1b}[?7l\u{1b}[H\u{1b}[2J"), "{shown:?}");
     assert!(shown.contains("\u{1b}[33m"), "coloured: {shown:?}");
     let start = std::time::Instant::now();
     place.report(1, 1, "success", 0);

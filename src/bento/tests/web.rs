@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bento::status::HostState;
 use common::Lab;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -557,6 +558,15 @@ fn the_dashboard_and_the_alerts_are_about_metrics_that_there_are() {
     for metric in &used {
         assert!(known.contains(&metric.as_str()), "there is no metric {metric}; there are {known:?}");
     }
+    // whatever state a person has to look after, there is an alert for it
+    for state in HostState::ALL.into_iter().filter(|state| state.needs_attention()) {
+        let own = match state {
+            HostState::Stale => "expr: bento_host_stale == 1",
+            HostState::RebootNeeded => "expr: bento_host_reboot_needed == 1",
+            state => state.words(),
+        };
+        assert!(expressions[0].contains(own), "no alert is about {own:?}");
+    }
     // each expression by itself is one that Prometheus can read
     let quoted = |text: &String| serde_json::to_string(text).unwrap();
     let rules =
@@ -575,6 +585,8 @@ fn the_dashboard_and_the_alerts_are_about_metrics_that_there_are() {
 struct Browser {
     driver: Child,
     session: String,
+    /// What Chromium leaves behind, too.
+    _dir: TempDir,
 }
 
 impl Browser {
@@ -587,8 +599,11 @@ impl Browser {
             return None;
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let driver = Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).spawn().unwrap();
-        let mut browser = Self { driver, session: format!("http://127.0.0.1:{port}") };
+        let dir = tempfile::tempdir().unwrap();
+        let mut driver = Command::new("chromedriver");
+        driver.arg(format!("--port={port}")).env("TMPDIR", dir.path()).stdout(Stdio::null());
+        let session = format!("http://127.0.0.1:{port}");
+        let mut browser = Self { driver: driver.spawn().unwrap(), session, _dir: dir };
         let start = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(start.elapsed() < Duration::from_secs(60), "chromedriver does not start");

@@ -171,6 +171,8 @@ pub fn put_secrets_in_place(config: &AgentConfig) -> Result<()> {
     let secrets = Secrets::new(config);
     if !secrets.in_place() {
         secrets.place_for(System::new(config).running().as_ref())?;
+        // nothing has read others since the machine was started
+        secrets.restarted()?;
     }
     secrets.give_away()
 }
@@ -693,11 +695,7 @@ impl<'a> Agent<'a> {
         if trial.previous.as_ref() == Some(&trial.toplevel) && self.system.boots(&trial.toplevel) {
             // where even this can't be written, the next step fails
             let _ = self.log.say("this system runs already");
-            let placed = self.secrets.place_trial().and_then(|()| self.secrets.give_away());
-            return match placed.and_then(|()| self.secrets.accept()) {
-                Ok(()) => Event::Runs { trial },
-                Err(error) => refused(Stage::Check, &error.context("cannot put the secrets in place"), true),
-            };
+            return self.change_secrets(trial);
         }
         if let Err(error) = self.system.check_space() {
             return refused(Stage::Check, &error, true);
@@ -733,6 +731,31 @@ impl<'a> Agent<'a> {
         }
     }
 
+    /// Puts the new secrets of the system that runs in place. If what reads them does not start with them, it gets those back
+    /// that there were.
+    fn change_secrets(&mut self, trial: Trial) -> Event {
+        let unplaced = |error: Error| refused(Stage::Check, &error.context("cannot put the secrets in place"), true);
+        if let Err(error) = self.secrets.place_trial().and_then(|()| self.secrets.give_away()) {
+            return unplaced(error);
+        }
+        let Err(error) = self.restart_readers() else {
+            return self.secrets.accept().map_or_else(unplaced, |()| Event::Runs { trial });
+        };
+        let back = self.secrets.place_for(Some(&trial.toplevel)).and_then(|()| self.secrets.give_away());
+        let error = match back.and_then(|()| self.restart_readers()).and_then(|()| self.secrets.discard()) {
+            Ok(()) => error.context("the secrets that there were are back in place"),
+            Err(lost) => error.context(format!("the secrets that there were can't be put back: {lost:#}")),
+        };
+        refused(Stage::Check, &error, false)
+    }
+
+    /// Restarts what reads secrets that have changed.
+    fn restart_readers(&mut self) -> Result<()> {
+        let restarted = self.system.restart(&self.secrets.to_restart(), &mut self.log);
+        restarted.context("what reads a secret does not start with the new one")?;
+        self.secrets.restarted()
+    }
+
     /// The longest that a trial takes, in seconds.
     fn trial_seconds(&self) -> u64 {
         let confirm = &self.config.confirm;
@@ -760,8 +783,8 @@ impl<'a> Agent<'a> {
             }
             Ok(_) => {}
         }
-        // the activation may have brought their owners
-        if let Err(error) = self.secrets.give_away() {
+        // the activation may have brought their owners, and has restarted nothing that has not changed itself
+        if let Err(error) = self.secrets.give_away().and_then(|()| self.restart_readers()) {
             return unhealthy(Stage::Activate, error);
         }
         match self.watch(trial, had_timer) {
@@ -852,7 +875,11 @@ impl<'a> Agent<'a> {
             self.system.forget_failures(&failures);
         }
         // units that fail in the old system too are no reason to be stuck
-        match self.system.activate(previous, system::Action::Test, &mut self.log) {
+        let activated = self.system.activate(previous, system::Action::Test, &mut self.log);
+        if let Err(error) = self.secrets.give_away().and_then(|()| self.restart_readers()) {
+            let _ = self.log.say(&format!("{error:#}"));
+        }
+        match activated {
             Ok(_) => Event::Restored { hub: self.reach_hub(&self.config.hub).is_ok() },
             Err(error) => Event::Stuck { reason: format!("{error:#}"), safe: self.reach_hub(&self.config.hub).is_ok() },
         }

@@ -12,8 +12,10 @@
 //! /run/bento/
 //!   secrets -> secrets.d/NAME/files
 //!   secrets.d/NAME/        the only one, but for a moment: files/, and set.json
+//!   restart.json           units that have not heard yet of secrets that have changed
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -38,6 +40,8 @@ use crate::store_path::StorePath;
 const SCHEMA: u32 = 1;
 /// The file of a set's record.
 const RECORD: &str = "set.json";
+/// The file of the units that have to be restarted.
+const RESTART: &str = "restart.json";
 /// The number of ramfs, which nix has no name for: linux/magic.h.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
@@ -211,6 +215,33 @@ impl Secrets {
         Ok(())
     }
 
+    /// The units that have to be restarted because what they read has changed since they may have started, sorted. They are known
+    /// until [`Secrets::restarted`], or until the machine restarts.
+    pub fn to_restart(&self) -> Vec<String> {
+        let text = fs::read(self.run.join(RESTART)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// These units have been restarted.
+    pub fn restarted(&self) -> Result<()> {
+        files::remove(&self.run.join(RESTART))
+    }
+
+    /// Notes the units that read secrets which differ between what is in place and what comes.
+    fn note_changes(&self, new: &[Secret]) -> Result<()> {
+        // where that can't be read, all of it counts as changed
+        let placed = self.files().and_then(|files| read_record(files.parent()?).ok());
+        let old = placed.map_or_else(Vec::new, |record| record.secrets);
+        let differs = |secret: &&Secret| !(old.contains(secret) && new.contains(secret));
+        let changed = old.iter().chain(new).filter(differs).flat_map(|secret| secret.access.units.clone());
+        let units: BTreeSet<String> = changed.chain(self.to_restart()).collect();
+        if units.is_empty() {
+            return Ok(());
+        }
+        make_dir(&self.run, 0o751)?;
+        files::write_atomic(&self.run.join(RESTART), &serde_json::to_vec(&units)?, 0o600, None)
+    }
+
     /// Where the link to the decrypted secrets leads, if it is there.
     fn files(&self) -> Option<PathBuf> {
         let target = fs::read_link(self.run.join("secrets")).ok()?;
@@ -314,6 +345,7 @@ impl Secrets {
             return self.clear();
         }
         self.check_memory()?;
+        self.note_changes(&record.secrets)?;
         let contents = self.decrypt(&dir.join("files"), &record.secrets)?;
         let open = Open { record, contents };
         let sets = self.run.join("secrets.d");
@@ -341,6 +373,7 @@ impl Secrets {
 
     /// Removes the secrets that are in place.
     fn clear(&self) -> Result<()> {
+        self.note_changes(&[])?;
         files::remove(&self.run.join("secrets"))?;
         files::remove(&self.run.join("secrets.d"))
     }

@@ -134,6 +134,17 @@ impl<'a> System<'a> {
         }
     }
 
+    /// Restarts those of these units that run or have failed; where there is no systemd, it only says so.
+    pub fn restart(&self, units: &[String], log: &mut Log) -> Result<()> {
+        let mut say =
+            |units: &[&str]| log.say(&format!("restarting what reads secrets that have changed: {}", units.join(", ")));
+        match self.systemd {
+            true => units::restart(units, say),
+            false if units.is_empty() => Ok(()),
+            false => say(&units.iter().map(String::as_str).collect::<Vec<_>>()),
+        }
+    }
+
     /// How many units have failed, if that can be known.
     pub fn count_failed_units(&self) -> Option<u64> {
         if self.systemd { units::failed().ok().map(|units| units.len() as u64) } else { None }

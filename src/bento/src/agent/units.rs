@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::nix::not_started;
+use crate::secrets::OWN_UNITS;
 
 /// The unit that activations run in. Its name is the lock: there is only one of it.
 pub const ACTIVATION: &str = "bento-activation";
 /// The unit of the watchdog.
 pub const WATCHDOG: &str = "bento-watchdog";
-/// Units of the agent itself begin with this.
-const OWN: &str = "bento-";
 /// How often a unit is looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// How long systemd may fail to answer before that is an error: it does so while it replaces itself.
@@ -173,7 +172,7 @@ pub fn failed() -> Result<Vec<String>> {
     let mut units: Vec<String> = text
         .lines()
         .filter_map(|line| line.split_whitespace().next())
-        .filter(|unit| !unit.starts_with(OWN))
+        .filter(|unit| !unit.starts_with(OWN_UNITS))
         .map(str::to_owned)
         .collect();
     units.sort();
@@ -185,6 +184,22 @@ pub fn forget_failures(units: &[String]) {
     let arguments: Vec<&str> = ["reset-failed", "--"].into_iter().chain(units.iter().map(String::as_str)).collect();
     // one that is gone needs it no more
     let _ = systemctl(&arguments);
+}
+
+/// Restarts those of these units that run or have failed, and gives their names to `say` before.
+pub fn restart(units: &[String], say: impl FnOnce(&[&str]) -> Result<()>) -> Result<()> {
+    let mut there = Vec::new();
+    for unit in units {
+        // one that is stopped reads what it needs when somebody starts it, and one may be gone
+        if properties(unit, "ActiveState")?.get("ActiveState").is_some_and(|state| state != "inactive") {
+            there.push(unit.as_str());
+        }
+    }
+    if there.is_empty() {
+        return Ok(());
+    }
+    say(&there)?;
+    systemctl(&[&["restart", "--"], there.as_slice()].concat()).map(|_| ())
 }
 
 /// Whether a unit is active.

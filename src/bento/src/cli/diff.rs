@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use jiff::Timestamp;
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -16,15 +17,16 @@ use crate::diff::{PackageChange, closures};
 use crate::evaluation::{Evaluation, Resources, SearchPath, Subject};
 use crate::fleet::{Fleet, FleetHost};
 use crate::host::HostName;
-use crate::hub::Hub;
+use crate::hub::{HostDir, Hub};
 use crate::manifest::{Manifest, release_dir};
 use crate::source::SourceTree;
+use crate::status;
 use crate::store_path::StorePath;
 
 /// Show what deploying would change on each host, without building
 ///
-/// What the fleet's files come to is compared with the current release. Where both systems are built, so are their
-/// closures, as `nix store diff-closures` does it.
+/// What the fleet's files come to is compared with what each host says that it runs, or, where that is not known, with its
+/// current release. Where both systems are built, so are their closures, as `nix store diff-closures` does it.
 #[derive(Args)]
 pub(super) struct Diff {
     /// The hosts: names, globs, @TAG [default: those in the environment's NAME, or else all]
@@ -43,11 +45,14 @@ pub(super) struct Diff {
 #[derive(Serialize)]
 struct Line {
     host: HostName,
-    /// The system of the current release, if there is one.
+    /// The system that the host runs, or that of the current release; nothing if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     old: Option<StorePath>,
     #[serde(skip_serializing_if = "Option::is_none")]
     new: Option<StorePath>,
+    /// Why `old` is not both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
     /// What differs in what the systems are built from.
     #[serde(skip_serializing_if = "Option::is_none")]
     changes: Option<Changes>,
@@ -72,7 +77,11 @@ impl Diff {
             eprintln!("{}: failed: {:#}", broken.dir.display(), broken.error);
         }
         let hosts: Vec<&FleetHost> = fleet.selected(&selection).collect();
-        let mut comparisons: Vec<Comparison<'_>> = hosts.iter().map(|host| Comparison::new(host, &hub)).collect();
+        // what can't be read of what hosts said, `bento status` tells; then it is not known what they run
+        let said = status::overview(&hub, &super::status::expected(&config)?, Timestamp::now()).hosts;
+        let running = |name: &HostName| said.iter().find(|host| &host.machine == name)?.remote_version.as_deref();
+        let mut comparisons: Vec<Comparison<'_>> =
+            hosts.iter().map(|host| Comparison::new(host, &hub, running(&host.host.name))).collect();
         let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
         evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
             let tree = &hosts[index].tree;
@@ -85,6 +94,7 @@ impl Diff {
                 host: comparison.host.host.name.clone(),
                 old: None,
                 new: None,
+                note: None,
                 changes: None,
                 closures: None,
                 error: Some(format!("{error:#}")),
@@ -107,16 +117,39 @@ struct Comparison<'f> {
     host: &'f FleetHost,
     /// Where its releases are.
     dir: PathBuf,
-    /// The current release, if there is one.
+    /// The release that the host runs, or the current one; nothing if there is none.
     old: Result<Option<Manifest>>,
+    /// Why that is not both.
+    note: Option<String>,
     /// What the fleet's files come to.
     new: Result<Evaluation>,
 }
 
 impl<'f> Comparison<'f> {
-    fn new(host: &'f FleetHost, hub: &Hub) -> Self {
+    /// Of a host that says that it runs the system of this name.
+    fn new(host: &'f FleetHost, hub: &Hub, running: Option<&str>) -> Self {
         let dir = hub.host(&host.host.name);
-        Self { host, dir: dir.path().to_owned(), old: dir.manifest(), new: Err(anyhow!("the evaluation did not end")) }
+        let (mut old, mut note) = (dir.manifest(), None);
+        if let (Ok(Some(current)), Some(running)) = (&old, running)
+            && current.toplevel.base_name() != running
+        {
+            let (serial, toplevel) = (current.serial, &current.toplevel);
+            match release_of(&dir, running) {
+                Some(release) => {
+                    note = Some(format!(
+                        "it runs release {}; release {serial}, {toplevel}, is there for it",
+                        release.serial
+                    ));
+                    old = Ok(Some(release));
+                }
+                None => {
+                    note = Some(format!(
+                        "it runs {running}, which is of no release that is kept: this is about release {serial}"
+                    ))
+                }
+            }
+        }
+        Self { host, dir: dir.path().to_owned(), old, note, new: Err(anyhow!("the evaluation did not end")) }
     }
 
     /// The release and the evaluation, if they are there and name different systems.
@@ -125,7 +158,7 @@ impl<'f> Comparison<'f> {
         (old.toplevel != new.toplevel).then_some((old, new))
     }
 
-    /// The files of the current release.
+    /// The files of the release.
     fn old_tree(&self, old: &Manifest) -> Result<SourceTree> {
         if old.files.is_empty() {
             bail!("{} is not in this machine's store, and its files were not published", old.drv_path);
@@ -141,13 +174,14 @@ impl<'f> Comparison<'f> {
             host: self.host.host.name.clone(),
             old: old.as_ref().map(|old| old.toplevel.clone()),
             new: Some(new.toplevel.clone()),
+            note: self.note.clone(),
             changes: None,
             closures: None,
             error: None,
         };
         let Some((old, new)) = self.changed() else { return Ok(line) };
         let to = graphs.graph(&new.drv_path)?;
-        let from = graphs.graph(&old.drv_path).context("cannot tell what the current release was built from")?;
+        let from = graphs.graph(&old.drv_path).context("cannot tell what the release was built from")?;
         line.changes = Some(from.changes(&to));
         if old.toplevel.as_path().exists() && new.toplevel.as_path().exists() {
             let (old, new) = (closures::closure(&old.toplevel)?, closures::closure(&new.toplevel)?);
@@ -155,6 +189,13 @@ impl<'f> Comparison<'f> {
         }
         Ok(line)
     }
+}
+
+/// The newest release of this system, of those that are kept with what it was made from.
+fn release_of(dir: &HostDir, system: &str) -> Option<Manifest> {
+    let kept = dir.serials().ok()?.into_iter().rev().filter_map(|serial| dir.kept_manifest(serial).ok().flatten());
+    let can_be_read = |release: &Manifest| release.drv_path.as_path().exists() || !release.files.is_empty();
+    kept.filter(can_be_read).find(|release| release.toplevel.base_name() == system)
 }
 
 /// Derivations of systems, by where they are.
@@ -237,10 +278,13 @@ fn text(line: &Line) -> String {
             let new = new.as_ref().map_or("nothing", StorePath::as_str);
             return format!("{}: nothing was published yet; new is {new}\n", line.host);
         }
-        (None, old, new) if old == new => return format!("{}: no change\n", line.host),
+        (None, old, new) if old == new => format!("{}: no change\n", line.host),
         (None, Some(old), Some(new)) => format!("{}: {old} → {new}\n", line.host),
         (None, Some(_), None) => String::new(),
     };
+    if let Some(note) = &line.note {
+        text += &format!("  {note}\n");
+    }
     if let Some(changes) = &line.changes {
         if !changes.reboot.is_empty() {
             text += &format!("  needs a reboot: {}\n", changes.reboot.join(", "));
@@ -269,6 +313,9 @@ fn markdown(line: &Line) -> String {
     }
     if line.old.is_none() {
         return format!("{text}Nothing was published yet.\n\n");
+    }
+    if let Some(note) = &line.note {
+        text += &format!("_{note}_\n\n");
     }
     if line.old == line.new {
         return format!("{text}No change.\n\n");

@@ -24,7 +24,7 @@ pub(super) struct Hub {
 enum Command {
     /// Serve the hosts their directories over SFTP, without sshd, and without root
     ///
-    /// A host logs in under its name with one of its keys: those in the settings (hosts.NAME.keys), and those in DIR/NAME.pub.
+    /// A host logs in under its name with one of its keys: those in the settings (hosts.NAME.keys, hub.keys), and those in DIR/NAME.pub.
     Serve {
         /// Where to listen
         #[arg(long, value_name = "ADDRESS", default_value = "[::]:2022")]
@@ -75,6 +75,7 @@ impl Hub {
             Command::Serve { listen, host_key, keys, quota, web, token } => {
                 let site = web.map(|listen| Ok::<_, anyhow::Error>((listen, site(listen, token)?))).transpose()?;
                 serve::check(&hub)?;
+                serve::raise_limits()?;
                 let host_key = HostKey::open(&host_key.unwrap_or_else(|| hub.root().join(".host_key")))?;
                 let quota = Quota { bytes: u64::from(quota) << 20, ..Quota::default() };
                 let line = host_key.line.clone();

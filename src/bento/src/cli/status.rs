@@ -54,7 +54,12 @@ impl Status {
         } else if self.metrics {
             super::print(&metrics::render(&hosts, 0))?;
         } else {
-            super::print(&table::render(&hosts, Timestamp::now(), coloured(terminal)))?;
+            super::print(&table::render(
+                &hosts,
+                Timestamp::now(),
+                coloured(terminal),
+                window().map(|(width, _)| width),
+            ))?;
         }
         let attention = self.check && hosts.iter().any(|host| host.state.needs_attention());
         Ok(if attention { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -75,16 +80,23 @@ fn coloured(terminal: bool) -> bool {
 fn stay(hub: &Hub, read: impl Fn() -> Result<Vec<HostStatus>>, delay: Duration, terminal: bool) -> Result<ExitCode> {
     let watch = Watch::new(hub)?;
     loop {
-        let text = table::render(&read()?, Timestamp::now(), coloured(terminal));
+        let size = window();
+        let text = table::render(&read()?, Timestamp::now(), coloured(terminal), size.map(|(width, _)| width));
         if terminal {
-            let size = terminal_size::terminal_size();
-            // to the upper left corner, and nothing left of what was below
-            super::print(&format!("\x1b[H\x1b[2J{}", shown(&text, size.map(|(_, height)| height.0.into()))))?;
+            // to the upper left corner, and nothing left of what was below; a line that is too long is cut, or it would be two
+            let text = shown(&text, size.map(|(_, height)| height));
+            super::print(&format!("\x1b[?7l\x1b[H\x1b[2J{text}\x1b[?7h"))?;
         } else if !super::print_on(&text)? {
             return Ok(ExitCode::SUCCESS);
         }
         watch.wait(hub, delay)?;
     }
+}
+
+/// The cells and lines of the window that standard output is shown in, if it is a terminal.
+fn window() -> Option<(usize, usize)> {
+    let (width, height) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some((width.0.into(), height.0.into()))
 }
 
 /// The lines of a text that fit into so many, with a last one that says how many don't.

@@ -60,6 +60,8 @@ pub struct HubConfig {
     /// Seconds that a connection to it may take (`TIMEOUT`).
     #[serde(default = "default_timeout")]
     pub timeout: u64,
+    /// A directory with a file `NAME.pub` for each host, which has its public keys, one on a line (`HOST_KEYS`).
+    pub keys: Option<PathBuf>,
 }
 
 fn default_port() -> u16 {
@@ -141,15 +143,51 @@ pub struct HostConfig {
 }
 
 impl Config {
-    /// Reads the settings of the fleet in a directory, from whichever file it has.
+    /// Reads the settings of the fleet in a directory, from whichever file it has, with the hosts' keys that lie in files.
     pub fn read(dir: &Path) -> Result<Self> {
+        let mut config = Self::read_file(dir)?;
+        let Some(keys) = config.hub.keys.clone() else { return Ok(config) };
+        let context = || format!("cannot read the directory of the hosts' keys {}", keys.display());
+        for entry in std::fs::read_dir(&keys).with_context(context)? {
+            let file = entry.with_context(context)?.path();
+            if file.extension().is_some_and(|extension| extension == "pub") {
+                let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+                let host = HostName::new(name).with_context(|| file.display().to_string())?;
+                config.add_keys(&host, &file)?;
+            }
+        }
+        Ok(config)
+    }
+
+    /// The same, with only this host's keys of those that lie in files: for who asks often.
+    pub fn read_for(dir: &Path, host: &HostName) -> Result<Self> {
+        let mut config = Self::read_file(dir)?;
+        if let Some(keys) = config.hub.keys.clone() {
+            config.add_keys(host, &key_file(&keys, host))?;
+        }
+        Ok(config)
+    }
+
+    /// Adds the keys in a file, which need not be there, to a host's.
+    fn add_keys(&mut self, host: &HostName, file: &Path) -> Result<()> {
+        let found = read_keys(file)?;
+        if !found.is_empty() {
+            let keys = &mut self.hosts.entry(host.clone()).or_default().keys;
+            let new: Vec<String> = found.into_iter().filter(|key| !keys.contains(key)).collect();
+            keys.extend(new);
+        }
+        Ok(())
+    }
+
+    fn read_file(dir: &Path) -> Result<Self> {
         let file = Self::file(dir)?;
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let config = if file.ends_with(TOML) { Self::parse_toml(&text) } else { Self::parse_shell(&text) };
         let mut config = config.with_context(|| file.display().to_string())?;
         let home = std::env::var_os("HOME").map(PathBuf::from);
-        config.release.signing_key =
-            config.release.signing_key.map(|key| sign::key_path(&key.to_string_lossy(), dir, home.as_deref()));
+        let place = |path: PathBuf| sign::key_path(&path.to_string_lossy(), dir, home.as_deref());
+        config.release.signing_key = config.release.signing_key.map(place);
+        config.hub.keys = config.hub.keys.map(place);
         Ok(config)
     }
 
@@ -186,7 +224,8 @@ impl Config {
 
     /// Reads the text of a `config.sh`. Errors name the line.
     pub fn parse_shell(text: &str) -> Result<Self> {
-        const KNOWN: [&str; 6] = ["CHROOT_DIR", "REMOTE_IP", "REMOTE_PORT", "TIMEOUT", "NOLOCALBUILD", "SIGNING_KEY"];
+        const KNOWN: [&str; 7] =
+            ["CHROOT_DIR", "REMOTE_IP", "REMOTE_PORT", "TIMEOUT", "NOLOCALBUILD", "SIGNING_KEY", "HOST_KEYS"];
         let variables = assignments(text)?;
         if let Some((name, (line, _))) = variables.iter().find(|(name, _)| !KNOWN.contains(&name.as_str())) {
             bail!("line {line}: there is no setting {name}; known are {}", KNOWN.join(", "));
@@ -212,6 +251,7 @@ impl Config {
                 address: get("REMOTE_IP").map(|(_, address)| address.clone()),
                 port,
                 timeout,
+                keys: get("HOST_KEYS").map(|(_, keys)| PathBuf::from(keys)),
             },
             // as in the original: set to anything at all
             build: BuildConfig { local: get("NOLOCALBUILD").is_none(), ..BuildConfig::default() },
@@ -289,6 +329,28 @@ impl Config {
         let hosts = self.hosts.iter().filter(|(_, host)| host.tags.contains(tag));
         Some(hosts.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>()).filter(|hosts| !hosts.is_empty())
     }
+}
+
+/// A host's file in a directory of keys.
+pub fn key_file(keys: &Path, host: &HostName) -> PathBuf {
+    keys.join(format!("{host}.pub"))
+}
+
+/// The public keys in a file, one on a line, as `authorized_keys` has them; none if it isn't there. Errors name the line.
+pub fn read_keys(file: &Path) -> Result<Vec<String>> {
+    let text = match std::fs::read_to_string(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    let mut keys = Vec::new();
+    for (index, line) in
+        text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    {
+        let key = sign::SigningKey::try_from(line.to_owned());
+        key.with_context(|| format!("{}: line {}", file.display(), index + 1))?;
+        keys.push(line.to_owned());
+    }
+    Ok(keys)
 }
 
 /// The assignments of a shell file that has nothing else in it: each variable's line and value.

@@ -82,7 +82,8 @@ impl Recipients {
         if names.is_empty() {
             bail!(
                 "it has secrets, but nothing says which key they can be encrypted to: put the host's \
-                 /etc/ssh/ssh_host_ed25519_key.pub into bento.toml, as keys of [hosts.{host}] (ed25519 and RSA keys do)"
+                 /etc/ssh/ssh_host_ed25519_key.pub into bento.toml, as keys of [hosts.{host}], or as {host}.pub into the \
+                 directory that hub.keys there, or HOST_KEYS in config.sh, names (ed25519 and RSA keys do)"
             );
         }
         let keys = names.iter().filter_map(|name| name.parse().ok()).collect();

@@ -21,6 +21,10 @@ pub const LIMIT: u64 = 1 << 20;
 /// What encrypting adds to a secret at most, in bytes: a header with a stanza for each of the host's keys, and a tag for
 /// each 64 KiB.
 const OVERHEAD: u64 = 64 << 10;
+/// The names of bento's own units on a host begin with this.
+pub const OWN_UNITS: &str = "bento-";
+/// What units that read secrets can be: those that start something, by their names' ends.
+const UNITS: [&str; 3] = [".service", ".socket", ".target"];
 /// The owner and the group of a secret for which nothing else is said.
 const ROOT: &str = "root";
 
@@ -50,11 +54,14 @@ pub struct Access {
     pub group: String,
     /// Permission bits, in octal.
     pub mode: SecretMode,
+    /// systemd's units that read it when they start: those that run are restarted when it has changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<String>,
 }
 
 impl Default for Access {
     fn default() -> Self {
-        Self { owner: ROOT.to_owned(), group: ROOT.to_owned(), mode: SecretMode(0o400) }
+        Self { owner: ROOT.to_owned(), group: ROOT.to_owned(), mode: SecretMode(0o400), units: Vec::new() }
     }
 }
 
@@ -88,7 +95,7 @@ impl From<SecretMode> for String {
 }
 
 impl Access {
-    /// Refuses names that no user or group can have.
+    /// Refuses names that no user, group or unit can have, and units of the agent's own.
     fn check(&self) -> Result<()> {
         for (what, name) in [("owner", &self.owner), ("group", &self.group)] {
             let sound = !name.is_empty()
@@ -97,6 +104,21 @@ impl Access {
                 && !name.starts_with('-');
             if !sound {
                 bail!("{name:?} can't be the {what} of a secret: it is neither a name nor a number");
+            }
+        }
+        for unit in &self.units {
+            let sound = unit.len() <= 255
+                && UNITS.iter().any(|end| unit.strip_suffix(end).is_some_and(|name| !name.is_empty()))
+                && unit.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c))
+                && !unit.starts_with(['-', '.']);
+            if !sound {
+                bail!(
+                    "{unit:?} can't be a unit that reads a secret: write its whole name, which ends with {}",
+                    UNITS.join(", ")
+                );
+            }
+            if unit.starts_with(OWN_UNITS) {
+                bail!("{unit:?} is bento's own: it puts secrets in place, and reads none");
             }
         }
         Ok(())

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{PrivateKey, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Session, VerifiedPublicKey};
@@ -21,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::files;
-use crate::fleet::config::Config;
+use crate::fleet::config::{Config, key_file, read_keys};
 use crate::host::HostName;
 use crate::hub::Hub;
 
@@ -37,7 +39,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// Where hosts' public keys are.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    /// The fleet's directory: `hosts.NAME.keys` of its settings count.
+    /// The fleet's directory: the hosts' keys in its settings count.
     pub fleet: PathBuf,
     /// A directory with a file `NAME.pub` for each host, as `authorized_keys` has its lines.
     pub dir: Option<PathBuf>,
@@ -46,15 +48,10 @@ pub struct Keys {
 impl Keys {
     /// A host's keys, as they are now.
     fn of(&self, host: &HostName) -> Result<Vec<KeyData>> {
-        let config = Config::read(&self.fleet)?;
+        let config = Config::read_for(&self.fleet, host)?;
         let mut lines = config.hosts.get(host).map(|host| host.keys.clone()).unwrap_or_default();
         if let Some(dir) = &self.dir {
-            let file = dir.join(format!("{host}.pub"));
-            match std::fs::read_to_string(&file) {
-                Ok(text) => lines.extend(text.lines().map(str::to_owned)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
-            }
+            lines.extend(read_keys(&key_file(dir, host))?);
         }
         let key = |line: &String| PublicKey::from_openssh(line).ok().map(|key| key.key_data().clone());
         Ok(lines.iter().filter_map(key).collect())
@@ -260,10 +257,27 @@ impl Handler for Visitor {
     }
 }
 
-/// A directory that must be there to be served.
+/// Lets this process open as many files as the machine allows: each connection is one, and each of its downloads another. What
+/// a shell or systemd gives to begin with is less than a large fleet needs.
+pub fn raise_limits() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot tell how many files may be open")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the number of files that may be open")
+}
+
+/// Sees that a directory is there to be served, and that this machine can keep hosts in theirs.
 pub fn check(hub: &Hub) -> Result<()> {
-    if hub.root().is_dir() {
-        return Ok(());
+    let dir = hub.root();
+    if !dir.is_dir() {
+        bail!("{} is no directory: `bento deploy` makes it", dir.display());
     }
-    Err(anyhow!("{} is no directory: `bento deploy` makes it", hub.root().display()))
+    let listed = root::Root::open(dir, Quota::default())?.list("");
+    match listed {
+        Ok(_) => Ok(()),
+        // not by its kind, which others have too
+        Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => Err(error).context(
+            "this machine can't keep hosts in their directories: that takes openat2, so Linux 5.6 or newer, and a service of \
+             systemd's without RestrictSUIDSGID",
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", dir.display())),
+    }
 }

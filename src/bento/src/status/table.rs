@@ -97,20 +97,27 @@ fn cells(status: &HostStatus, now: Timestamp) -> [String; 5] {
     [status.machine.to_string(), local, remote, state, times.join(" ")]
 }
 
-/// The whole table, with what could not be understood below it.
-pub fn render(hosts: &[HostStatus], now: Timestamp, coloured: bool) -> String {
+/// The whole table, with what could not be understood below it. In a window that is not so many cells wide it takes no more
+/// than its contents need, and begins with what matters.
+pub fn render(hosts: &[HostStatus], now: Timestamp, coloured: bool, window: Option<usize>) -> String {
     let rows: Vec<[String; 5]> = hosts.iter().map(|host| cells(host, now)).collect();
-    let width = |column: usize| {
-        let (title, least) = COLUMNS[column];
+    let content = |column: usize| {
+        let title = COLUMNS[column].0;
         let content = rows.iter().map(|row| row[column].width()).chain([title.width()]).max().unwrap_or(0);
-        let gap = if column == 0 { 0 } else { GAP };
-        least.max(content + gap)
+        content + if column == 0 { 0 } else { GAP }
     };
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let mut widths: Vec<usize> = (0..COLUMNS.len()).map(|column| COLUMNS[column].1.max(content(column))).collect();
+    let narrow = window.is_some_and(|window| widths.iter().sum::<usize>() > window);
+    if narrow {
+        widths = (0..COLUMNS.len()).map(content).collect();
+        // what does not fit is the end of the times
+        widths[COLUMNS.len() - 1] = 0;
+    }
     let mut text = String::new();
     let mut line = |cells: &[&str], colour: Option<&str>| {
         for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-            text.push_str(&" ".repeat(width.saturating_sub(cell.width())));
+            let gap = if column == 0 { 0 } else { GAP };
+            text.push_str(&" ".repeat(width.saturating_sub(cell.width()).max(gap)));
             match colour {
                 Some(colour) if column == 3 => {
                     text.push_str(colour);

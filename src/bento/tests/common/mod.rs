@@ -246,7 +246,9 @@ impl Lab {
             keys.to_str().unwrap(),
         ];
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("sshd.log")).unwrap();
-        let mut command = self.command(&[&arguments, more].concat());
+        // with fewer files than systemd gives it to begin with
+        let mut command = self.prepared("/usr/sbin:/usr/bin:/sbin:/bin");
+        command.args(["sh", "-c", "ulimit -Sn 256; exec \"$0\" \"$@\"", BENTO]).args(arguments).args(more);
         let mut hub = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut ready = [0; 9];
         hub.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap_or_else(|_| panic!("{}", self.read("sshd.log")));

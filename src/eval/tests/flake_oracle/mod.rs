@@ -28,6 +28,8 @@ impl Oracle {
         command
             .args(["--extra-experimental-features", "nix-command flakes"])
             .env("HOME", self.home.path())
+            // Nix leaves files there
+            .env("TMPDIR", self.home.path())
             .env("XDG_CACHE_HOME", self.home.path().join("cache"));
         command
     }
