@@ -15,11 +15,12 @@ use tempfile::TempDir;
 const BENTO: &str = env!("CARGO_BIN_EXE_bento");
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SYSTEMS: [&str; 4] = ["aarch64-darwin", "aarch64-linux", "x86_64-darwin", "x86_64-linux"];
+/// The store that C++ Nix copies sources to: one for all tests, as nixpkgs takes its time.
+const STORE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/flakes");
 /// What a user's flake gets of `lib.mkApps`.
 const APPS: [&str; 7] = ["build", "default", "deploy", "diff", "flake-update", "hub", "status"];
 
-/// Flakes to evaluate: `nixpkgs`, `user`, a fleet made of the template, and `all`, which has both as inputs. The store that C++
-/// Nix copies sources to is here too.
+/// Flakes to evaluate: `nixpkgs`, `user`, a fleet made of the template, and `all`, which has both as inputs.
 struct Flakes {
     dir: TempDir,
     programs: PathBuf,
@@ -44,7 +45,9 @@ impl Flakes {
         let tree = corpora.join("nixpkgs-26.11");
         flakes.write("nixpkgs/flake.nix", &include_str!("flake/nixpkgs.nix").replace("TREE", tree.to_str().unwrap()));
         flakes.write("nixpkgs/absent.nix", include_str!("../../../checks/hosts/absent.nix"));
-        flakes.write("all/flake.nix", &include_str!("flake/all.nix").replace("BENTO", &flakes.bento()));
+        let all = [("BENTO", flakes.bento()), ("NIXPKGS", flakes.name("nixpkgs")), ("USER", flakes.name("user"))];
+        let text = include_str!("flake/all.nix").to_owned();
+        flakes.write("all/flake.nix", &all.iter().fold(text, |text, (name, value)| text.replace(name, value)));
         fs::create_dir(flakes.path("user")).unwrap();
         flakes.nix(&["flake", "init", "--template", &flakes.bento()], "user");
         Some(flakes)
@@ -52,6 +55,11 @@ impl Flakes {
 
     fn path(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
+    }
+
+    /// A path as what stands in a flake's inputs after `path:`.
+    fn name(&self, path: &str) -> String {
+        self.path(path).display().to_string()
     }
 
     fn write(&self, path: &str, text: &str) {
@@ -71,7 +79,7 @@ impl Flakes {
             .args(arguments)
             .current_dir(self.path(folder))
             .env("HOME", self.dir.path())
-            .env("NIX_REMOTE", self.path("store"))
+            .env("NIX_REMOTE", STORE)
             .env("NIX_CONFIG", "experimental-features = nix-command flakes\nflake-registry =\nsubstituters =\n")
             // most of what a large evaluation takes is its collector's otherwise
             .env("GC_INITIAL_HEAP_SIZE", "2G")
@@ -97,7 +105,7 @@ fn names(shown: &Value) -> Vec<&str> {
 /// C++ Nix shows the flake, and checks it and the one of a user.
 fn nix_takes_the_flake(variable: &str) {
     let Some(flakes) = Flakes::new(variable) else { return };
-    let (bento, nixpkgs) = (flakes.bento(), format!("path:{}", flakes.path("nixpkgs").display()));
+    let (bento, nixpkgs) = (flakes.bento(), format!("path:{}", flakes.name("nixpkgs")));
     let override_nixpkgs = ["--all-systems", "--no-write-lock-file", "--override-input", "nixpkgs", &nixpkgs];
 
     let show = [&["flake", "show", "--json"], &override_nixpkgs[..], &[bento.as_str()]].concat();
@@ -140,7 +148,7 @@ fn every_derivation_is_the_one_of_nix() {
     let mut theirs = serde_json::Map::new();
     // a part at a time, as one process that evaluates all of it would need more memory than a small machine has
     for part in SYSTEMS.into_iter().chain(["hosts"]) {
-        let reference = format!("path:{}#drvPaths.{part}", flakes.path("all").display());
+        let reference = format!("path:{}#drvPaths.{part}", flakes.name("all"));
         let said = flakes.nix(&["eval", "--json", "--no-write-lock-file", &reference], "all");
         let ours = ["eval", "--strict", "--json", "--no-write-lock-file", "--flake", &reference];
         let ours: Value = serde_json::from_str(&flakes.run(Path::new(BENTO), &ours, "all")).unwrap();

@@ -2,9 +2,9 @@
 # what has none.
 {
   inputs = {
-    nixpkgs.url = "path:../nixpkgs";
+    nixpkgs.url = "path:NIXPKGS";
     bento = { url = "BENTO"; inputs.nixpkgs.follows = "nixpkgs"; };
-    user = { url = "path:../user"; inputs = { nixpkgs.follows = "nixpkgs"; bento.follows = "bento"; }; };
+    user = { url = "path:USER"; inputs = { nixpkgs.follows = "nixpkgs"; bento.follows = "bento"; }; };
   };
   outputs = { self, nixpkgs, bento, user }:
     let
