@@ -20,7 +20,8 @@ const STORE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/flakes");
 /// What a user's flake gets of `lib.mkApps`.
 const APPS: [&str; 7] = ["build", "default", "deploy", "diff", "flake-update", "hub", "status"];
 
-/// Flakes to evaluate: `nixpkgs`, `user`, a fleet made of the template, and `all`, which has both as inputs.
+/// Flakes to evaluate: `bento`, a copy of the project's files that stays as it is, `nixpkgs`, `user`, a fleet made of the template,
+/// and `all`, which has them as inputs.
 struct Flakes {
     dir: TempDir,
     programs: PathBuf,
@@ -37,11 +38,19 @@ impl Flakes {
             );
             return None;
         };
-        if !Path::new(ROOT).join(".git").exists() {
+        let tracked =
+            Command::new("git").args(["-C", ROOT, "ls-files"]).output().ok().filter(|git| git.status.success());
+        let Some(tracked) = tracked else {
             println!("skipped: these sources are no checkout, so nothing says which files are the flake's");
             return None;
-        }
+        };
         let flakes = Self { dir: tempfile::tempdir().unwrap(), programs };
+        fs::create_dir(flakes.path("bento")).unwrap();
+        let files = String::from_utf8(tracked.stdout).unwrap();
+        let files = files.lines().filter(|file| Path::new(ROOT).join(file).symlink_metadata().is_ok());
+        let mut copy = Command::new("cp");
+        copy.args(["-P", "--parents", "--target-directory", &flakes.name("bento")]).args(files).current_dir(ROOT);
+        assert!(copy.status().unwrap().success());
         let tree = corpora.join("nixpkgs-26.11");
         flakes.write("nixpkgs/flake.nix", &include_str!("flake/nixpkgs.nix").replace("TREE", tree.to_str().unwrap()));
         flakes.write("nixpkgs/absent.nix", include_str!("../../../checks/hosts/absent.nix"));
@@ -69,7 +78,7 @@ impl Flakes {
 
     /// How the project's flake is referred to.
     fn bento(&self) -> String {
-        format!("git+file://{}", fs::canonicalize(ROOT).unwrap().display())
+        format!("path:{}", self.name("bento"))
     }
 
     /// Runs a program in one of the folders, and gives what it prints.
