@@ -151,10 +151,8 @@ impl Arena {
         let wanted = end.next_multiple_of(STEP);
         let size = wanted - committed;
         let place = self.base.as_ptr().wrapping_add(committed);
-        let counted = self
-            .scratch
-            .get()
-            .map_or(place, |scratch| scratch.counted.as_ptr().wrapping_add(committed - scratch.start));
+        let scratch = self.scratch.get();
+        let counted = scratch.map_or(place, |scratch| scratch.counted.as_ptr().wrapping_add(committed - scratch.start));
         // SAFETY: the range from `committed` to `limit` belongs to this arena and nothing refers to it yet; so does, if there
         // is a scratch, as much from `counted` as from its start.
         let done = wanted <= self.limit && unsafe { protect(counted, size) };
@@ -163,7 +161,7 @@ impl Arena {
             std::panic::resume_unwind(Box::new(Full { limit: self.limit }));
         }
         // SAFETY: as above, and usable now.
-        unsafe { populate(place, size) };
+        unsafe { populate(place, size, scratch.is_some()) };
         self.committed.set(wanted);
     }
 
@@ -194,12 +192,18 @@ impl Arena {
 
     /// Copies a slice here.
     pub(crate) fn alloc_slice_copy<T: Copy>(&self, slice: &[T]) -> &[T] {
+        self.alloc_slices_copy(slice, &[])
+    }
+
+    /// Copies two slices here, the one behind the other, as one.
+    pub(crate) fn alloc_slices_copy<T: Copy>(&self, first: &[T], second: &[T]) -> &[T] {
         const { assert!(align_of::<T>() <= 8) };
-        let place = self.bytes(size_of_val(slice)).cast::<T>();
+        let place = self.bytes(size_of_val(first) + size_of_val(second)).cast::<T>();
         // SAFETY: invariant 2, as above.
         unsafe {
-            std::ptr::copy_nonoverlapping(slice.as_ptr(), place.as_ptr(), slice.len());
-            std::slice::from_raw_parts(place.as_ptr(), slice.len())
+            std::ptr::copy_nonoverlapping(first.as_ptr(), place.as_ptr(), first.len());
+            std::ptr::copy_nonoverlapping(second.as_ptr(), place.as_ptr().add(first.len()), second.len());
+            std::slice::from_raw_parts(place.as_ptr(), first.len() + second.len())
         }
     }
 }
@@ -253,14 +257,19 @@ unsafe fn protect(start: *mut u8, size: usize) -> bool {
     unsafe { libc::mprotect(start.cast(), size, libc::PROT_READ | libc::PROT_WRITE) == 0 }
 }
 
-/// Gets the pages of usable memory all at once instead of with one fault for each, and large ones, where the kernel knows how
-/// to do that.
+/// Gets the pages of usable memory all at once instead of with one fault for each, where the kernel knows how to do that:
+/// large ones of the process's own, or those of a file as they are. (The kernel maps many of a file's pages at a time only
+/// for who asks to read; that they are written to later takes no further fault, as the file is in memory only.)
 #[cfg(not(miri))]
-unsafe fn populate(start: *mut u8, size: usize) {
+unsafe fn populate(start: *mut u8, size: usize, from_file: bool) {
     // SAFETY: the caller names a range of its own mapping.
     unsafe {
-        libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
-        libc::madvise(start.cast(), size, libc::MADV_POPULATE_WRITE);
+        if from_file {
+            libc::madvise(start.cast(), size, libc::MADV_POPULATE_READ);
+        } else {
+            libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
+            libc::madvise(start.cast(), size, libc::MADV_POPULATE_WRITE);
+        }
     }
 }
 
@@ -324,7 +333,7 @@ unsafe fn protect(_: *mut u8, _: usize) -> bool {
 }
 
 #[cfg(miri)]
-unsafe fn populate(_: *mut u8, _: usize) {}
+unsafe fn populate(_: *mut u8, _: usize, _: bool) {}
 
 #[cfg(miri)]
 unsafe fn release(base: NonNull<u8>, size: usize) {

@@ -216,11 +216,19 @@ impl<'a> Evaluator<'a> {
     // ---- expressions ------------------------------------------------------------------------------------------------
 
     /// What an expression stands for until somebody asks for its value.
-    #[inline]
+    #[inline(always)]
     fn delay(&self, expr: &'a Expr<'a>, env: Env<'a>) -> Value<'a> {
         match *expr {
             Expr::Const(value) => value,
             Expr::Local(_, slot) => self.delay_slot(expr, env, env, slot),
+            _ => self.delay_compound(expr, env),
+        }
+    }
+
+    /// As [`Evaluator::delay`], for what is not at hand.
+    #[inline(never)]
+    fn delay_compound(&self, expr: &'a Expr<'a>, env: Env<'a>) -> Value<'a> {
+        match *expr {
             Expr::Var(variable) => self.delay_slot(expr, env, env.up(variable.level), variable.slot),
             Expr::Lambda(lambda) => self.heap.lambda(lambda, env),
             Expr::Select(select) => match self.selected(select, env) {
@@ -463,7 +471,7 @@ impl<'a> Evaluator<'a> {
             Name::Dynamic(expr) => {
                 let value = self.eval(expr, env)?;
                 let text = self.expect_string_no_context(value, expr.pos(), "while evaluating an attribute name")?;
-                Ok(self.symbols.intern(text))
+                Ok(self.symbols.intern_kept(text))
             }
         }
     }
@@ -597,7 +605,7 @@ impl<'a> Evaluator<'a> {
                 }
                 let text =
                     self.expect_string_no_context(name, *pos, "while evaluating the name of a dynamic attribute")?;
-                let symbol = self.symbols.intern(text);
+                let symbol = self.symbols.intern_kept(text);
                 let previous = attrs.find(symbol).map(|(_, pos)| pos).or_else(|| seen.get(&symbol).copied());
                 if let Some(previous) = previous {
                     let message = format!(

@@ -3,7 +3,7 @@
 use bumpalo::Bump;
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::Hasher;
 
 /// An interned name. Two symbols of one [`SymbolTable`] are equal exactly when their texts are.
@@ -132,7 +132,27 @@ pub struct SymbolTable<'a> {
     arena: &'a Bump,
     names: RefCell<Vec<&'a [u8]>>,
     index: RefCell<HashTable<u32>>,
+    /// By the last digits of its place in memory, a text that was looked up: programs look up the same strings again and again.
+    known: Box<[Cell<Option<Known<'a>>>]>,
 }
+
+/// A text that stays where it is, and its symbol.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    text: &'a [u8],
+    symbol: Symbol,
+}
+
+impl<'a> Known<'a> {
+    /// The symbol of the text in a cell if it is the very same.
+    #[inline]
+    fn symbol_of(cell: &Cell<Option<Self>>, text: &'a [u8]) -> Option<Symbol> {
+        cell.get().filter(|known| std::ptr::eq(known.text, text)).map(|known| known.symbol)
+    }
+}
+
+/// How many texts are kept with their places.
+const KNOWN: usize = 1 << 12;
 
 fn hash(text: &[u8]) -> u64 {
     let mut hasher = FxHasher::default();
@@ -147,6 +167,7 @@ impl<'a> SymbolTable<'a> {
             arena,
             names: RefCell::new(Vec::with_capacity(1 << 14)),
             index: RefCell::new(HashTable::with_capacity(1 << 14)),
+            known: vec![Cell::new(None); KNOWN].into(),
         };
         for text in WELL_KNOWN {
             table.intern(text.as_bytes());
@@ -172,6 +193,35 @@ impl<'a> SymbolTable<'a> {
     pub fn find(&self, text: &[u8]) -> Option<Symbol> {
         let names = self.names.borrow();
         self.index.borrow().find(hash(text), |&id| names[id as usize] == text).map(|&id| Symbol(id))
+    }
+
+    /// As [`SymbolTable::intern`], for a text that stays where it is as long as the table: a program's string.
+    #[inline]
+    pub fn intern_kept(&self, text: &'a [u8]) -> Symbol {
+        let cell = self.known_cell(text);
+        if let Some(symbol) = Known::symbol_of(cell, text) {
+            return symbol;
+        }
+        let symbol = self.intern(text);
+        cell.set(Some(Known { text, symbol }));
+        symbol
+    }
+
+    /// As [`SymbolTable::find`], for a text that stays where it is as long as the table.
+    #[inline]
+    pub fn find_kept(&self, text: &'a [u8]) -> Option<Symbol> {
+        let cell = self.known_cell(text);
+        Known::symbol_of(cell, text).or_else(|| {
+            let symbol = self.find(text)?;
+            cell.set(Some(Known { text, symbol }));
+            Some(symbol)
+        })
+    }
+
+    #[inline]
+    fn known_cell(&self, text: &'a [u8]) -> &Cell<Option<Known<'a>>> {
+        let place = text.as_ptr().addr();
+        &self.known[((place >> 3) ^ (place >> 15)) % KNOWN]
     }
 
     /// The text of `symbol`.

@@ -766,7 +766,7 @@ impl<'a> Env<'a> {
     ///
     /// # Panics
     /// If there are fewer, which the resolver rules out.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn up(self, levels: u32) -> Env<'a> {
         let mut env = self;
         for _ in 0..levels {
@@ -786,11 +786,30 @@ pub struct Heap<'a> {
     empty_attrs: Attrs<'a>,
     empty_list: List<'a>,
     empty_string: Str<'a>,
-    merge_buffer: RefCell<Vec<(Symbol, Pos, Value<'a>)>>,
-    /// What came of keys, as the same sets meet again and again: by the offsets of those of the layers that were merged, the
-    /// uppermost first; and by 0, the offset of a set's keys and the symbols that were removed.
-    derived_keys: RefCell<FxHashMap<Box<[u32]>, Keys<'a>>>,
+    /// How sets are made from others, as the same names meet again and again: by the offsets of the keys of the layers that
+    /// are merged, the uppermost first; and by 0, the offset of a set's keys and the symbols that are removed.
+    recipes: RefCell<FxHashMap<Box<[u32]>, Recipe<'a>>>,
     shape_buffer: RefCell<Vec<u32>>,
+}
+
+/// How a set is made from others: it depends on their names only.
+struct Recipe<'a> {
+    keys: Keys<'a>,
+    /// Where the value of each comes from.
+    places: Box<[Place]>,
+}
+
+/// A place in one of several sets.
+#[derive(Clone, Copy)]
+struct Place {
+    source: u32,
+    index: u32,
+}
+
+impl Place {
+    fn slot<'a>(self, sources: &[Flat<'a>]) -> &'a Slot<'a> {
+        &sources[self.source as usize].values[self.index as usize]
+    }
 }
 
 /// How many layers a set has at most. (C++ Nix: 8; ours are cheaper to look through than to copy.)
@@ -809,8 +828,7 @@ impl<'a> Heap<'a> {
             empty_attrs: alloc_attrs(arena, keys),
             empty_list: alloc_list(arena, 0),
             empty_string: alloc_str(arena, &[&[]], 0),
-            merge_buffer: RefCell::new(Vec::new()),
-            derived_keys: RefCell::default(),
+            recipes: RefCell::default(),
             shape_buffer: RefCell::default(),
         }
     }
@@ -863,7 +881,7 @@ impl<'a> Heap<'a> {
 
     /// A built-in function with some of its arguments.
     pub(crate) fn prim_op_app(&self, prim_op: u32, done: &[Value<'a>], more: &[Value<'a>]) -> Value<'a> {
-        let args = self.arena.alloc_slice_copy(&[done, more].concat());
+        let args = self.arena.alloc_slices_copy(done, more);
         Value::tagged(NonNull::from(self.arena.alloc(Boxed::App(PrimOpApp { prim_op, args }))), BOXED)
     }
 
@@ -1043,7 +1061,7 @@ impl<'a> Heap<'a> {
 
     #[cold]
     fn flatten(&self, attrs: Attrs<'a>) {
-        let layers: Vec<Attrs<'a>> = attrs.layers().collect();
+        let layers: Vec<Flat<'a>> = attrs.layers().map(Attrs::layer).collect();
         let (keys, values, _) = self.merged(&layers).parts();
         // SAFETY: invariant 2: it has a base, so its header is whole.
         let head = unsafe { attrs.0.as_ref() };
@@ -1052,56 +1070,59 @@ impl<'a> Heap<'a> {
         head.base.set(0);
     }
 
-    /// One set with the attributes of all these layers, each without what it lies on. The first has precedence.
-    fn merged(&self, layers: &[Attrs<'a>]) -> Attrs<'a> {
-        let mut merged = self.merge_buffer.take();
-        let mut other = Vec::new();
-        merged.clear();
-        for (index, layer) in layers.iter().enumerate() {
-            if index == 0 {
-                merged.extend(layer.layer().iter().map(|(symbol, pos, slot)| (symbol, pos, slot.get())));
-            } else {
-                std::mem::swap(&mut merged, &mut other);
-                merged.clear();
-                merge(layer.layer(), &other, &mut merged);
+    /// One set with the attributes of all these. The first has precedence.
+    fn merged(&self, layers: &[Flat<'a>]) -> Attrs<'a> {
+        self.made_of(layers, layers.iter().map(|layer| layer.keys.offset()), || {
+            let mut all: Vec<(Symbol, Place)> = Vec::new();
+            for (source, layer) in (0..).zip(layers) {
+                all.extend((0..).zip(layer.symbols).map(|(index, symbol)| (*symbol, Place { source, index })));
             }
-        }
-        let mut shape = self.shape_buffer.take();
-        shape.clear();
-        shape.extend(layers.iter().map(|layer| layer.keys().offset()));
-        let keys = self.known_keys(shape, || self.keys(merged.iter().map(|&(symbol, pos, _)| (symbol, pos))));
-        let result = self.attrs_with_keys(keys, |index| merged[index].2);
-        self.merge_buffer.replace(merged);
-        result
-    }
-
-    /// What is known to come of keys in the way that `shape` stands for, or else what `make` gives.
-    fn known_keys(&self, shape: Vec<u32>, make: impl FnOnce() -> Keys<'a>) -> Keys<'a> {
-        let mut known = self.derived_keys.borrow_mut();
-        let keys = if let Some(keys) = known.get(shape.as_slice()) {
-            *keys
-        } else {
-            let keys = make();
-            known.insert(Box::from(shape.as_slice()), keys);
-            keys
-        };
-        self.shape_buffer.replace(shape);
-        keys
+            // stable, so that of those with the same name the uppermost comes first
+            all.sort_by_key(|(symbol, _)| *symbol);
+            all.dedup_by_key(|(symbol, _)| *symbol);
+            all.into_iter().map(|(_, place)| place).collect()
+        })
     }
 
     /// A set without these attributes, which are sorted and which it has.
     pub(crate) fn without(&self, flat: Flat<'a>, removed: &[Symbol]) -> Attrs<'a> {
-        let mut shape = self.shape_buffer.take();
-        shape.clear();
-        shape.extend([0, flat.keys.offset()]);
-        shape.extend(removed.iter().map(|symbol| symbol.0));
-        let is_kept = |symbol: &Symbol| removed.binary_search(symbol).is_err();
-        let keys = self.known_keys(shape, || {
-            let kept: Vec<_> = flat.iter().filter(|(symbol, _, _)| is_kept(symbol)).collect();
-            self.keys(kept.iter().map(|&(symbol, pos, _)| (symbol, pos)))
-        });
-        let mut values = flat.iter().filter(|(symbol, _, _)| is_kept(symbol));
-        self.attrs_with_keys(keys, |_| values.next().map_or(Value::UNSET, |(_, _, slot)| slot.get()))
+        let shape = [0, flat.keys.offset()].into_iter().chain(removed.iter().map(|symbol| symbol.0));
+        self.made_of(&[flat], shape, || {
+            let all = (0..).zip(flat.symbols);
+            let kept = all.filter(|(_, symbol)| removed.binary_search(symbol).is_err());
+            kept.map(|(index, _)| Place { source: 0, index }).collect()
+        })
+    }
+
+    /// A set of attributes of `sources`, by the recipe that is known by `shape`, or else with what `choose` chooses, sorted
+    /// by symbol.
+    fn made_of(
+        &self,
+        sources: &[Flat<'a>],
+        shape: impl Iterator<Item = u32>,
+        choose: impl FnOnce() -> Box<[Place]>,
+    ) -> Attrs<'a> {
+        let mut buffer = self.shape_buffer.take();
+        buffer.clear();
+        buffer.extend(shape);
+        let mut recipes = self.recipes.borrow_mut();
+        let make =
+            |recipe: &Recipe<'a>| self.attrs_with_keys(recipe.keys, |index| recipe.places[index].slot(sources).get());
+        let made = if let Some(recipe) = recipes.get(buffer.as_slice()) {
+            make(recipe)
+        } else {
+            let places = choose();
+            let attribute = |place: &Place| {
+                let Flat { symbols, positions, .. } = sources[place.source as usize];
+                (symbols[place.index as usize], positions[place.index as usize])
+            };
+            let recipe = Recipe { keys: self.keys(places.iter().map(attribute)), places };
+            let made = make(&recipe);
+            recipes.insert(buffer.as_slice().into(), recipe);
+            made
+        };
+        self.shape_buffer.replace(buffer);
+        made
     }
 
     /// A set with the attributes of `upper`'s own layer on top of `base`.
@@ -1126,36 +1147,21 @@ impl<'a> Heap<'a> {
         }
         let right_len = self.flat(right).len();
         if right_len > MAX_LAYER_SIZE && right_len * LAYER_RATIO > left.size_hint() {
-            self.flat(left);
-            return self.merged(&[right, left]);
+            return self.merged(&[self.flat(right), self.flat(left)]);
         }
         if left.layers().count() < MAX_LAYERS {
             return self.layered(right, left);
         }
         // All layers but the lowest, which is the largest as a rule, become one.
+        let own = |layers: &[Attrs<'a>]| layers.iter().map(|layer| layer.layer()).collect::<Vec<_>>();
         let layers: Vec<Attrs<'a>> = std::iter::once(right).chain(left.layers()).collect();
         let (lowest, upper) = (layers[layers.len() - 1], &layers[..layers.len() - 1]);
         let upper_len: usize = upper.iter().map(|layer| layer.keys().len()).sum();
         if upper_len * 2 > lowest.keys().len() {
-            return self.merged(&layers);
+            return self.merged(&own(&layers));
         }
-        self.layered(self.merged(upper), lowest)
+        self.layered(self.merged(&own(upper)), lowest)
     }
-}
-
-/// Merges two sorted sequences; where both have a name, `upper` wins.
-fn merge<'a>(lower: Flat<'a>, upper: &[(Symbol, Pos, Value<'a>)], into: &mut Vec<(Symbol, Pos, Value<'a>)>) {
-    let mut upper = upper.iter().copied().peekable();
-    for (symbol, pos, slot) in lower.iter() {
-        while let Some(entry) = upper.next_if(|entry| entry.0 < symbol) {
-            into.push(entry);
-        }
-        match upper.next_if(|entry| entry.0 == symbol) {
-            Some(entry) => into.push(entry),
-            None => into.push((symbol, pos, slot.get())),
-        }
-    }
-    into.extend(upper);
 }
 
 #[inline]

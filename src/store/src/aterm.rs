@@ -234,21 +234,29 @@ impl Writer {
 
     fn string(&mut self, text: &[u8]) {
         self.out.push(b'"');
+        // Lines are long as a rule, and most texts have neither of these.
+        let has_rare = memchr::memchr2(b'\t', b'\r', text).is_some();
         let mut done = 0;
-        for (i, c) in text.iter().enumerate() {
-            let escape = match c {
-                b'"' | b'\\' => *c,
-                b'\n' => b'n',
-                b'\r' => b'r',
-                b'\t' => b't',
-                _ => continue,
-            };
-            self.out.extend_from_slice(&text[done..i]);
-            self.out.extend_from_slice(&[b'\\', escape]);
-            done = i + 1;
+        for at in memchr::memchr3_iter(b'"', b'\\', b'\n', text) {
+            self.line(&text[done..at], has_rare);
+            self.out.extend_from_slice(&[b'\\', if text[at] == b'\n' { b'n' } else { text[at] }]);
+            done = at + 1;
+        }
+        self.line(&text[done..], has_rare);
+        self.out.push(b'"');
+    }
+
+    /// Writes a text in which nothing has to be escaped but tabs and carriage returns, if it may have such.
+    fn line(&mut self, text: &[u8], may_have_rare: bool) {
+        let mut done = 0;
+        if may_have_rare {
+            for at in memchr::memchr2_iter(b'\t', b'\r', text) {
+                self.out.extend_from_slice(&text[done..at]);
+                self.out.extend_from_slice(if text[at] == b'\t' { b"\\t" } else { b"\\r" });
+                done = at + 1;
+            }
         }
         self.out.extend_from_slice(&text[done..]);
-        self.out.push(b'"');
     }
 }
 

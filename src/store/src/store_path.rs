@@ -153,7 +153,8 @@ impl StorePath {
         }
         let name = rest.strip_prefix(b"-").ok_or_else(|| StorePathError::NoDash(text()))?;
         check_name(name).map_err(|error| StorePathError::Name { path: text(), error })?;
-        Ok(Self(String::from_utf8_lossy(base_name).into()))
+        // ASCII, as it was checked
+        Ok(Self(std::str::from_utf8(base_name).map_or_else(|_| text().into(), Arc::from)))
     }
 
     /// The path with this hash part and name.

@@ -6,7 +6,6 @@ use crate::eval::{Evaluated, Evaluator};
 use crate::symbol::{Symbol, sym};
 use crate::text::escape::shown_name;
 use crate::value::{Attrs, Flat, Kind, Pos, Slot, Suspension, Value};
-use rustc_hash::FxHashMap;
 
 pub(super) const TABLE: &[PrimOp] = &[
     PrimOp::strict("__attrNames", 1, 1, attr_names),
@@ -49,7 +48,7 @@ fn get_attr<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
     let what = "while evaluating the first argument passed to builtins.getAttr";
     let name = ev.force_string_no_context(args[0], pos, what)?;
     let attrs = ev.force_attrs(args[1], pos, "while evaluating the second argument passed to builtins.getAttr")?;
-    match ev.symbols.find(name).and_then(|name| attrs.get(name)) {
+    match ev.symbols.find_kept(name).and_then(|name| attrs.get(name)) {
         Some(cell) => ev.force_slot(cell),
         None => {
             let message = format!("attribute '{}' missing", shown_name(name));
@@ -63,7 +62,7 @@ fn unsafe_get_attr_pos<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> 
     let name = ev.force_string_no_context(args[0], pos, what)?;
     let what = "while evaluating the second argument passed to builtins.unsafeGetAttrPos";
     let attrs = ev.force_attrs(args[1], pos, what)?;
-    Ok(match ev.symbols.find(name).and_then(|name| attrs.find(name)) {
+    Ok(match ev.symbols.find_kept(name).and_then(|name| attrs.find(name)) {
         Some((_, pos)) => ev.position_value(pos),
         None => Value::NULL,
     })
@@ -73,7 +72,7 @@ fn has_attr<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
     let what = "while evaluating the first argument passed to builtins.hasAttr";
     let name = ev.force_string_no_context(args[0], pos, what)?;
     let attrs = ev.force_attrs(args[1], pos, "while evaluating the second argument passed to builtins.hasAttr")?;
-    Ok(Value::bool(ev.symbols.find(name).is_some_and(|name| attrs.get(name).is_some())))
+    Ok(Value::bool(ev.symbols.find_kept(name).is_some_and(|name| attrs.get(name).is_some())))
 }
 
 fn is_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a> {
@@ -87,7 +86,7 @@ fn remove_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluat
     for name in names.iter() {
         let what = "while evaluating the values of the second argument passed to builtins.removeAttrs";
         let name = ev.force_string_no_context(name, pos, what)?;
-        removed.extend(ev.symbols.find(name).filter(|&name| attrs.get(name).is_some()));
+        removed.extend(ev.symbols.find_kept(name).filter(|&name| attrs.get(name).is_some()));
     }
     if removed.is_empty() {
         // Another set all the same: printing tells a set that it has shown before from one that only equals it.
@@ -112,7 +111,7 @@ fn list_to_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalua
         };
         let what = "while evaluating the `name` attribute of an element of the list passed to builtins.listToAttrs";
         let name = ev.force_string_no_context(name.get(), name_pos, what)?;
-        let name = ev.symbols.intern(name);
+        let name = ev.symbols.intern_kept(name);
         // Of several with one name the first counts, and only that one needs a value; the sort is stable.
         match element.find(sym::VALUE) {
             Some((value, value_pos)) => entries.push((name, value_pos, value.get())),
@@ -152,7 +151,7 @@ fn intersect_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Eval
 
 fn cat_attrs<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.catAttrs";
-    let name = ev.symbols.intern(ev.force_string_no_context(args[0], pos, what)?);
+    let name = ev.symbols.intern_kept(ev.force_string_no_context(args[0], pos, what)?);
     let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.catAttrs")?;
     let mut values = Vec::with_capacity(list.len());
     for element in list.iter() {
@@ -188,21 +187,22 @@ fn zip_attrs_with<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evalu
         ev.force_function(args[0], pos, "while evaluating the first argument passed to builtins.zipAttrsWith")?;
     let function = if function.may_replace_thunk() { function } else { args[0] };
     let list = ev.force_list(args[1], pos, "while evaluating the second argument passed to builtins.zipAttrsWith")?;
-    let mut found: FxHashMap<Symbol, (Pos, Vec<Value<'a>>)> = FxHashMap::default();
+    let mut found: Vec<(Symbol, Value<'a>)> = Vec::new();
     for element in list.iter() {
         let what = "while evaluating a value of the list passed as second argument to builtins.zipAttrsWith";
         let attrs = ev.force_attrs(element, Pos::NONE, what)?;
-        for (name, attr_pos, cell) in ev.heap.flat(attrs).iter() {
-            found.entry(name).or_insert_with(|| (attr_pos, Vec::new())).1.push(cell.get());
-        }
+        found.extend(ev.heap.flat(attrs).iter().map(|(name, _, cell)| (name, cell.get())));
     }
+    // stable: the values of a name stay in the order of the list
+    found.sort_by_key(|(name, _)| *name);
     let mut entries: Vec<(Symbol, Pos, Value<'a>)> = Vec::with_capacity(found.len());
-    for (name, (_, values)) in found {
-        let values: Value<'a> = ev.heap.list(&values).into();
+    for same in found.chunk_by(|(name, _), (other, _)| name == other) {
+        let name = same[0].0;
+        let values: Value<'a> = ev.heap.list_with(same.len(), |index| same[index].1).into();
         let call = ev.heap.thunk_of_suspension(Suspension::Call2(function, ev.symbol_string(name), values));
         entries.push((name, Pos::NONE, call));
     }
-    Ok(ev.heap.attrs(&mut entries).into())
+    Ok(ev.heap.attrs_sorted(&entries).into())
 }
 
 /// An attribute of a builtin's argument that must be there.

@@ -152,30 +152,47 @@ fn foldl<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> 
     ev.force(result)
 }
 
-fn any_or_all<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos, stop_at: bool, name: &str) -> Evaluated<'a> {
-    let what = format!("while evaluating the first argument passed to builtins.{name}");
-    let function = ev.force_function(args[0], pos, &what)?;
-    let what = format!("while evaluating the second argument passed to builtins.{name}");
-    let list = ev.force_list(args[1], pos, &what)?;
+/// What `any` and `all` do, and how they call their arguments and results in errors.
+struct Quantifier {
+    stop_at: bool,
+    function: &'static str,
+    list: &'static str,
+    result: &'static str,
+}
+
+fn any_or_all<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos, quantifier: &Quantifier) -> Evaluated<'a> {
+    let function = ev.force_function(args[0], pos, quantifier.function)?;
+    let list = ev.force_list(args[1], pos, quantifier.list)?;
     for element in list.iter() {
         let result = ev.call(function, &[element], Pos::NONE)?;
         let Kind::Bool(truth) = result.kind() else {
-            let what = format!("while evaluating the return value of the function passed to builtins.{name}");
-            return Err(ev.not_a(result, "a Boolean", pos, &what));
+            return Err(ev.not_a(result, "a Boolean", pos, quantifier.result));
         };
-        if truth == stop_at {
-            return Ok(Value::bool(stop_at));
+        if truth == quantifier.stop_at {
+            return Ok(result);
         }
     }
-    Ok(Value::bool(!stop_at))
+    Ok(Value::bool(!quantifier.stop_at))
 }
 
 fn any<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
-    any_or_all(ev, args, pos, true, "any")
+    const ANY: Quantifier = Quantifier {
+        stop_at: true,
+        function: "while evaluating the first argument passed to builtins.any",
+        list: "while evaluating the second argument passed to builtins.any",
+        result: "while evaluating the return value of the function passed to builtins.any",
+    };
+    any_or_all(ev, args, pos, &ANY)
 }
 
 fn all<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
-    any_or_all(ev, args, pos, false, "all")
+    const ALL: Quantifier = Quantifier {
+        stop_at: false,
+        function: "while evaluating the first argument passed to builtins.all",
+        list: "while evaluating the second argument passed to builtins.all",
+        result: "while evaluating the return value of the function passed to builtins.all",
+    };
+    any_or_all(ev, args, pos, &ALL)
 }
 
 fn gen_list<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
@@ -240,7 +257,7 @@ fn group_by<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'
     for element in list.iter() {
         let result = ev.call(function, &[element], Pos::NONE)?;
         let what = "while evaluating the return value of the grouping function passed to builtins.groupBy";
-        let name = ev.symbols.intern(ev.force_string_no_context(result, pos, what)?);
+        let name = ev.symbols.intern_kept(ev.force_string_no_context(result, pos, what)?);
         groups.entry(name).or_default().push(element);
     }
     let mut entries: Vec<_> =

@@ -652,6 +652,7 @@ pub fn write_json_string(out: &mut Vec<u8>, string: &[u8]) -> Result<(), JsonStr
         }
         None => {}
     }
+    out.reserve(string.len() + 2);
     out.push(b'"');
     let mut rest = string;
     while let Some(index) = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)) {
