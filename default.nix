@@ -4,16 +4,10 @@
 #   imports = [ (import ./bento { inherit pkgs; }).nixosModules.agent ];
 { pkgs ? import <nixpkgs> { } }:
 let
-  bento = pkgs.callPackage ./lib/package.nix { };
+  package = pkgs: pkgs.callPackage ./lib/package.nix { };
 in
 {
-  inherit bento;
-  nixosModules = {
-    agent = { lib, pkgs, ... }: {
-      imports = [ ./modules/agent.nix ];
-      services.bento.agent.package = lib.mkDefault (pkgs.callPackage ./lib/package.nix { });
-    };
-    hub = ./modules/hub.nix;
-  };
-  overlay = final: _: { bento-fleet = final.callPackage ./lib/package.nix { }; };
+  bento = package pkgs;
+  nixosModules = import ./lib/modules.nix { inherit package; };
+  overlay = final: _: { bento-fleet = package final; };
 }

@@ -34,17 +34,7 @@
         })
         (bentoLib.mkApps { inherit self; });
 
-      # bento's own modules take its package as their default.
-      nixosModules = {
-        agent = { lib, pkgs, ... }: {
-          imports = [ ./modules/agent.nix ];
-          services.bento.agent.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
-        };
-        hub = { lib, pkgs, ... }: {
-          imports = [ ./modules/hub.nix ];
-          services.bento.hub.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
-        };
-      };
+      nixosModules = import ./lib/modules.nix { package = pkgs: self.packages.${pkgs.stdenv.hostPlatform.system}.default; };
 
       lib = { inherit (bentoLib) mkApps mkChecks; };
 

@@ -37,7 +37,7 @@ let
 in
 {
   # What can happen to a host, on machines with NixOS.
-  scenarios = import ./vms.nix { inherit nixpkgs pkgs; bento = self.packages.${system}.default; };
+  scenarios = import ./vms.nix { inherit pkgs; bento = self.packages.${system}.default; };
 
   fixture =
     let failed = import ./fixture/tests.nix;

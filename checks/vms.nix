@@ -3,10 +3,10 @@
 #
 # The VMs evaluate no NixOS: what the host can be changed to are its specialisations, which are in its store, and releases name
 # them.
-{ nixpkgs, pkgs, bento }:
+{ pkgs, bento }:
 let
   inherit (pkgs) lib;
-  keys = import "${nixpkgs}/nixos/tests/ssh-keys.nix" pkgs;
+  keys = import (pkgs.path + "/nixos/tests/ssh-keys.nix") pkgs;
   changes = import ./machines/changes.nix { interface = "eth1"; };
   address = "192.168.1.2";
 in

@@ -10,11 +10,12 @@ let
     diff = "Show what deploying would change on each host";
     status = "Show which system each host should run, and which it runs";
     flake-update = "Update the inputs of the fleet's flakes";
+    hub = "Serve the hosts their releases (`hub serve`), or a web page of the fleet (`hub web`)";
   };
 in
 {
-  # Takes the user's flake (`self`) and gives its `apps`, for all systems: `nix run .#deploy`, `.#build`, `.#diff`,
-  # `.#status`, `.#flake-update`, and `.` for bento itself. They work on the fleet in BENTO_DIR, else on the one in
+  # Takes the user's flake (`self`) and gives its `apps`, for all systems: `nix run .#deploy` and the other commands above,
+  # and `.` for bento itself. They work on the fleet in BENTO_DIR, else on the one in
   # the current directory, else on the flake that they were run from.
   mkApps = { self, package ? (system: bento.packages.${system}.default) }:
     lib.genAttrs systems (system:

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The name of a host.
 ///
 /// It is the hub's system user and a path component of the hub, so it is `[a-zA-Z0-9][a-zA-Z0-9._-]*`, at most 64
 /// characters: it can be neither `..` nor hidden nor an option of a command.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
 
@@ -72,7 +73,7 @@ impl From<HostName> for String {
 }
 
 /// How a host's system is written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostKind {
     /// `nixosConfigurations.NAME` of a `flake.nix`: every machine that evaluates it arrives at the same system.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{HostKind, HostName};
@@ -22,7 +23,7 @@ pub const SIGNATURE_LINK: &str = "manifest.json.sig";
 pub const LIMIT: u64 = 32 << 20;
 
 /// How the host gets its system.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReleaseMode {
     /// The host builds it from the release's files.
@@ -33,7 +34,7 @@ pub enum ReleaseMode {
 }
 
 /// What the host does besides running the system.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Reboot when the kernel, its modules or the initrd changed (a file `REBOOT` in the host's directory).
@@ -43,10 +44,10 @@ pub struct Policy {
 }
 
 /// What is published to one host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`SCHEMA`].
+    /// Version of this schema: 1.
     pub schema: u32,
     /// Number of the release, from 1; only grows.
     pub serial: u64,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The alphabet of Nix's base-32: no `e`, `o`, `t`, `u`.
@@ -11,7 +12,7 @@ const BASE32: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 const STORE: &str = "/nix/store/";
 
 /// A path directly in the Nix store, `/nix/store/<32 characters of base-32>-<name>`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct StorePath(String);
 

@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bento_eval::Aborted;
@@ -64,14 +64,23 @@ pub(super) fn resident() -> u64 {
     status_figure("VmRSS")
 }
 
-/// How many threads this process has.
-fn threads() -> Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/task").context("cannot count this process's threads")?.count())
+/// How many threads this process has, where `expected` are to stay. The system goes on listing a thread for a moment after it
+/// was joined, so more than that are counted again.
+fn threads(expected: usize) -> Result<usize> {
+    const LEAVING: Duration = Duration::from_millis(200);
+    let start = Instant::now();
+    loop {
+        let count = std::fs::read_dir("/proc/self/task").context("cannot count this process's threads")?.count();
+        if count <= expected || start.elapsed() > LEAVING {
+            return Ok(count);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Whether this process can be copied from its only thread.
 pub(super) fn is_alone() -> bool {
-    threads().is_ok_and(|threads| threads == 1)
+    threads(1).is_ok_and(|threads| threads == 1)
 }
 
 /// The exit status of a copy that has not enough memory for its values.
@@ -107,7 +116,7 @@ pub(super) fn spawn(
     limits: Limits,
     body: impl FnOnce(File) -> std::result::Result<(), Aborted>,
 ) -> Result<Child> {
-    let threads = threads()?;
+    let threads = threads(waiting + 1)?;
     if threads != waiting + 1 {
         bail!("this process can't be copied: it has {threads} threads, not {}", waiting + 1);
     }

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::package::place;
@@ -29,7 +30,7 @@ const UNITS: [&str; 3] = [".service", ".socket", ".target"];
 const ROOT: &str = "root";
 
 /// One secret of a release.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Secret {
     /// Relative to `/run/bento/secrets`, with `/` between its components.
@@ -40,12 +41,12 @@ pub struct Secret {
     pub size: u64,
     /// BLAKE3 of the encrypted file, in hexadecimal.
     pub blake3: String,
-    /// By which the administrator knows the same secret again: see [`draft::DigestKey`].
+    /// By which the administrator knows the same secret again: a keyed hash, with [`draft::DigestKey`].
     pub digest: String,
 }
 
 /// Who may use a secret on its host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Access {
     /// A user's name or number.
@@ -66,7 +67,7 @@ impl Default for Access {
 }
 
 /// The permission bits of a secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct SecretMode(u32);
 

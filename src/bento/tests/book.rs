@@ -1,0 +1,336 @@
+//! The book keeps its word: the tutorial's commands do what it shows, the reference is that of this program, and every link leads
+//! somewhere.
+//!
+//! The files in `docs/src/reference` are made by
+//!
+//!     BENTO_WRITE_REFERENCE=1 cargo test -p bento --test book reference
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use bento::manifest::Manifest;
+use serde_json::Value;
+
+const BENTO: &str = env!("CARGO_BIN_EXE_bento");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const BOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src");
+/// Where the test writes the reference, instead of comparing with it, if this is set.
+const WRITE: &str = "BENTO_WRITE_REFERENCE";
+
+/// A fenced block of a page: what stands after the fence, and the lines.
+fn blocks(page: &str) -> Vec<(String, Vec<String>)> {
+    let mut blocks: Vec<(String, Vec<String>)> = Vec::new();
+    let mut inside = false;
+    for line in page.lines() {
+        if let Some(info) = line.strip_prefix("```") {
+            inside = !inside;
+            if inside {
+                blocks.push((info.to_owned(), Vec::new()));
+            }
+        } else if inside {
+            blocks.last_mut().unwrap().1.push(line.to_owned());
+        }
+    }
+    blocks
+}
+
+/// A command of a page, and the lines that it shows as the output.
+struct Shown {
+    command: String,
+    output: Vec<String>,
+}
+
+/// What a page tells its reader to do, as a script of bash in which command number N is announced by a line `@@ N`; and the
+/// commands. A block `console` has commands (`$ `, and `> ` where they go on) with what they print, a block `LANGUAGE,file=NAME`
+/// is a file.
+fn script(page: &str) -> (String, Vec<Shown>) {
+    let (mut script, mut commands) = (String::new(), Vec::<Shown>::new());
+    for (info, lines) in blocks(page) {
+        if let Some((_, file)) = info.split_once(",file=") {
+            let text = lines.join("\n");
+            writeln!(script, "mkdir -p \"$(dirname {file})\"\ncat > {file} << 'END OF FILE'\n{text}\nEND OF FILE")
+                .unwrap();
+        }
+        if info != "console" {
+            continue;
+        }
+        for line in lines {
+            if let Some(command) = line.strip_prefix("$ ") {
+                writeln!(script, "echo '@@ {}'\n{command}", commands.len()).unwrap();
+                commands.push(Shown { command: command.to_owned(), output: Vec::new() });
+            } else if let Some(more) = line.strip_prefix("> ") {
+                writeln!(script, "{more}").unwrap();
+            } else {
+                commands.last_mut().expect("output before the first command").output.push(line);
+            }
+        }
+    }
+    (script, commands)
+}
+
+/// Whether a line is as it is shown, where `…` stands for anything.
+fn fits(shown: &str, line: &str) -> bool {
+    let Some((start, rest)) = shown.split_once('…') else { return shown == line };
+    let Some(mut left) = line.strip_prefix(start) else { return false };
+    let mut parts: Vec<&str> = rest.split('…').collect();
+    let end = parts.pop().unwrap();
+    for part in parts {
+        let Some((_, after)) = left.split_once(part) else { return false };
+        left = after;
+    }
+    left.ends_with(end)
+}
+
+/// Whether lines are as they are shown, where a line that is just `…` stands for any number of them.
+fn all_fit(shown: &[String], lines: &[&str]) -> bool {
+    match shown.split_first() {
+        None => lines.is_empty(),
+        Some((first, rest)) if first == "…" => (0..=lines.len()).any(|skipped| all_fit(rest, &lines[skipped..])),
+        Some((first, rest)) => {
+            lines.split_first().is_some_and(|(line, after)| fits(first, line) && all_fit(rest, after))
+        }
+    }
+}
+
+/// Runs in name spaces of their own, so that the tutorial's store and ports are nobody else's.
+const APART: &str = r#"
+set -eu
+mount --make-rprivate /
+mount --bind "$STORE" /nix
+ip link set lo up
+cd "$HOME"
+exec bash "$SCRIPT" 2>&1
+"#;
+
+#[test]
+fn the_tutorial_does_what_it_shows() {
+    if !common::available() {
+        return;
+    }
+    let (script, commands) = script(&fs::read_to_string(format!("{BOOK}/tutorial.md")).unwrap());
+    assert!(commands.len() > 20, "only {} commands", commands.len());
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nix");
+    for folder in [&store, &PathBuf::from("/nix"), &dir.path().join("home")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::write(dir.path().join("script"), script).unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", APART])
+        .env_clear()
+        .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", Path::new(BENTO).parent().unwrap().display()))
+        .env("CHECKOUT", fs::canonicalize(ROOT).unwrap())
+        .env("STORE", &store)
+        .env("HOME", dir.path().join("home"))
+        .env("SCRIPT", dir.path().join("script"))
+        .env("NIX_REMOTE", "local")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    // what each command said, by its number
+    let mut outputs: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    let mut number = None;
+    for line in said.lines() {
+        match line.strip_prefix("@@ ") {
+            Some(next) => number = Some(next.parse().unwrap()),
+            None => {
+                let number = number.unwrap_or_else(|| panic!("before the first command: {said}"));
+                outputs.entry(number).or_default().push(line);
+            }
+        }
+    }
+    assert_eq!(number, Some(commands.len() - 1), "not all commands were run: {said}");
+    for (number, shown) in commands.iter().enumerate() {
+        let lines = outputs.remove(&number).unwrap_or_default();
+        assert!(
+            all_fit(&shown.output, &lines),
+            "`{}` prints\n{}\nand not, as it is shown,\n{}",
+            shown.command,
+            lines.join("\n"),
+            shown.output.join("\n"),
+        );
+    }
+}
+
+/// Compares a file of the reference with what it should be, or makes it so.
+#[track_caller]
+fn reference(name: &str, expected: &str) {
+    let file = Path::new(BOOK).join("reference").join(name);
+    if std::env::var_os(WRITE).is_some() {
+        fs::write(file, expected).unwrap();
+        return;
+    }
+    let found = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let differs = found.lines().zip(expected.lines()).find(|(found, expected)| found != expected);
+    assert!(
+        found == expected,
+        "{} is not up to date: {differs:?}. `{WRITE}=1 cargo test -p bento --test book reference` makes it anew",
+        file.display(),
+    );
+}
+
+/// What `bento COMMAND... --help` prints.
+fn help(command: &[&str]) -> String {
+    let output =
+        Command::new(BENTO).args(command).arg("--help").env_remove("COLUMNS").stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Writes down the help of a command, and of those below it.
+fn describe(command: &[&str], page: &mut String) {
+    let help = help(command);
+    writeln!(page, "\n## bento {}\n\n```text\n{}\n```", command.join(" "), help.trim_end()).unwrap();
+    for name in subcommands(&help) {
+        describe(&[command, &[name]].concat(), page);
+    }
+}
+
+/// The commands that a help lists; `help` itself is none.
+fn subcommands(help: &str) -> Vec<&str> {
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+    names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect()
+}
+
+#[test]
+fn reference_of_the_commands() {
+    let mut page = "# All commands and options\n\nWhat `bento COMMAND --help` prints.\n".to_owned();
+    let top = help(&[]);
+    let commands = subcommands(&top);
+    assert!(commands.contains(&"deploy"), "{top}");
+    for name in commands {
+        describe(&[name], &mut page);
+    }
+    reference("cli.md", &page);
+}
+
+#[test]
+fn reference_of_the_modules() {
+    let Some(corpora) = std::env::var_os("BENTO_CORPORA") else {
+        println!("skipped: BENTO_CORPORA does not name a folder with nixpkgs-26.11");
+        return;
+    };
+    let mut page = "# Options of the NixOS modules\n".to_owned();
+    for (module, title) in [("agent", "On hosts"), ("hub", "On the hub")] {
+        let output = Command::new(BENTO)
+            .args(["eval", "--strict", "--json", "-I"])
+            .arg(format!("nixpkgs={}/nixpkgs-26.11", Path::new(&corpora).display()))
+            .args(["--arg", "module", &format!("{ROOT}/modules/{module}.nix"), &format!("{ROOT}/docs/options.nix")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let options: Vec<BTreeMap<String, Option<String>>> = serde_json::from_slice(&output.stdout).unwrap();
+        write!(page, "\n## {title}: services.bento.{module}\n").unwrap();
+        for option in &options {
+            let text = |key: &str| option[key].as_deref();
+            let name = text("name").unwrap().replace('<', "&lt;");
+            write!(page, "\n### {name}\n\n{}\n\n", text("description").unwrap().trim_end()).unwrap();
+            writeln!(page, "- type: {}", text("type").unwrap()).unwrap();
+            for key in ["default", "example"] {
+                if let Some(value) = text(key) {
+                    writeln!(page, "- {key}: `{}`", value.split_whitespace().collect::<Vec<_>>().join(" ")).unwrap();
+                }
+            }
+        }
+    }
+    reference("modules.md", &page);
+}
+
+/// How the schema's type of a field is called in the book.
+fn kind(schema: &Value) -> String {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().unwrap();
+        return format!("[{name}](#{})", name.to_lowercase());
+    }
+    if let Some(choices) = schema["anyOf"].as_array() {
+        return choices.iter().map(kind).collect::<Vec<_>>().join(" or ");
+    }
+    match &schema["type"] {
+        Value::String(name) if name == "array" => format!("list of {}", kind(&schema["items"])),
+        Value::String(name) => {
+            schema["format"].as_str().map_or_else(|| name.clone(), |format| format!("{name} ({format})"))
+        }
+        Value::Array(names) => names.iter().map(|name| name.as_str().unwrap()).collect::<Vec<_>>().join(" or "),
+        _ => panic!("no type: {schema}"),
+    }
+}
+
+/// What the schema says of something, in one line.
+fn description(schema: &Value) -> String {
+    schema["description"].as_str().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Writes down a type of the schema.
+fn describe_type(name: &str, schema: &Value, page: &mut String) {
+    write!(page, "\n## {name}\n\n{}\n", description(schema)).unwrap();
+    if let Some(fields) = schema["properties"].as_object() {
+        let required = schema["required"].as_array().cloned().unwrap_or_default();
+        page.push_str("\n| field | type | |\n|---|---|---|\n");
+        for (field, schema) in fields {
+            let optional = if required.iter().any(|name| name == field) { "" } else { ", may be absent" };
+            writeln!(page, "| `{field}` | {}{optional} | {} |", kind(schema), description(schema)).unwrap();
+        }
+    } else if let Some(choices) = schema["oneOf"].as_array() {
+        page.push_str("\n| value | |\n|---|---|\n");
+        for choice in choices {
+            writeln!(page, "| `{}` | {} |", choice["const"].as_str().unwrap(), description(choice)).unwrap();
+        }
+    } else {
+        writeln!(page, "\nA {}.", kind(schema)).unwrap();
+    }
+}
+
+#[test]
+fn reference_of_the_manifest() {
+    let schema = schemars::schema_for!(Manifest).to_value();
+    let mut page =
+        "# The manifest\n\nWhat `manifest.json` of a release holds; [as a JSON Schema](manifest.schema.json).\n"
+            .to_owned();
+    describe_type("Manifest", &schema, &mut page);
+    for (name, schema) in schema["$defs"].as_object().unwrap() {
+        describe_type(name, schema, &mut page);
+    }
+    reference("manifest.md", &page.replace("[`", "`").replace("`]", "`"));
+    reference("manifest.schema.json", &format!("{}\n", serde_json::to_string_pretty(&schema).unwrap()));
+}
+
+/// All pages, by their paths below the book's folder.
+fn pages(folder: &Path, pages: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            self::pages(&path, pages);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            pages.insert(path.strip_prefix(BOOK).unwrap().to_owned(), fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_page_is_in_the_summary_and_every_link_leads_somewhere() {
+    let mut all = BTreeMap::new();
+    pages(Path::new(BOOK), &mut all);
+    let summary = &all[Path::new("SUMMARY.md")];
+    for (page, text) in &all {
+        let name = page.to_str().unwrap();
+        assert!(name == "SUMMARY.md" || summary.contains(&format!("]({name})")), "{name} is not in SUMMARY.md");
+        let folder = Path::new(BOOK).join(page.parent().unwrap());
+        for (_, after) in text.match_indices("](").map(|(at, found)| text.split_at(at + found.len())) {
+            let target = after.split(')').next().unwrap();
+            let file = target.split('#').next().unwrap();
+            let outside = target.contains("://") || file.is_empty() || after.starts_with(char::is_whitespace);
+            assert!(outside || folder.join(file).exists(), "{name} leads to {target}, which is not there");
+        }
+    }
+}
