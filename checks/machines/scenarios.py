@@ -871,6 +871,7 @@ def main():
             print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
             if not isinstance(error, Failure):
                 traceback.print_exc()
+            print(f"the end of its console:\n{lab.web.console()}", flush=True)
     for machine in (lab.hub, lab.web):
         machine.crash()
     print(f"{passed} passed, {failed} failed, {skipped} skipped ({time.monotonic() - begin:.0f} s)")
