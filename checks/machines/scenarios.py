@@ -472,6 +472,35 @@ def real_panic(lab):
         raise Failure("no kernel has panicked")
 
 
+# a build in a sandbox, whatever Nix is set to: it sees nothing of the machine
+SHUT_IN = """
+derivation {
+  name = "shut-in";
+  system = "x86_64-linux";
+  builder = "/bin/sh";
+  args = [ "-c" "if [ -e /boot ]; then echo open; else echo shut; fi > $out" ];
+}
+"""
+BUILD = """#!/bin/sh
+exec nix-build --no-out-link --option sandbox true --option sandbox-paths /bin/sh=/usr/bin/busybox /root/shut-in.nix > /root/built
+"""
+
+
+@scenario("Nix shuts its builds in, in the agent's unit", "systemd-boot")
+def builds_are_shut_in(lab):
+    # the unit is the module's, but for what runs in it
+    lab.web.write("/root/shut-in.nix", SHUT_IN)
+    lab.web.write("/root/build", BUILD)
+    lab.web.write("/etc/systemd/system/bento-upgrade.service.d/build.conf", "[Service]\nExecStart=\nExecStart=/bin/sh /root/build\n")
+    lab.web.succeed("systemctl daemon-reload")
+    lab.poll()
+    said = lab.web.succeed("cat $(cat /root/built)")
+    if said != "shut\n":
+        raise Failure(f"the build saw the machine: {said}")
+    lab.expect("up-to-date")
+    lab.expect_first()
+
+
 @scenario("a real machine loses the hub when it is booted", "systemd-boot")
 def real_deaf(lab):
     lab.restart(lambda: lab.publish(change('emulated.kernel = "2";' + DEAF)), "reboot", "boot")
