@@ -304,7 +304,8 @@ def without_flake(lab):
         lab.desk.write("/fleet/hosts/t1/change.nix", change(MOTD % place))
         lab.desk.write("/fleet/hosts/t1/configuration.nix", "{ imports = [ ./common.nix ./host.nix ./change.nix ]; }\n")
         # where it is built on the target, by what that machine has
-        lab.get("t1").succeed("mkdir -p /root/.nix-defexpr/channels && ln -sfn /fixture /root/.nix-defexpr/channels/nixpkgs")
+        # (a Nix that has run there leaves a link to no channels)
+        lab.get("t1").succeed("rm -rf /root/.nix-defexpr/channels && mkdir -p /root/.nix-defexpr/channels && ln -s /fixture /root/.nix-defexpr/channels/nixpkgs")
         says(lab.deploy(f"t1 --build-on {place}"), "1 pushed")
         assert lab.get("t1").succeed("cat /etc/motd") == place
         lab.new()
