@@ -6,6 +6,7 @@ Everything is in name spaces of the process that `checks/machines/run` starts, a
 """
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from fleet import Failure
 
 BRIDGE = "br0"
+BOOK = Path(__file__).resolve().parent.parent.parent / "docs/src/scenarios.md"
 # where systemd keeps track of processes: a hierarchy of its own, the unified one, or both
 HIERARCHIES = [group for group in (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified")) if group.is_dir()] or [Path("/sys/fs/cgroup")]
 
@@ -38,6 +40,24 @@ def overlay(place, lowers):
     options = f"lowerdir={':'.join(map(str, lowers))},upperdir={place}/upper,workdir={place}/scratch"
     run("mount", "-t", "overlay", "overlay", "-o", options, str(place / "root"))
     return place / "root"
+
+
+def write_row(heading, names, name, cells=None):
+    """Puts a scenario's row in the book's table with this heading in the place of its last one, in the order of `names`; without
+    cells, takes it out."""
+    before, found, after = BOOK.read_text().partition(heading + "\n")
+    if not found:
+        raise Failure(f"{BOOK} has no table with the heading {heading}")
+    rule, *rest = after.splitlines()
+    length = next((number for number, line in enumerate(rest) if not line.startswith("|")), len(rest))
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in rest[:length]}
+    rows.pop(name, None)
+    if cells:
+        # paths differ from run to run
+        plain = [re.sub(r"/nix/store/[a-z0-9]{32}-", "…-", cell).replace("|", "\\|").replace("\n", " ") for cell in cells]
+        rows[name] = f"| {' | '.join([name, *plain])} |"
+    lines = [rule, *(rows[known] for known in names if known in rows), *rest[length:]]
+    BOOK.write_text(before + heading + "\n" + "".join(line + "\n" for line in lines))
 
 
 class Machine:

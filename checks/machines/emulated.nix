@@ -12,9 +12,9 @@
     system.build.initialRamdisk = lib.mkForce (pkgs.runCommand "initrd-${config.emulated.kernel}" { } "mkdir $out; cp /machine/initrd $out/initrd");
     boot.kernelParams = [ "console=ttyS0" "quiet" "systemd.getty_auto=0" "systemd.show_status=0" "systemd.journald.forward_to_console=1" ];
 
-    # it is a slow machine
+    # it is a slow machine, and stands still while this one has other work
     services.bento.agent.timeout = lib.mkForce 20;
-    services.bento.agent.settings.system.activation-timeout = lib.mkForce 120;
+    services.bento.agent.settings.system.activation-timeout = lib.mkForce 300;
 
     # nothing tells systemd of devices: there is no udev
     systemd.services.esp = lib.mkIf (config.boot.loader.systemd-boot.enable or false) {

@@ -17,13 +17,10 @@ import time
 import traceback
 from pathlib import Path
 
-import driver
-from driver import Failure, make_network, overlay, run
+from driver import Container, Failure, make_network, overlay, run, write_row
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# the driver's machines are containers, whether or not it has others too
-Container = getattr(driver, "Container", None) or driver.Machine
 NOTHING = "{ }\n"
 INSTALL = """
     set -e
@@ -176,7 +173,7 @@ class Lab:
         desk.write("/root/.ssh/known_hosts", known)
         desk.write("/root/.ssh/config", "".join(f"Host {name}\n  HostName 192.168.1.{number(name)}\n" for name in names))
         desk.succeed("chmod 700 /root/.ssh; chmod 600 /root/.ssh/*; cd /fleet && nix flake lock 2>&1")
-        self.first = {}
+        self.first, self.last = {}, ""
         for name in names:
             machine = self.get(name)
             # what NixOS does for its users
@@ -189,6 +186,7 @@ class Lab:
     def deploy(self, arguments, works=True, timeout=300):
         """Pushes; gives what was said."""
         status, said = self.desk.execute(f"cd /fleet && bento deploy {patient(arguments)} 2>&1", timeout)
+        self.last = said.rstrip().rsplit("\n", 1)[-1]
         if (status == 0) != works:
             raise Failure(f"bento deploy {arguments} ended with {status}:\n{said}\n{self.journals()}")
         return said
@@ -212,6 +210,11 @@ class Lab:
     def kill(self):
         """Kills the push, and all that it started."""
         self.desk.execute("systemctl kill --signal=KILL push; systemctl stop push; systemctl reset-failed push")
+
+    def outcome(self, *names):
+        """What these machines run in the end, in words: the jump host is none of them."""
+        now = {name: "the old system" if self.running(self.get(name)) == self.first[name] else "the new system" for name in names if name != "jump"}
+        return next(iter(now.values())) if len(set(now.values())) == 1 else "; ".join(f"{name}: {system}" for name, system in now.items())
 
     def journals(self):
         return "\n".join(machine.execute("cat /run/bento-push/*/log; journalctl -b --no-pager -o cat -u 'bento-*' | tail -n 20")[1]
@@ -247,6 +250,7 @@ class Lab:
 
 
 SCENARIOS = []
+HEADING = "| what happens to a push | the machines run | what `bento deploy` said last, or what was counted |"
 
 
 def scenario(name, *machines, quick=False):
@@ -300,7 +304,8 @@ def without_flake(lab):
         lab.desk.write("/fleet/hosts/t1/change.nix", change(MOTD % place))
         lab.desk.write("/fleet/hosts/t1/configuration.nix", "{ imports = [ ./common.nix ./host.nix ./change.nix ]; }\n")
         # where it is built on the target, by what that machine has
-        lab.get("t1").succeed("mkdir -p /root/.nix-defexpr/channels && ln -sfn /fixture /root/.nix-defexpr/channels/nixpkgs")
+        # (a Nix that has run there leaves a link to no channels)
+        lab.get("t1").succeed("rm -rf /root/.nix-defexpr/channels && mkdir -p /root/.nix-defexpr/channels && ln -s /fixture /root/.nix-defexpr/channels/nixpkgs")
         says(lab.deploy(f"t1 --build-on {place}"), "1 pushed")
         assert lab.get("t1").succeed("cat /etc/motd") == place
         lab.new()
@@ -582,7 +587,7 @@ def jump_host(lab):
     lab.new()
     lab.get("jump").succeed("systemctl stop sshd")
     lab.change(MOTD % "hello again")
-    says(lab.deploy("t1", works=False), "unreachable: the jump host 192.168.1.2, on the way to t1", "Connection refused")
+    says(lab.deploy("t1", works=False), "unreachable: the jump host 192.168.1.2, on the way to t1", "does sshd run there")
     lab.get("jump").succeed("systemctl start sshd")
     lab.get("t1").succeed("systemctl stop sshd")
     says(lab.deploy("t1", works=False), "unreachable: t1, from the jump host jump")
@@ -716,12 +721,37 @@ def rolled_out(lab):
     assert status(lab, "t1")["state"] == "up-to-date", status(lab, "t1")
 
 
+@scenario("push: a rollout that is killed", "t1", "t2", "t3")
+def killed_rollout(lab):
+    hosts = "".join(f'[hosts.{name}]\npush = "nixos://root@{name}"\n' for name in ("t1", "t2", "t3"))
+    lab.desk.write("/fleet/bento.toml", SETTINGS + '[push]\nactivation-timeout = 20\nconfirm-timeout = 10\n' + hosts)
+    for name in ("t1", "t2", "t3"):
+        lab.change(SLOW % "one", name)
+    command = "cd /fleet && bento rollout --canary t1 --batch t2 --soak 1s > /tmp/said 2>&1"
+    outcomes = []
+    # while each wave is at work: its machine tries the system out when nobody is there any more to confirm it
+    for number, wave in enumerate(("t1", "t2", "t3")):
+        run_it = command if number == 0 else "cd /fleet && bento rollout --resume > /tmp/said 2>&1"
+        lab.desk.succeed(f"systemd-run --quiet --unit=push --setenv=PATH=\"$PATH\" --setenv=HOME=/root --setenv=NIX_REMOTE=local -- /bin/sh -c {shlex.quote(run_it)}")
+        lab.get(wave).wait_until_succeeds("systemctl list-units --plain --no-legend 'bento-activation*' | grep -q .", 120)
+        lab.kill()
+        outcomes.append(wave)
+        lab.one(wave)
+    said = lab.desk.succeed("cd /fleet && bento rollout --resume 2>&1", timeout=300)
+    says(said, "finished")
+    for name in ("t1", "t2", "t3"):
+        lab.new(name)
+        assert status(lab, name)["state"] == "up-to-date", status(lab, name)
+    return f"killed in {len(outcomes)} waves, and gone on with"
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", required=True)
     parser.add_argument("--tools", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--book", action="store_true")
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
     wanted = [entry for entry in SCENARIOS
@@ -739,10 +769,14 @@ def main():
             ready = time.monotonic()
             note = function(lab)
             passed += 1
+            if arguments.book:
+                write_row(HEADING, [entry[0] for entry in SCENARIOS], name, (lab.outcome(*machines), note or lab.last))
             print(f"ok: {name} ({ready - start:.1f} s + {time.monotonic() - ready:.1f} s)" + (f": {note}" if note else ""), flush=True)
         # whatever it is, the others are run too
         except Exception as error:
             failed += 1
+            if arguments.book:
+                write_row(HEADING, [entry[0] for entry in SCENARIOS], name)
             print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
             if not isinstance(error, Failure):
                 traceback.print_exc()

@@ -19,13 +19,12 @@ from pathlib import Path
 import emulated
 import hub  # noqa: F401, its scenarios are run too
 import shared  # noqa: F401, the same
-from driver import Container, make_network, overlay, run
+from driver import Container, make_network, overlay, run, write_row
 from emulated import Emulated
 from fleet import SCENARIOS, Failure, Fleet, scenario
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-BOOK = ROOT / "docs/src/scenarios.md"
 
 HOST = """
 { lib, ... }:
@@ -232,19 +231,12 @@ def install(root, system):
     (loader / "loader.conf").write_text("default first.conf\n")
 
 
+HEADING = "| what happens | `bento status` says | the host's reason, or what was counted |"
+
+
 def write_book(name, outcome=None):
-    """The table of outcomes, with a scenario's (the state, the reason and what there is to say) in the place of its last one; without
-    it, if it failed."""
-    heading = "| what happens | `bento status` says | the host's reason, or what was counted |\n|---|---|---|\n"
-    head, _, table = BOOK.read_text().partition(heading)
-    lines = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()}
-    lines.pop(name, None)
-    if outcome:
-        state, *said = outcome
-        # paths differ from run to run
-        said = re.sub(r"/nix/store/[a-z0-9]{32}-", "…-", "; ".join(filter(None, said))).replace("|", "\\|").replace("\n", " ")
-        lines[name] = f"| {name} | {state.replace('-', ' ')} | {said} |"
-    BOOK.write_text(head + heading + "".join(lines[name] + "\n" for name, *_ in SCENARIOS if name in lines))
+    """Writes down what came of a scenario (the state, the reason and what there is to say); without it, that it failed."""
+    write_row(HEADING, [known for known, *_ in SCENARIOS], name, outcome and (outcome[0].replace("-", " "), "; ".join(filter(None, outcome[1:]))))
 
 
 def bento():
@@ -371,7 +363,7 @@ def tampered(lab):
 
 
 @scenario("secrets, and a power cut")
-def secrets(lab):
+def secrets_after_a_power_cut(lab):
     lab.hub.succeed("rm /fleet/config.sh")
     lab.hub.write("/fleet/bento.toml", '[hub]\ndirectory = "/home/chroot"\n[release]\nsigning-key = "/root/admin"\n'
                   f'[build]\nlocal = false\n[hosts.web]\nkeys = [ "{lab.keys["web"]}" ]\n')
@@ -473,6 +465,35 @@ def real_panic(lab):
         raise Failure("no kernel has panicked")
 
 
+# a build in a sandbox, whatever Nix is set to: it sees nothing of the machine
+SHUT_IN = """
+derivation {
+  name = "shut-in";
+  system = "x86_64-linux";
+  builder = "/bin/sh";
+  args = [ "-c" "if [ -e /boot ]; then echo open; else echo shut; fi > $out" ];
+}
+"""
+BUILD = """#!/bin/sh
+exec nix-build --no-out-link --option sandbox true --option sandbox-paths /bin/sh=/usr/bin/busybox /root/shut-in.nix > /root/built
+"""
+
+
+@scenario("Nix shuts its builds in, in the agent's unit", "systemd-boot")
+def builds_are_shut_in(lab):
+    # the unit is the module's, but for what runs in it
+    lab.web.write("/root/shut-in.nix", SHUT_IN)
+    lab.web.write("/root/build", BUILD)
+    lab.web.write("/etc/systemd/system/bento-upgrade.service.d/build.conf", "[Service]\nExecStart=\nExecStart=/bin/sh /root/build\n")
+    lab.web.succeed("systemctl daemon-reload")
+    lab.poll()
+    said = lab.web.succeed("cat $(cat /root/built)")
+    if said != "shut\n":
+        raise Failure(f"the build saw the machine: {said}")
+    lab.expect("up-to-date")
+    lab.expect_first()
+
+
 @scenario("a real machine loses the hub when it is booted", "systemd-boot")
 def real_deaf(lab):
     lab.restart(lambda: lab.publish(change('emulated.kernel = "2";' + DEAF)), "reboot", "boot")
@@ -549,6 +570,66 @@ def agent_updated(lab):
     assert "BENTO_NEW" in text, text
     lab.poll()
     assert lab.running() == new
+
+
+def ask_page(machine, request, body="", by="127.0.0.1 51337", user=0):
+    """What the page for the user at the machine answers to a request."""
+    host = "localhost:51337" if by[0].isdigit() else "localhost"
+    text = f"{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    machine.write("/tmp/request", text)
+    return machine.succeed(f"setpriv --reuid {user} --regid {user} --clear-groups nc -q 10 {by} < /tmp/request")
+
+
+@scenario("the page's button, behind systemd's socket")
+def page_button(lab):
+    lab.publish_change("update")
+    # nothing of it runs until somebody looks
+    lab.web.fail("systemctl is-active --quiet bento-page.service")
+    shown = ask_page(lab.web, "GET /")
+    lab.web.succeed("systemctl is-active --quiet bento-page.service")
+    for answer in (shown, ask_page(lab.web, "GET /", by="-U /run/bento/page.sock", user=1234)):
+        if not answer.startswith("HTTP/1.1 200") or lab.first.removeprefix("/nix/store/") not in answer:
+            raise Failure(f"the page does not show what runs: {answer}")
+    refused = ask_page(lab.web, "GET /", by="-U /run/bento/page.sock", user=65534)
+    if not refused.startswith("HTTP/1.1 403"):
+        raise Failure(f"a service is shown the page: {refused}")
+    # it is for this machine alone
+    lab.hub.fail(f"nc -z -w 2 {lab.address} 51337")
+    token = re.search(r'name="token" value="([0-9a-f]+)"', shown).group(1)
+    answer = ask_page(lab.web, "POST /update", f"token={token}")
+    if not answer.startswith("HTTP/1.1 303"):
+        raise Failure(f"the button does nothing: {answer}\n{lab.web.execute('journalctl -u bento-page --no-pager -o cat | tail')[1]}")
+    lab.expect("up-to-date", lab.patience)
+    new = lab.expect_new()
+    shown = ask_page(lab.web, "GET /")
+    if new.removeprefix("/nix/store/") not in shown:
+        raise Failure(f"the page does not show what runs now: {shown}")
+
+
+@scenario("a machine that has only NixOS becomes a host")
+def bootstrapped(lab):
+    lab.web.write("/etc/nixos/change.nix", change("services.bento.agent.enable = lib.mkForce false;"))
+    lab.web.succeed(f"set -e; {INSTALL}\n\"$system/bin/switch-to-configuration\" test; rm -rf /var/lib/bento")
+    lab.web.fail("test -e /etc/bento/agent.toml", "systemctl cat bento-upgrade.service")
+    lab.hub.succeed("rm -f /home/chroot/web/logs/*")
+    lab.first = lab.running()
+    lab.web.write("/root/bootstrap.sh", (ROOT / "modules/bootstrap.sh").read_text())
+    lab.web.write("/root/settings.toml", 'timeout = 2\n[nix]\nsearch-path = ["nixpkgs=/fixture"]\n[confirm]\ntries = 2\npause = 1\nsettle = 2\n')
+    command = "sh /root/bootstrap.sh --hub 192.168.1.1 --bento /usr/local/bin/bento --settings /root/settings.toml --signer '{}' --host-key '{}' 2>&1"
+    # whoever poses as the hub is not believed, not even the first time
+    lab.web.fail(command.format(lab.keys["admin"], lab.keys["other"]))
+    if lab.running() != lab.first or lab.reports():
+        raise Failure("another hub than the right one was listened to")
+    lab.web.succeed(command.format(lab.keys["admin"], lab.keys["hub"]))
+    lab.expect("up-to-date")
+    new = lab.expect_new()
+    lab.web.wait_for_unit("bento-upgrade.timer", 20)
+    # its own agent finds nothing left to do, and neither does the script
+    lab.poll()
+    if lab.running() != new or len(lab.reports()) != 1:
+        raise Failure(f"it was done twice: {lab.reports()}")
+    lab.expect("up-to-date")
+    lab.web.fail(command.format(lab.keys["admin"], lab.keys["hub"]))
 
 
 @scenario("clock wrong by a year")
@@ -872,6 +953,7 @@ def main():
             print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
             if not isinstance(error, Failure):
                 traceback.print_exc()
+            print(f"the end of its console:\n{lab.web.console()}", flush=True)
     for machine in (lab.hub, lab.web):
         machine.crash()
     print(f"{passed} passed, {failed} failed, {skipped} skipped ({time.monotonic() - begin:.0f} s)")
