@@ -3,6 +3,7 @@
 mod agent;
 mod build;
 mod cache;
+mod check;
 mod config;
 mod deploy;
 mod diff;
@@ -46,6 +47,7 @@ struct Cli {
 enum Command {
     Init(init::Init),
     Build(build::Build),
+    Check(check::Check),
     Deploy(Box<deploy::Deploy>),
     Rollout(Box<rollout::Rollout>),
     Diff(diff::Diff),
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Init(command) => command.run(),
         Command::Build(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Deploy(command) => command.run(),
         Command::Rollout(command) => command.run(),
         Command::Diff(command) => command.run(),
