@@ -24,9 +24,9 @@ const DISK: &str = r#"disko.devices.disk.main = { type = "disk"; device = "/dev/
 /// Writes a host on the fixture distribution, with disko's stand-in and these lines.
 fn host(lab: &Lab, name: &str, lines: &str) {
     lab.write(&format!("fleet/hosts/{name}/disko.nix"), DISKO);
+    let loader = if lines.contains("systemd-boot") { "" } else { "boot.loader.systemd-boot.enable = true;" };
     let text = format!(
-        "{{ lib, pkgs, ... }}: {{ imports = [ ./disko.nix ]; networking.hostName = \"{name}\"; \
-         boot.loader.systemd-boot.enable = lib.mkDefault true; boot.loader.efi.efiSysMountPoint = \"/boot\";\n{lines}\n}}\n"
+        "{{ lib, pkgs, ... }}: {{ imports = [ ./disko.nix ]; networking.hostName = \"{name}\"; {loader}\n{lines}\n}}\n"
     );
     lab.write(&format!("fleet/hosts/{name}/configuration.nix"), &text);
 }

@@ -95,6 +95,12 @@ impl Layout {
         self.disks.iter().chain(&self.volumes).flat_map(Node::all)
     }
 
+    /// How many bytes the partitions of a disk add up to, as far as their sizes are fixed.
+    pub fn needs(&self, name: &str) -> u64 {
+        let partitions = self.disks.iter().filter(|disk| disk.name == name).flat_map(Node::all);
+        partitions.filter(|node| node.purpose.is_some()).filter_map(|node| bytes(node.size.as_deref()?)).sum()
+    }
+
     /// The devices that are erased, each with its name in the configuration.
     pub fn erased(&self) -> Vec<(String, String)> {
         self.disks.iter().filter_map(|disk| Some((disk.name.clone(), disk.device.clone()?))).collect()
@@ -217,4 +223,17 @@ impl Outline {
             _ => None,
         }
     }
+}
+
+/// A size as `sgdisk` takes it, if it is fixed: `512M`.
+fn bytes(size: &str) -> Option<u64> {
+    let digits = size.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &size[digits.len()..] {
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
