@@ -7,7 +7,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use bento::fleet::config::Config;
@@ -241,7 +241,9 @@ fn nixos_anywhere_is_told_what_to_do() {
     let said = std::sync::Mutex::new(Vec::new());
     let command =
         installer.command(Phase::Install, &system, Some(Path::new("/extra")), &destination("nixos://root@box:22"));
-    installer.run(command, Duration::from_secs(20), &|line| said.lock().unwrap().push(line.to_owned())).unwrap();
+    installer
+        .run(command, Stdio::null(), Duration::from_secs(20), &|line| said.lock().unwrap().push(line.to_owned()))
+        .unwrap();
     let said = said.into_inner().unwrap();
     let expected = "--phases install --store-paths /nix/store/d /nix/store/s --extra-files /extra --ssh-port 22 --ssh-option StrictHostKeyChecking=yes \
                     -i /k --ssh-option ProxyJump=jump --ssh-port 2222 --kexec /x.tar.gz --post-kexec-ssh-port 2200 --target-host root@box";
@@ -251,7 +253,7 @@ fn nixos_anywhere_is_told_what_to_do() {
     // its failure is one, with the end of what it said
     let mut command = installer.command(Phase::Kexec, &system, None, &destination("root@box"));
     command.env("STATUS", "3");
-    let error = installer.run(command, Duration::from_secs(20), &|_| ()).unwrap_err().to_string();
+    let error = installer.run(command, Stdio::null(), Duration::from_secs(20), &|_| ()).unwrap_err().to_string();
     assert!(error.contains("exit status: 3") && error.contains("--phases kexec") && error.contains("more"), "{error}");
     // what bento says itself nobody else can
     for flag in ["--phases", "--extra-files", "--copy-host-keys", "--vm-test", "--generate-hardware-config"] {
@@ -270,7 +272,7 @@ fn what_does_not_end_is_ended_with_all_that_it_started() {
     let installer = Installer::new(&program, &[], &[], &dir.path().join("log")).unwrap();
     let start = std::time::Instant::now();
     let command = installer.command(Phase::Disko, &[], None, &destination("root@box"));
-    let error = installer.run(command, Duration::from_secs(1), &|_| ()).unwrap_err().to_string();
+    let error = installer.run(command, Stdio::null(), Duration::from_secs(1), &|_| ()).unwrap_err().to_string();
     assert!(error.contains("did not end within 1 s") && start.elapsed() < Duration::from_secs(20), "{error}");
     let child = fs::read_to_string(dir.path().join("child")).unwrap();
     let ended = || {
@@ -289,7 +291,7 @@ fn a_program_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let installer = Installer::new(Path::new("/nowhere/nixos-anywhere"), &[], &[], &dir.path().join("log")).unwrap();
     let command = installer.command(Phase::Kexec, &[], None, &destination("root@box"));
-    let error = format!("{:#}", installer.run(command, Duration::from_secs(1), &|_| ()).unwrap_err());
+    let error = format!("{:#}", installer.run(command, Stdio::null(), Duration::from_secs(1), &|_| ()).unwrap_err());
     assert!(error.contains("/nowhere/nixos-anywhere") && error.contains("installed"), "{error}");
 }
 
@@ -298,7 +300,7 @@ fn bento(fleet: &Path, path: &str, arguments: &[&str]) -> Output {
     Command::new(BENTO)
         .args(arguments)
         .env("BENTO_DIR", fleet)
-        .env("HOME", fleet.join("home"))
+        .env("HOME", fleet.parent().unwrap().join("home"))
         .env("PATH", path)
         .env_remove("NAME")
         .env_remove("NIX_PATH")
@@ -310,18 +312,19 @@ fn bento(fleet: &Path, path: &str, arguments: &[&str]) -> Output {
 /// A fleet of one host, `web`, whose system has the revision of the pinned nixpkgs in its name.
 fn small_fleet() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for sub in ["home", "npins", "bin"] {
+    let at = dir.path().join("fleet");
+    for sub in ["home", "bin", "fleet/npins"] {
         fs::create_dir_all(dir.path().join(sub)).unwrap();
     }
-    let settings = format!("[hub]\ndirectory = \"{}/home/hub\"\n[build]\nlocal = false\n", dir.path().display());
-    fs::write(dir.path().join("bento.toml"), settings).unwrap();
+    let settings = format!("[hub]\ndirectory = \"{}/hub\"\n[build]\nlocal = false\n", dir.path().display());
+    fs::write(at.join("bento.toml"), settings).unwrap();
     let flake = r#"{ outputs = { self }:
         let revision = (builtins.fromJSON (builtins.readFile ./npins/sources.json)).pins.nixpkgs.revision;
         in { nixosConfigurations.web.config.system.build.toplevel =
             if revision == "bad" then throw "no luck" else derivation { name = "system-${revision}"; system = "x86_64-linux"; builder = "/bin/sh"; }; }; }"#;
-    fs::write(dir.path().join("flake.nix"), flake).unwrap();
+    fs::write(at.join("flake.nix"), flake).unwrap();
     let pins = json!({ "version": 8, "pins": { "nixpkgs": { "type": "Git", "revision": "aaaa", "hash": "x" }, "disko": { "version": "v1" } } });
-    fs::write(dir.path().join("npins/sources.json"), pins.to_string()).unwrap();
+    fs::write(at.join("npins/sources.json"), pins.to_string()).unwrap();
     dir
 }
 
@@ -336,28 +339,29 @@ sed -i "s/aaaa/$(cat "$HOME/next")/" "$2/sources.json"
 #[test]
 fn updates_are_shown_and_deployed_or_taken_back() {
     let dir = small_fleet();
-    let at = dir.path();
-    let path = format!("{}/bin:/usr/bin:/bin", at.display());
+    let (at, home) = (dir.path().join("fleet"), dir.path().join("home"));
+    let path = format!("{}/bin:/usr/bin:/bin", dir.path().display());
     let pins = || fs::read_to_string(at.join("npins/sources.json")).unwrap();
     let first = pins();
     let update = |arguments: &[&str]| {
-        let output = bento(at, &path, &[&["update"], arguments].concat());
+        let output = bento(&at, &path, &[&["update"], arguments].concat());
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         (output.status.success(), said)
     };
     // without npins
     let (ok, said) = update(&[]);
     assert!(!ok && said.contains("npins") && said.contains("nix-shell") && said.contains("as they were"), "{said}");
-    let npins = at.join("bin/npins");
+    let npins = dir.path().join("bin/npins");
     fs::write(&npins, NPINS).unwrap();
     fs::set_permissions(&npins, fs::Permissions::from_mode(0o755)).unwrap();
-    let output = bento(at, &path, &["deploy"]);
+    let output = bento(&at, &path, &["deploy"]);
     assert!(output.status.success(), "{output:?}");
     let serial = || {
-        let manifest: Value = serde_json::from_slice(&fs::read(at.join("home/hub/web/manifest.json")).unwrap()).unwrap();
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(dir.path().join("hub/web/manifest.json")).unwrap()).unwrap();
         manifest["serial"].as_u64().unwrap()
     };
-    fs::write(at.join("home/next"), "bbbb").unwrap();
+    fs::write(home.join("next"), "bbbb").unwrap();
     // nobody is there to agree
     let (ok, said) = update(&[]);
     assert!(!ok && said.contains("nixpkgs: aaaa -> bbbb") && said.contains("--yes"), "{said}");
@@ -366,18 +370,18 @@ fn updates_are_shown_and_deployed_or_taken_back() {
     let (ok, said) = update(&["--dry-run", "--input", "nixpkgs"]);
     assert!(ok && said.contains("nixpkgs: aaaa -> bbbb") && said.contains("system-bbbb"), "{said}");
     assert_eq!((pins(), serial()), (first.clone(), 1));
-    let called = fs::read_to_string(at.join("home/called")).unwrap();
+    let called = fs::read_to_string(home.join("called")).unwrap();
     assert!(called.ends_with("update nixpkgs\n"), "{called}");
     // what has no such name
     let (ok, said) = update(&["--input", "nothing"]);
     assert!(!ok && said.contains("nothing that is pinned or locked is called nothing"), "{said}");
     // what can't be evaluated is taken back
-    fs::write(at.join("home/next"), "bad").unwrap();
+    fs::write(home.join("next"), "bad").unwrap();
     let (ok, said) = update(&["--yes"]);
     assert!(!ok && said.contains("no luck") && said.contains("nothing was deployed"), "{said}");
     assert_eq!((pins(), serial()), (first.clone(), 1));
     // and what somebody agreed to is deployed
-    fs::write(at.join("home/next"), "bbbb").unwrap();
+    fs::write(home.join("next"), "bbbb").unwrap();
     let (ok, said) = update(&["--yes", "web"]);
     assert!(ok && said.contains("published release 2"), "{said}");
     assert_eq!((pins(), serial()), (first.replace("aaaa", "bbbb"), 2));
@@ -388,17 +392,18 @@ fn updates_are_shown_and_deployed_or_taken_back() {
 #[test]
 fn a_machine_that_can_not_be_reached_is_told_as_such() {
     let dir = small_fleet();
-    let output = bento(dir.path(), "/usr/bin:/bin", &["provision", "web", "nixos://root@127.0.0.1:1", "--dry-run"]);
+    let fleet = dir.path().join("fleet");
+    let output = bento(&fleet, "/usr/bin:/bin", &["provision", "web", "nixos://root@127.0.0.1:1", "--dry-run"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("127.0.0.1:1") && said.contains("does sshd run there"), "{said}");
     assert!(!dir.path().join("home/.local").exists(), "a plan writes nothing");
-    let output = bento(dir.path(), "/usr/bin:/bin", &["provision", "nobody", "root@127.0.0.1"]);
+    let output = bento(&fleet, "/usr/bin:/bin", &["provision", "nobody", "root@127.0.0.1"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("nobody"), "{said}");
     for (limit, words) in
         [("install", "install=2h"), ("sleep=1h", "there is no phase sleep"), ("install=x", "90s, 5m or 1h")]
     {
-        let output = bento(dir.path(), "/usr/bin:/bin", &["provision", "web", "root@127.0.0.1", "--timeout", limit]);
+        let output = bento(&fleet, "/usr/bin:/bin", &["provision", "web", "root@127.0.0.1", "--timeout", limit]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(words), "{said}");
     }

@@ -611,7 +611,7 @@ impl Journey<'_> {
         let system = desk.system(&plan.toplevel, self.held.journal.disko_script.as_ref())?;
         let command = self.installer.command(phase, &system, extra, destination);
         let voice = &desk.voice;
-        self.installer.run(command, desk.limit(phase), &|line| voice.line(line))
+        self.installer.run(command, self.held.leash()?, desk.limit(phase), &|line| voice.line(line))
     }
 
     /// Starts the installer, and waits for it.

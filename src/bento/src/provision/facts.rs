@@ -205,7 +205,7 @@ impl Facts {
         }
         if let Some(kind) = &self.container {
             objections.push(format!(
-                "it is a container ({kind}), whose kernel is its machine's: boot NixOS's installer there, or leave out the phase kexec"
+                "it is a container ({kind}), whose kernel is its machine's: NixOS can only be installed on that machine"
             ));
         } else if !self.kexec {
             objections.push(

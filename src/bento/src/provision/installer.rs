@@ -5,16 +5,21 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::nix::not_started;
 use crate::process;
 use crate::provision::journal::Phase;
 use crate::push::target::Destination;
+
+/// How often is looked whether somebody wants it to end.
+const TICK: Duration = Duration::from_millis(200);
 
 /// What bento says to nixos-anywhere itself, and why nobody else may.
 const OURS: [(&str, &str); 12] = [
@@ -82,8 +87,9 @@ impl Installer {
         command
     }
 
-    /// Runs a phase's command, for no longer than `limit`; each line that it prints is kept, and handed to `say`.
-    pub fn run(&self, mut command: Command, limit: Duration, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    /// Runs a phase's command with this input, for no longer than `limit`; each line that it prints is kept, and handed to `say`. If
+    /// this process is told to end, the program and all that it started is ended first.
+    pub fn run(&self, mut command: Command, input: Stdio, limit: Duration, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
         let mut log = OpenOptions::new();
         let log = log.create(true).append(true).mode(0o600).open(&self.log);
         let log = Mutex::new(log.with_context(|| format!("cannot write {}", self.log.display()))?);
@@ -94,8 +100,9 @@ impl Installer {
             }
         };
         note(&format!("$ {command:?}"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let program = command.get_program().to_owned();
+        let interruptions = Interruptions::watch()?;
         let mut child = command.spawn().with_context(|| not_started(&program))?;
         let (stdout, stderr) = child.stdout.take().zip(child.stderr.take()).context("a program has no pipes")?;
         let last = Mutex::new(Vec::new());
@@ -117,19 +124,72 @@ impl Installer {
                     }
                 });
             }
-            let ended = process::wait_until(&mut child, Instant::now() + limit);
+            let deadline = Instant::now() + limit;
+            let ended = loop {
+                let tick = Instant::now() + TICK;
+                match process::wait_until(&mut child, tick.min(deadline)) {
+                    Ok(None) if interruptions.any() => break Ok(Ended::Interrupted),
+                    Ok(None) if Instant::now() >= deadline => break Ok(Ended::Late),
+                    Ok(None) => {}
+                    Ok(Some(status)) => break Ok(Ended::Itself(status)),
+                    Err(error) => break Err(error),
+                }
+            };
             // what it left behind would keep its pipes open
             process::end(&mut child).and(ended)
         })?;
         let place = self.log.display();
-        let Some(status) = ended else {
-            bail!("it did not end within {} s and was killed; what it said is in {place}", limit.as_secs());
+        let status = match ended {
+            Ended::Itself(status) => status,
+            Ended::Late => {
+                bail!("it did not end within {} s and was killed; what it said is in {place}", limit.as_secs())
+            }
+            Ended::Interrupted => bail!("interrupted: nixos-anywhere was ended; what it said is in {place}"),
         };
         if !status.success() {
             let last = last.into_inner().unwrap_or_default().join("\n");
             bail!("nixos-anywhere ended with {status}; all that it said is in {place}, the end of it is:\n{last}");
         }
         Ok(())
+    }
+}
+
+/// How a run ended.
+enum Ended {
+    Itself(ExitStatus),
+    Late,
+    Interrupted,
+}
+
+/// What tells this process to end, held back for as long as this lives.
+struct Interruptions {
+    /// What is held back besides.
+    before: SigSet,
+    signals: SignalFd,
+}
+
+impl Interruptions {
+    fn watch() -> Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        let context = "cannot watch for signals";
+        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context(context)?;
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(context)?;
+        Ok(Self { before, signals })
+    }
+
+    /// Whether there was one since they were last asked for.
+    fn any(&self) -> bool {
+        matches!(self.signals.read_signal(), Ok(Some(_)))
+    }
+}
+
+impl Drop for Interruptions {
+    fn drop(&mut self) {
+        // this thread's own mask can't be refused
+        let _ = self.before.thread_set_mask();
     }
 }
 

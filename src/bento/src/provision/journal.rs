@@ -4,6 +4,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -161,7 +162,7 @@ pub struct Held {
     pub journal: Journal,
     /// The directory, which only this user can read.
     pub dir: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Held {
@@ -199,7 +200,7 @@ impl Held {
             installer: None,
             boot: None,
         });
-        let held = Self { journal, dir, _lock: lock };
+        let held = Self { journal, dir, lock };
         held.save()?;
         Ok((held, resumed))
     }
@@ -231,6 +232,12 @@ impl Held {
     pub fn save(&self) -> Result<()> {
         let text = serde_json::to_vec_pretty(&self.journal).context("cannot write the journal")?;
         files::write_atomic(&file(&self.dir), &text, 0o600, None)
+    }
+
+    /// An empty input for a program that keeps the journal from other processes for as long as it, or anything that it started,
+    /// runs: also if this process is killed meanwhile.
+    pub fn leash(&self) -> Result<Stdio> {
+        Ok(self.lock.try_clone().context("cannot hand the journal's lock on")?.into())
     }
 
     /// Forgets the run, and the private key with it: the host has it now.
