@@ -8,8 +8,10 @@ disk laid out, gets the system and the files that come with it, and restarts int
 
 import argparse
 import json
+import os
 import shlex
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -358,8 +360,9 @@ def main():
     if not wanted:
         sys.exit(f"no scenario of this name; there are: {', '.join(entry[0] for entry in SCENARIOS)}")
     begin = time.monotonic()
-    # nothing but Debian's own programs is needed
-    lab = Lab(arguments.base, arguments.base, arguments.work)
+    # nothing but what is in Debian's base is needed
+    tools = tempfile.mkdtemp()
+    lab = Lab(arguments.base, tools, arguments.work)
     print(f"the desk is installed ({time.monotonic() - begin:.0f} s)", flush=True)
     passed = failed = 0
     for name, agent, _, function in wanted:
@@ -377,6 +380,7 @@ def main():
                 traceback.print_exc()
     for machine in lab.machines.values():
         machine.crash()
+    os.rmdir(tools)
     print(f"{passed} passed, {failed} failed ({time.monotonic() - begin:.0f} s)")
     sys.exit(1 if failed else 0)
 
