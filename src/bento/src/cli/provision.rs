@@ -424,7 +424,7 @@ impl Journey<'_> {
     fn go(&mut self) -> Result<()> {
         let desk = self.desk;
         if !self.held.is_done(Phase::Reboot) {
-            if self.held.is_done(Phase::Install) && self.has_come_back() {
+            if self.held.is_done(Phase::Install) && self.has_come_back()? {
                 desk.voice.note("it has restarted already");
                 self.held.did(Phase::Reboot)?;
             } else {
@@ -440,11 +440,15 @@ impl Journey<'_> {
     fn prepare_and_install(&mut self) -> Result<()> {
         let desk = self.desk;
         self.begin(Phase::Look);
-        let place = self.held.journal.installer.clone().unwrap_or_else(|| desk.destination.clone());
-        let (facts, login) = desk.look(&place).or_else(|error| match place == desk.destination {
-            true => Err(error),
-            // it may have been switched off and on since
-            false => desk.look(&desk.destination),
+        let place = self.place();
+        // what was begun earlier may have the machine restart just now
+        let patience = if self.held.is_done(Phase::Publish) { desk.limit(Phase::Look) } else { Duration::ZERO };
+        let (facts, login) = patiently(patience, || {
+            desk.look(&place).or_else(|error| match place == desk.destination {
+                true => Err(error),
+                // it may have been switched off and on since
+                false => desk.look(&desk.destination),
+            })
         })?;
         desk.voice.facts(&facts);
         if facts.installer && !self.held.is_done(Phase::Kexec) {
@@ -671,13 +675,20 @@ impl Journey<'_> {
         Ok(options)
     }
 
-    /// Whether the machine is the host now.
-    fn has_come_back(&self) -> bool {
-        let connect = || -> Result<()> {
-            let plan = self.desk.evaluate()?;
-            Remote::connect(&self.desk.returns_at(Some(&plan)), &self.pinned()?, Duration::from_secs(20)).map(|_| ())
-        };
-        connect().is_ok()
+    /// Where the machine is reached before it is the host.
+    fn place(&self) -> Destination {
+        self.held.journal.installer.clone().unwrap_or_else(|| self.desk.destination.clone())
+    }
+
+    /// Whether the machine is the host now, and not the installer any more: it may be about to restart.
+    fn has_come_back(&self) -> Result<bool> {
+        let desk = self.desk;
+        let destination = desk.returns_at(Some(&desk.evaluate()?));
+        let (options, place) = (self.pinned()?, self.place());
+        patiently(desk.limit(Phase::Look), || match Remote::connect(&destination, &options, Duration::from_secs(20)) {
+            Ok(_) => Ok(true),
+            Err(_) => desk.look(&place).map(|_| false),
+        })
     }
 
     /// Waits until the machine is up as the host: known by its key, in another boot, with the system that was installed.
@@ -768,6 +779,9 @@ fn patiently<T>(limit: Duration, attempt: impl Fn() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {
             Err(error) if error.downcast_ref::<Unreachable>().is_some() => {
+                if limit.is_zero() {
+                    return Err(error);
+                }
                 if Instant::now() >= deadline {
                     return Err(error.context(format!("it was not there within {} s", limit.as_secs())));
                 }

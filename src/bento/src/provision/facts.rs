@@ -47,7 +47,7 @@ for block in /sys/block/*; do
   for link in /dev/disk/by-id/* /dev/disk/by-path/*; do
     [ "$(readlink -f "$link" 2> /dev/null)" != "$device" ] || links="$links $link"
   done
-  mounts=$(sed -n "s|^$device[p0-9]* \([^ ]*\) .*|\1|p" /proc/mounts | tr '\n' ' ')
+  mounts=$(sed -n "s|^$device[p0-9]* \([^ ]*\) .*|\1|p" /proc/mounts | sort -u | tr '\n' ' ')
   printf 'disk\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$device" "$size" "$(cat "$block/ro")" "$model" "$serial" "$links" "$mounts"
 done
 "#;
