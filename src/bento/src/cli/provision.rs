@@ -182,6 +182,8 @@ struct Desk<'a> {
     host: &'a FleetHost,
     destination: Destination,
     ssh: Vec<String>,
+    /// Whether the settings say that the host is pushed to.
+    pushed: bool,
     voice: Voice<'a>,
 }
 
@@ -212,6 +214,7 @@ impl Provision {
             host,
             destination,
             ssh: std::env::var("NIX_SSHOPTS").unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+            pushed: config.hosts.get(&self.host).is_some_and(|host| host.push.is_some()),
             voice: Voice { host: &self.host, display: Display::new(), json: self.json },
         };
         if self.dry_run {
