@@ -320,6 +320,13 @@ impl Desk<'_> {
             free: None,
         };
         objections.extend(plan.access.objections(&after, key));
+        if !plan.outline.agent && !self.pushed {
+            objections.push(format!(
+                "it has neither bento's agent nor hosts.{}.push in the settings, so nothing would reach it any more: put push = \"{}\" there",
+                self.options.host,
+                Target { destination: self.returns_at(Some(plan)), config: None }
+            ));
+        }
         if let Some(identity) =
             plan.outline.identity.as_deref().filter(|identity| *identity != format!("/{}", key::PLACE))
         {
