@@ -9,8 +9,8 @@ rustPlatform.buildRustPackage {
 
   src = lib.fileset.toSource {
     root = ../.;
-    # the modules are part of what `bento init` writes
-    fileset = lib.fileset.unions [ ../Cargo.lock ../Cargo.toml ../modules ../src ];
+    # the modules and the template are part of what `bento init` writes
+    fileset = lib.fileset.unions [ ../Cargo.lock ../Cargo.toml ../modules ../src ../templates ];
   };
   cargoLock.lockFile = ../Cargo.lock;
 

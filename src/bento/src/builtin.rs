@@ -299,7 +299,7 @@ fn dumping<'t>(directory: &Path, task: Task<'t>) -> Task<'t> {
 }
 
 /// A task that puts the derivation that it came to into the store.
-fn instantiating(_: usize, task: Task<'_>) -> Task<'_> {
+fn instantiating(task: Task<'_>) -> Task<'_> {
     Task { instantiates: true, ..and_then(task, add_to_store) }
 }
 
@@ -339,13 +339,20 @@ impl Evaluator for BuiltinEvaluator {
         self.evaluate_systems(subjects, search_path, |_, task| task, done);
     }
 
-    fn instantiate_fleet(
+    fn instantiate_attribute(
         &self,
         subjects: &[Subject<'_>],
         search_path: &SearchPath,
+        attribute: &str,
         done: &mut dyn FnMut(usize, Result<Evaluation>),
     ) {
-        self.evaluate_systems(subjects, search_path, instantiating, done);
+        let name = if attribute == TOPLEVEL { "host".to_owned() } else { format!("host's {attribute}") };
+        let question = Question { name: &name, function: PATHS, attribute };
+        self.run_each(
+            subjects,
+            |_, subject| Ok(instantiating(self.host_task(subject, search_path, &question)?)),
+            &mut |index, paths| done(index, paths.and_then(|paths| evaluation(&paths))),
+        );
     }
 
     fn inspect_fleet(

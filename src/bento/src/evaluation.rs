@@ -15,7 +15,7 @@ use self::cache::{Cache, parse_size};
 pub use self::pool::Resources;
 use crate::builtin::BuiltinEvaluator;
 use crate::host::Host;
-use crate::nix::NixEvaluator;
+use crate::nix::{NixEvaluator, TOPLEVEL};
 use crate::nix_conf::split_nix_path;
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
@@ -71,6 +71,18 @@ pub trait Evaluator {
         &self,
         subjects: &[Subject<'_>],
         search_path: &SearchPath,
+        done: &mut dyn FnMut(usize, Result<Evaluation>),
+    ) {
+        self.instantiate_attribute(subjects, search_path, TOPLEVEL, done);
+    }
+
+    /// As [`Evaluator::instantiate_fleet`], of another derivation of these hosts, such as `config.system.build.diskoScript`; its
+    /// output is in the place of the system.
+    fn instantiate_attribute(
+        &self,
+        subjects: &[Subject<'_>],
+        search_path: &SearchPath,
+        attribute: &str,
         done: &mut dyn FnMut(usize, Result<Evaluation>),
     );
 

@@ -21,6 +21,7 @@ pub mod nix;
 pub mod nix_conf;
 pub mod package;
 pub mod process;
+pub mod provision;
 pub mod publish;
 pub mod push;
 pub mod report;

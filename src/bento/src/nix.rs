@@ -63,7 +63,12 @@ pub fn flake_url(dir: &Path) -> Result<String> {
 
 /// The installable that is a flake host's system.
 pub fn flake_toplevel(dir: &Path, host: &str) -> Result<String> {
-    Ok(format!("{}#nixosConfigurations.{}.{TOPLEVEL}", flake_url(dir)?, nix_string(host)))
+    flake_attribute(dir, host, TOPLEVEL)
+}
+
+/// The installable that is an attribute of a flake host's NixOS.
+fn flake_attribute(dir: &Path, host: &str, attribute: &str) -> Result<String> {
+    Ok(format!("{}#nixosConfigurations.{}.{attribute}", flake_url(dir)?, nix_string(host)))
 }
 
 /// An expression for the NixOS that a directory's `configuration.nix` describes.
@@ -100,41 +105,20 @@ impl Evaluator for NixEvaluator {
     }
 
     fn evaluate(&self, tree: &SourceTree, host: &Host, search_path: &SearchPath) -> Result<Evaluation> {
-        // an attribute named outPath would turn the whole set into its string
-        let both = "toplevel: { drv = toplevel.drvPath; out = toplevel.outPath; }";
-        let command = match host.kind {
-            HostKind::Flake => {
-                let installable = flake_toplevel(&tree.path(), host.name.as_str())?;
-                let mut command = self.programs.nix("eval");
-                command.args(["--no-update-lock-file", "--json", &installable, "--apply", both]);
-                command
-            }
-            HostKind::NonFlake => {
-                let expression = format!("({both}) ({}).{TOPLEVEL}", non_flake_expression(&tree.path())?);
-                let mut command = self.programs.command("nix-instantiate");
-                command.args(["--eval", "--strict", "--json", "--read-write-mode"]);
-                with_search_path(&mut command, search_path.entries());
-                command.arg("-E").arg(expression);
-                command
-            }
-        };
-        #[derive(serde::Deserialize)]
-        struct Paths {
-            drv: StorePath,
-            out: StorePath,
-        }
-        let paths: Paths = run_json(command)?;
-        Ok(Evaluation { drv_path: paths.drv, toplevel: paths.out })
+        self.evaluate_attribute(&Subject { tree, host }, search_path, TOPLEVEL)
     }
 
-    fn instantiate_fleet(
+    fn instantiate_attribute(
         &self,
         subjects: &[Subject<'_>],
         search_path: &SearchPath,
+        attribute: &str,
         done: &mut dyn FnMut(usize, Result<Evaluation>),
     ) {
         // Nix writes every derivation that it comes across
-        self.evaluate_fleet(subjects, search_path, done);
+        for (index, subject) in subjects.iter().enumerate() {
+            done(index, self.evaluate_attribute(subject, search_path, attribute));
+        }
     }
 
     fn inspect_fleet(
@@ -151,6 +135,41 @@ impl Evaluator for NixEvaluator {
 }
 
 impl NixEvaluator {
+    /// The paths of a derivation of a host's NixOS.
+    fn evaluate_attribute(
+        &self,
+        subject: &Subject<'_>,
+        search_path: &SearchPath,
+        attribute: &str,
+    ) -> Result<Evaluation> {
+        let Subject { tree, host } = subject;
+        // an attribute named outPath would turn the whole set into its string
+        let both = "derivation: { drv = derivation.drvPath; out = derivation.outPath; }";
+        let command = match host.kind {
+            HostKind::Flake => {
+                let installable = flake_attribute(&tree.path(), host.name.as_str(), attribute)?;
+                let mut command = self.programs.nix("eval");
+                command.args(["--no-update-lock-file", "--json", &installable, "--apply", both]);
+                command
+            }
+            HostKind::NonFlake => {
+                let expression = format!("({both}) ({}).{attribute}", non_flake_expression(&tree.path())?);
+                let mut command = self.programs.command("nix-instantiate");
+                command.args(["--eval", "--strict", "--json", "--read-write-mode"]);
+                with_search_path(&mut command, search_path.entries());
+                command.arg("-E").arg(expression);
+                command
+            }
+        };
+        #[derive(serde::Deserialize)]
+        struct Paths {
+            drv: StorePath,
+            out: StorePath,
+        }
+        let paths: Paths = run_json(command)?;
+        Ok(Evaluation { drv_path: paths.drv, toplevel: paths.out })
+    }
+
     /// What a function gives of a host's `config`, as JSON.
     fn inspect(&self, subject: &Subject<'_>, search_path: &SearchPath, function: &str) -> Result<String> {
         let tree = subject.tree.path();

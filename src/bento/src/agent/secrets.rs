@@ -111,6 +111,17 @@ impl Secrets {
         self.check_memory()
     }
 
+    /// Lays out a release's secrets for a host that is yet to be installed, in what will be its state directory: as those of the
+    /// system that it is installed with. `fetched` holds them.
+    pub fn lay_out(state_dir: &Path, manifest: &Manifest, fetched: &Path, toplevel: &StorePath) -> Result<()> {
+        let secrets = Self { kept: state_dir.join("secrets"), run: PathBuf::new(), identity: PathBuf::new() };
+        if manifest.secrets.is_empty() {
+            return Ok(());
+        }
+        secrets.prepare(manifest, fetched, toplevel, None)?;
+        secrets.accept()
+    }
+
     /// Keeps a release's secrets as those of the system that is to be tried out, and what there is now as those of the one to go
     /// back to.
     pub fn prepare(

@@ -3,6 +3,7 @@
 mod agent;
 mod build;
 mod cache;
+mod check;
 mod config;
 mod deploy;
 mod diff;
@@ -17,11 +18,13 @@ mod keys;
 mod log;
 mod manual;
 mod progress;
+mod provision;
 mod prune;
 mod push;
 mod rollout;
 mod status;
 mod terminal;
+mod update;
 mod verify;
 mod versions;
 
@@ -46,6 +49,7 @@ struct Cli {
 enum Command {
     Init(init::Init),
     Build(build::Build),
+    Check(check::Check),
     Deploy(Box<deploy::Deploy>),
     Rollout(Box<rollout::Rollout>),
     Diff(diff::Diff),
@@ -56,49 +60,66 @@ enum Command {
     Hold(hold::Hold),
     Release(hold::Release),
     Verify(verify::Verify),
+    Provision(Box<provision::Provision>),
     Prune(prune::Prune),
     Keys(keys::Keys),
     Config(config::Config),
     Hub(hub::Hub),
     Agent(agent::Agent),
     Eval(Box<eval::Eval>),
+    Update(update::Update),
     FlakeUpdate(flake_update::FlakeUpdate),
     Completions(manual::Completions),
     Man(manual::Man),
 }
 
+impl Command {
+    /// Does it; gives the exit status.
+    fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Init(command) => command.run(),
+            Self::Build(command) => command.run(),
+            Self::Check(command) => command.run(),
+            Self::Deploy(command) => command.run(),
+            Self::Rollout(command) => command.run(),
+            Self::Diff(command) => command.run(),
+            Self::Status(command) => command.run(),
+            Self::Versions(command) => command.run(),
+            Self::Cache(command) => command.run(),
+            Self::Log(command) => command.run(),
+            Self::Hold(command) => command.run(),
+            Self::Release(command) => command.run(),
+            Self::Verify(command) => command.run(),
+            Self::Provision(command) => command.run(),
+            Self::Prune(command) => command.run(),
+            Self::Keys(command) => command.run(),
+            Self::Config(command) => command.run(),
+            Self::Hub(command) => command.run(),
+            Self::Agent(command) => command.run(),
+            Self::Eval(command) => command.run(),
+            Self::Update(command) => command.run(),
+            Self::FlakeUpdate(command) => command.run(),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
+        }
+    }
+}
+
 /// Runs the program with this process's arguments: status 0 only if everything happened that was asked for.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Init(command) => command.run(),
-        Command::Build(command) => command.run(),
-        Command::Deploy(command) => command.run(),
-        Command::Rollout(command) => command.run(),
-        Command::Diff(command) => command.run(),
-        Command::Status(command) => command.run(),
-        Command::Versions(command) => command.run(),
-        Command::Cache(command) => command.run(),
-        Command::Log(command) => command.run(),
-        Command::Hold(command) => command.run(),
-        Command::Release(command) => command.run(),
-        Command::Verify(command) => command.run(),
-        Command::Prune(command) => command.run(),
-        Command::Keys(command) => command.run(),
-        Command::Config(command) => command.run(),
-        Command::Hub(command) => command.run(),
-        Command::Agent(command) => command.run(),
-        Command::Eval(command) => command.run(),
-        Command::FlakeUpdate(command) => command.run(),
-        Command::Completions(command) => command.run(),
-        Command::Man(command) => command.run(),
-    };
-    match result {
+    match Cli::parse().command.run() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs another command, as a part of one: its name, and what follows that.
+fn run(words: Vec<String>) -> Result<ExitCode> {
+    let words = std::iter::once("bento".to_owned()).chain(words);
+    Cli::try_parse_from(words).context("cannot run a command")?.command.run()
 }
 
 /// Prints a command's result. A reader that has seen enough is no error.

@@ -64,6 +64,18 @@ pub fn init(root: &Path, layout: &Layout) -> Result<Made> {
             files.push(("hosts/example/configuration.nix", configuration.to_owned()));
         }
     }
+    let mut made = write_new(root, files)?;
+    if !has_hosts && !layout.flake {
+        let link = Path::new("hosts/example/utils");
+        let context = || format!("cannot make the link {}", root.join(link).display());
+        std::os::unix::fs::symlink("../../utils", root.join(link)).with_context(context)?;
+        made.created.push(link.into());
+    }
+    Ok(made)
+}
+
+/// Writes these files of a layout in `root`, but for those that are there already.
+pub(crate) fn write_new(root: &Path, files: impl IntoIterator<Item = (&'static str, String)>) -> Result<Made> {
     let mut made = Made::default();
     for (path, text) in files {
         let file = root.join(path);
@@ -79,12 +91,6 @@ pub fn init(root: &Path, layout: &Layout) -> Result<Made> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => made.kept.push(path.into()),
             Err(error) => return Err(error).with_context(context),
         }
-    }
-    if !has_hosts && !layout.flake {
-        let link = Path::new("hosts/example/utils");
-        let context = || format!("cannot make the link {}", root.join(link).display());
-        std::os::unix::fs::symlink("../../utils", root.join(link)).with_context(context)?;
-        made.created.push(link.into());
     }
     Ok(made)
 }

@@ -1,0 +1,5 @@
+# Watches the others.
+{
+  disks.main = "/dev/sda";
+  servers.monitoring.watches = [ "dev-365" "dev-901" "dev-142" "dev-605" ];
+}
