@@ -45,6 +45,10 @@
         path = ./examples/template;
         description = "A fleet in one flake: a hub and the hosts that it serves";
       };
+      templates.servers = {
+        path = ./templates/servers;
+        description = "Servers that are installed over SSH: npins, disko and nixos-anywhere";
+      };
 
       checks = eachSystem (pkgs:
         { package = self.packages.${pkgs.stdenv.hostPlatform.system}.default; }

@@ -10,6 +10,9 @@ let
     diff = "Show what deploying would change on each host";
     status = "Show which system each host should run, and which it runs";
     flake-update = "Update the inputs of the fleet's flakes";
+    check = "Evaluate the hosts and validate their disk layouts";
+    provision = "Install NixOS on a machine that runs another Linux, as one of the hosts";
+    update = "Update the pins or locks, show what that changes, and deploy it";
     hub = "Serve the hosts their releases (`hub serve`), or a web page of the fleet (`hub web`)";
   };
 in

@@ -18,7 +18,8 @@ const SYSTEMS: [&str; 4] = ["aarch64-darwin", "aarch64-linux", "x86_64-darwin", 
 /// The store that C++ Nix copies sources to: one for all tests, as nixpkgs takes its time.
 const STORE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/flakes");
 /// What a user's flake gets of `lib.mkApps`.
-const APPS: [&str; 7] = ["build", "default", "deploy", "diff", "flake-update", "hub", "status"];
+const APPS: [&str; 10] =
+    ["build", "check", "default", "deploy", "diff", "flake-update", "hub", "provision", "status", "update"];
 
 /// Flakes to evaluate: `bento`, a copy of the project's files that stays as it is, `nixpkgs`, `user`, a fleet made of the template,
 /// and `all`, which has them as inputs.
