@@ -171,7 +171,7 @@ fn the_key_is_made_once_and_the_settings_know_it() {
     assert!(key::record(dir.path(), &host("web"), &key.public, false).unwrap());
     let now = fs::read_to_string(&file).unwrap();
     assert!(now.starts_with(text), "{now}");
-    assert_eq!(Config::read(dir.path()).unwrap().hosts[&host("web")].keys, [key.public.clone()]);
+    assert_eq!(Config::read(dir.path()).unwrap().hosts[&host("web")].keys, std::slice::from_ref(&key.public));
     // nothing to do the second time, and a host that is not there yet
     assert!(!key::record(dir.path(), &host("web"), &key.public, false).unwrap());
     assert!(key::record(dir.path(), &host("db"), &key.public, false).unwrap());

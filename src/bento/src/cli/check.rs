@@ -61,10 +61,10 @@ struct Finding {
     advice: Vec<String>,
     /// The script that lays out the disks.
     #[serde(skip_serializing_if = "Option::is_none")]
-    disko_script: Option<Built>,
+    disko_script: Option<Outcome>,
     /// What tries that out in a virtual machine.
     #[serde(skip_serializing_if = "Option::is_none")]
-    vm_test: Option<Built>,
+    vm_test: Option<Outcome>,
 }
 
 /// A disk that is erased.
@@ -77,7 +77,7 @@ struct Disk {
 /// What became of something that was to be built.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Built {
+enum Outcome {
     /// It was built.
     Built(String),
     /// This machine can't build it, and why.
@@ -86,7 +86,7 @@ enum Built {
     Failed(String),
 }
 
-impl Built {
+impl Outcome {
     fn text(&self) -> String {
         match self {
             Self::Built(path) => format!("built: {path}"),
@@ -99,7 +99,7 @@ impl Built {
 impl Finding {
     /// Whether somebody has to do something about the host.
     fn needs_a_person(&self) -> bool {
-        let failed = |built: &Option<Built>| matches!(built, Some(Built::Failed(_)));
+        let failed = |built: &Option<Outcome>| matches!(built, Some(Outcome::Failed(_)));
         self.error.is_some()
             || !self.assertions.is_empty()
             || !self.layout.is_empty()
@@ -247,20 +247,20 @@ fn build(
     hosts: &[&FleetHost],
     search_path: &SearchPath,
     attribute: &str,
-) -> Vec<Built> {
+) -> Vec<Outcome> {
     if let Some(reason) = unable(attribute) {
-        return hosts.iter().map(|_| Built::NotHere(reason.to_owned())).collect();
+        return hosts.iter().map(|_| Outcome::NotHere(reason.to_owned())).collect();
     }
     hosts
         .iter()
         .map(|host| match build_one(evaluator, builder, host, search_path, attribute) {
-            Ok(path) => Built::Built(path),
+            Ok(path) => Outcome::Built(path),
             Err(error) => {
                 let reason = format!("{error:#}");
                 // in Nix's words, of a builder for another kind of machine, or with features that this one does not have
                 let elsewhere = ["is required to build", "required system or feature not available"];
                 let elsewhere = elsewhere.iter().any(|words| reason.contains(words));
-                if elsewhere { Built::NotHere(reason) } else { Built::Failed(reason) }
+                if elsewhere { Outcome::NotHere(reason) } else { Outcome::Failed(reason) }
             }
         })
         .collect()

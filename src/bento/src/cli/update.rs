@@ -124,7 +124,7 @@ impl Update {
             }
         }
         // what only pins have is no input of a flake
-        if flakes && !(known && !self.input.is_empty()) {
+        if flakes && (self.input.is_empty() || !known) {
             let mut words = vec!["flake-update".to_owned()];
             words.extend(self.input.iter().cloned());
             if super::run(words)? != ExitCode::SUCCESS {
