@@ -1,5 +1,8 @@
 //! What boot loaders are told: their menus and entries, read as they are on machines.
 
+// a test may unwrap: that is how it fails
+#![allow(clippy::unwrap_used)]
+
 use bento::agent::boot::{counted, grub_entry};
 use bento::store_path::StorePath;
 

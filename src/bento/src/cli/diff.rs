@@ -145,7 +145,7 @@ impl<'f> Comparison<'f> {
                 None => {
                     note = Some(format!(
                         "it runs {running}, which is of no release that is kept: this is about release {serial}"
-                    ))
+                    ));
                 }
             }
         }
