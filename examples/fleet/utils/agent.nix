@@ -334,11 +334,12 @@ in
         KillMode = "process";
         UMask = "0077";
         # What systemd can take from it without taking it from Nix's builds, which may run in this unit too, and from checks:
-        # activations have a unit of their own.
+        # activations have a unit of their own. Nothing may be mounted over a part of /proc (ProtectKernelLogs,
+        # ProtectKernelTunables, ProtectProc), as Nix can't shut builds in then: it fails, or builds without a sandbox. Nothing
+        # may shut devices off (ProtectClock, PrivateDevices), as bootctl and builds need some. The system calls and
+        # capabilities that these would take away are taken away below.
         LockPersonality = true;
         NoNewPrivileges = true;
-        ProtectClock = true;
-        ProtectKernelLogs = true;
         ProtectKernelModules = true;
         RestrictRealtime = true;
         RestrictSUIDSGID = true;

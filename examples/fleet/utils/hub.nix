@@ -5,7 +5,7 @@
 # This file stands alone, so that a fleet without flakes can keep a copy of it.
 { config, lib, options, pkgs, ... }:
 let
-  inherit (lib) mkEnableOption mkIf mkMerge mkOption optional optionalAttrs types;
+  inherit (lib) mkDefault mkEnableOption mkIf mkMerge mkOption optional optionalAttrs types;
   cfg = config.services.bento.hub;
   hosts = lib.attrValues cfg.hosts;
   embedded = cfg.server == "embedded";
@@ -27,7 +27,7 @@ let
   isLoopback = address: lib.hasPrefix "127." address || lib.hasPrefix "[::1]:" address;
   tokenArguments = lib.optionalString (cfg.web.tokenFile != null) " --token %d/token";
   credentials = optional (cfg.web.tokenFile != null) "token:${cfg.web.tokenFile}";
-  port = address: lib.toInt (lib.last (lib.splitString ":" address));
+  port = address: builtins.fromJSON (lib.last (lib.splitString ":" address));
 
   # what both services have in common: they need next to nothing of the machine
   service = {
@@ -36,7 +36,7 @@ let
     environment.BENTO_DIR = "/etc/${directory}";
     # what differs between two systems, the store knows
     path = [ config.nix.package ];
-    restartTriggers = [ settings ];
+    restartTriggers = [ config.environment.etc."${directory}/bento.toml".source ];
     serviceConfig = {
       Restart = "on-failure";
       RestartSec = 5;
@@ -63,6 +63,21 @@ let
     };
   };
   common = lib.recursiveUpdate service;
+
+  # How many connections may be about to log in: every host may come in the same moment, and once more before it is through.
+  crowd = lib.max 100 (2 * lib.length hosts);
+  # each of them is one process or more of sshd's, and a few files of its first one
+  limits = { LimitNOFILE = mkDefault "${toString (1024 + 4 * crowd)}:524288"; TasksMax = mkDefault "infinity"; };
+  # what sshd is told for all, if it is not told otherwise; older collections of packages have nothing but text for that
+  sshdSettings = settings:
+    if options.services.openssh ? settings
+    then { settings = lib.mapAttrs (_: mkDefault) settings; }
+    else { extraConfig = lib.mkBefore (lib.concatStrings (lib.mapAttrsToList (name: value: "${name} ${value}\n") settings)); };
+  # whether systemd starts one sshd for each connection
+  onDemand = config.services.openssh.startWhenNeeded or false;
+  # OpenSSH holds what one has done wrong against its address since that version
+  sshd = config.services.openssh.package or config.programs.ssh.package;
+  hasPenalties = lib.versionAtLeast (lib.getVersion sshd) "9.8";
 
   # not every collection of packages has these
   hasHarmonia = options.services ? harmonia && options.services.harmonia ? cache;
@@ -93,7 +108,7 @@ in
     };
 
     group = mkOption {
-      type = types.nonEmptyStr;
+      type = types.strMatching ".+";
       default = "sftp_users";
       description = "The group of the hosts' users, which sshd's rules are for; or the embedded server's.";
     };
@@ -105,6 +120,16 @@ in
       description = ''
         How much one host may leave in its logs, in MiB. With OpenSSH it is the file system that counts: that of chrootDir
         must be mounted with `usrquota`. Without a number it does not count.
+      '';
+    };
+
+    sharedAddresses = mkOption {
+      type = types.listOf (types.strMatching "[0-9a-fA-F.:]+(/[0-9]+)?");
+      default = [ ];
+      example = [ "203.0.113.7" "2001:db8:1::/48" ];
+      description = ''
+        Addresses, or networks, that many hosts come from: a site behind one router, a VPN. OpenSSH refuses an address for a
+        while when logins from there fail or take too long, and so all hosts of a site for what one of them does; not these.
       '';
     };
 
@@ -122,7 +147,7 @@ in
             description = "The host's name: it has to be one that a user can have.";
           };
           keys = mkOption {
-            type = types.listOf types.singleLineStr;
+            type = types.listOf (types.strMatching "[^\n]+");
             default = [ ];
             description = "The host's public keys. Without any, its directory is there but nobody can log in.";
           };
@@ -154,7 +179,7 @@ in
         description = "Whether the firewall lets hosts through to it.";
       };
       user = mkOption {
-        type = types.nonEmptyStr;
+        type = types.strMatching ".+";
         default = "bento-hub";
         description = "The user that it runs as, and whom the hosts' directories belong to. `bento deploy` must be run as this user too.";
       };
@@ -220,6 +245,10 @@ in
           assertion = !cfg.web.scrape || (cfg.web.enable && hasPrometheus);
           message = "services.bento.hub.web.scrape needs services.bento.hub.web.enable, and a nixpkgs that has services.prometheus";
         }
+        {
+          assertion = cfg.sharedAddresses == [ ] || (!embedded && hasPenalties);
+          message = "services.bento.hub.sharedAddresses is about OpenSSH from 9.8 on, and the hub's server is ${if embedded then "bento's own" else "OpenSSH ${lib.getVersion sshd}"}: leave it empty";
+        }
       ];
 
       users.groups.${cfg.group} = { };
@@ -269,13 +298,27 @@ in
       '';
     })
 
+    # What OpenSSH and systemd refuse a crowd by: both take one for an attack. Penalties for an address stay, as they are what
+    # keeps those away that try out passwords.
+    (mkIf (!embedded) {
+      services.openssh = sshdSettings ({
+        MaxStartups = toString crowd;
+      } // optionalAttrs (cfg.sharedAddresses != [ ]) {
+        PerSourcePenaltyExemptList = lib.concatStringsSep "," cfg.sharedAddresses;
+      });
+    })
+    (mkIf (!embedded && !onDemand) { systemd.services.sshd.serviceConfig = limits; })
+    (mkIf (!embedded && onDemand) {
+      systemd.sockets.sshd.socketConfig = { MaxConnections = mkDefault crowd; TriggerLimitIntervalSec = mkDefault 0; };
+    })
+
     # what a host's user owns is its logs, so the file system's count of that is the quota
     (mkIf (!embedded && cfg.quota != null) {
       systemd.services.bento-hub-quota = {
         description = "Limits to what hosts may leave on the bento hub";
         wantedBy = [ "multi-user.target" ];
         after = [ "local-fs.target" "systemd-tmpfiles-setup.service" ];
-        path = [ pkgs.linuxquota pkgs.util-linux ];
+        path = [ pkgs.linuxquota (pkgs.util-linux or pkgs.utillinux) ];
         serviceConfig = { Type = "oneshot"; RemainAfterExit = true; };
         script = ''
           place=$(findmnt --noheadings --output TARGET --target ${lib.escapeShellArg cfg.chrootDir})
@@ -305,9 +348,12 @@ in
             + lib.optionalString cfg.web.enable " --web=${cfg.web.listen}${tokenArguments}";
           User = cfg.embedded.user;
           Group = cfg.group;
+          inherit (limits) LimitNOFILE;
           StateDirectory = directory;
           StateDirectoryMode = "0700";
           ReadWritePaths = [ cfg.chrootDir ];
+          # this would take openat2 away, by which a host is kept in its directory
+          RestrictSUIDSGID = false;
           UMask = "0027";
         };
       };
@@ -340,7 +386,7 @@ in
       ({
         job_name = "bento";
         static_configs = [{ targets = [ cfg.web.listen ]; }];
-      } // optionalAttrs (cfg.web.tokenFile != null) { authorization.credentials_file = cfg.web.tokenFile; })
+      } // optionalAttrs (cfg.web.tokenFile != null) { bearer_token_file = cfg.web.tokenFile; })
     ];
   })));
 }
