@@ -71,7 +71,7 @@ class Fleet:
 
     def reports(self, host="web"):
         """What the host has reported, in order."""
-        text = self.hub.succeed(f"cd /home/chroot/{host}/logs && for file in $(ls -v report-*.json); do cat $file; done")
+        text = self.hub.succeed(f"cd /home/chroot/{host}/logs && for file in $(ls -v | grep '^report-.*json$'); do cat $file; done")
         decoder, found = json.JSONDecoder(), []
         while text.strip():
             text = text.lstrip()

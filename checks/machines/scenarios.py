@@ -572,6 +572,69 @@ def agent_updated(lab):
     assert lab.running() == new
 
 
+def ask_page(machine, request, body="", by="127.0.0.1 51337", user=0):
+    """What the page for the user at the machine answers to a request."""
+    host = "localhost:51337" if by[0].isdigit() else "localhost"
+    text = f"{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    machine.write("/tmp/request", text)
+    # it does not say that it has nothing more to say before it is answered: no browser does
+    return machine.succeed(f"(cat /tmp/request; sleep 2) | setpriv --reuid {user} --regid {user} --clear-groups nc {by}")
+
+
+@scenario("the page's button, behind systemd's socket")
+def page_button(lab):
+    lab.publish_change("update")
+    # nothing of it runs until somebody looks
+    lab.web.fail("systemctl is-active --quiet bento-page.service")
+    shown = ask_page(lab.web, "GET /")
+    lab.web.succeed("systemctl is-active --quiet bento-page.service")
+    for answer in (shown, ask_page(lab.web, "GET /", by="-U /run/bento/page.sock", user=1234)):
+        if not answer.startswith("HTTP/1.1 200") or lab.first.removeprefix("/nix/store/") not in answer:
+            raise Failure(f"the page does not show what runs: {answer}")
+    refused = ask_page(lab.web, "GET /", by="-U /run/bento/page.sock", user=65534)
+    if not refused.startswith("HTTP/1.1 403"):
+        raise Failure(f"a service is shown the page: {refused}")
+    # it is for this machine alone
+    lab.hub.fail(f"nc -z -w 2 {lab.address} 51337")
+    token = re.search(r'name="token" value="([0-9a-f]+)"', shown).group(1)
+    answer = ask_page(lab.web, "POST /update", f"token={token}")
+    if not answer.startswith("HTTP/1.1 303"):
+        raise Failure(f"the button does nothing: {answer}\n{lab.web.execute('journalctl -u bento-page --no-pager -o cat | tail')[1]}")
+    lab.expect("up-to-date", lab.patience)
+    new = lab.expect_new()
+    shown = ask_page(lab.web, "GET /")
+    if new.removeprefix("/nix/store/") not in shown:
+        raise Failure(f"the page does not show what runs now: {shown}")
+
+
+@scenario("a machine that has only NixOS becomes a host")
+def bootstrapped(lab):
+    lab.web.write("/etc/nixos/change.nix", change("services.bento.agent.enable = lib.mkForce false;"))
+    lab.web.succeed(f"set -e; {INSTALL}\n\"$system/bin/switch-to-configuration\" test; rm -rf /var/lib/bento")
+    lab.web.fail("test -e /etc/bento/agent.toml", "systemctl cat bento-upgrade.service")
+    lab.hub.succeed("rm -f /home/chroot/web/logs/*")
+    lab.first = lab.running()
+    lab.web.write("/root/bootstrap.sh", (ROOT / "modules/bootstrap.sh").read_text())
+    lab.web.write("/root/settings.toml", 'timeout = 2\n[nix]\nsearch-path = ["nixpkgs=/fixture"]\n[confirm]\ntries = 2\npause = 1\nsettle = 2\n')
+    command = "sh /root/bootstrap.sh --hub 192.168.1.1 --bento /usr/local/bin/bento --settings /root/settings.toml --signer '{}' --host-key '{}' 2>&1"
+    # whoever poses as the hub is not believed, not even the first time
+    lab.web.fail(command.format(lab.keys["admin"], lab.keys["other"]))
+    if lab.running() != lab.first or lab.reports():
+        raise Failure("another hub than the right one was listened to")
+    status, text = lab.web.execute(command.format(lab.keys["admin"], lab.keys["hub"]))
+    if status:
+        raise Failure(text + lab.web.execute("journalctl --no-pager -o short -n 120")[1])
+    lab.expect("up-to-date")
+    new = lab.expect_new()
+    lab.web.wait_for_unit("bento-upgrade.timer", 20)
+    # its own agent finds nothing left to do, and neither does the script
+    lab.poll()
+    if lab.running() != new or len(lab.reports()) != 1:
+        raise Failure(f"it was done twice: {lab.reports()}")
+    lab.expect("up-to-date")
+    lab.web.fail(command.format(lab.keys["admin"], lab.keys["hub"]))
+
+
 @scenario("clock wrong by a year")
 def clock(lab):
     library = lab.web.succeed("ls /usr/lib/*/faketime/libfaketime.so.1").strip()

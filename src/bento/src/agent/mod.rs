@@ -89,6 +89,19 @@ const NOTIFICATION: Duration = Duration::from_secs(20);
 /// How long a machine may take to go down.
 const GOING_DOWN: Duration = Duration::from_secs(300);
 
+/// Why nothing was done: another run of the agent does it.
+#[derive(Debug, thiserror::Error)]
+#[error("another run of the agent is at work: it holds {}", lock.display())]
+pub struct AtWork {
+    lock: PathBuf,
+}
+
+impl AtWork {
+    /// The exit status that says so, which is no failure of the agent's unit: a release that has the unit for the first time
+    /// starts it while it is tried out. (`EX_TEMPFAIL` of `sysexits.h`.)
+    pub const EXIT_STATUS: u8 = 75;
+}
+
 /// One poll: delivers what is queued, takes up a new release, reports.
 ///
 /// An error is everything that leaves the host with another system than the hub's release asks for, or the hub without
@@ -115,8 +128,7 @@ pub fn rollback(config: &AgentConfig, target: Option<StorePath>) -> Result<Polle
 fn session(config: &AgentConfig, work: impl FnOnce(&mut Agent) -> Result<Polled>) -> Result<Polled> {
     prepare(&config.state_dir)?;
     let lock = lock_file(config);
-    let held = files::try_lock(&lock)?
-        .with_context(|| format!("another run of the agent is at work: it holds {}", lock.display()))?;
+    let held = files::try_lock(&lock)?.ok_or_else(|| AtWork { lock: lock.clone() })?;
     write_pid(&held)?;
     if resume_as_begun(config)? == Resumed::GoingDown {
         return Ok(Polled::Restarting);

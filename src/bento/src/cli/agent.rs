@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::agent::config::AgentConfig;
 use crate::agent::page::{self, Page, Sockets};
 use crate::agent::standing::Standing;
-use crate::agent::{self, Polled, hold};
+use crate::agent::{self, AtWork, Polled, hold};
 use crate::hub::Hold;
 use crate::store_path::StorePath;
 
@@ -95,7 +95,13 @@ impl Agent {
                 let standing = Standing::read(&config)?;
                 if json { super::print_json(&standing)? } else { super::print(&standing.to_string())? }
             }
-            Command::Run { now, json } => tell(&agent::run(&config, now)?, json)?,
+            Command::Run { now, json } => match agent::run(&config, now) {
+                Err(error) if error.is::<AtWork>() => {
+                    eprintln!("error: {error:#}");
+                    return Ok(ExitCode::from(AtWork::EXIT_STATUS));
+                }
+                polled => tell(&polled?, json)?,
+            },
             Command::Rollback { to, json } => {
                 let to = to.map(|link| {
                     StorePath::behind(&link).with_context(|| format!("{} leads to no store path", link.display()))

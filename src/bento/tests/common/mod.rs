@@ -55,6 +55,8 @@ read end || true
 #[derive(Debug)]
 pub struct Ran {
     pub ok: bool,
+    /// `None` if a signal ended it.
+    pub status: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
@@ -63,6 +65,7 @@ impl Ran {
     fn new(output: Output) -> Self {
         Self {
             ok: output.status.success(),
+            status: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
