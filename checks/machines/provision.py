@@ -6,14 +6,10 @@ records it, and does on the machine what its phases come to, but for the kernel:
 disk laid out, gets the system and the files that come with it, and restarts into that.
 """
 
-import argparse
 import json
-import os
 import shlex
-import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 import push
@@ -344,40 +340,14 @@ def silent(lab):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--work", required=True)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("names", nargs="*")
-    arguments = parser.parse_args()
-    wanted = [entry for entry in SCENARIOS
-              if (entry[2] or not arguments.quick) and (not arguments.names or any(name in entry[0] for name in arguments.names))]
-    if not wanted:
-        sys.exit(f"no scenario of this name; there are: {', '.join(entry[0] for entry in SCENARIOS)}")
-    begin = time.monotonic()
+    arguments = push.options("base", "work").parse_args()
     # nothing but what is in Debian's base is needed
-    tools = tempfile.mkdtemp()
-    lab = Lab(arguments.base, tools, arguments.work)
-    print(f"the desk is installed ({time.monotonic() - begin:.0f} s)", flush=True)
-    passed = failed = 0
-    for name, agent, _, function in wanted:
-        start = time.monotonic()
-        try:
-            lab.fresh(agent)
-            note = function(lab)
-            passed += 1
-            print(f"ok: {name} ({time.monotonic() - start:.1f} s)" + (f": {note}" if note else ""), flush=True)
-        # whatever it is, the others are run too
-        except Exception as error:
-            failed += 1
-            print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
-            if not isinstance(error, Failure):
-                traceback.print_exc()
-    for machine in lab.machines.values():
-        machine.crash()
-    os.rmdir(tools)
-    print(f"{passed} passed, {failed} failed ({time.monotonic() - begin:.0f} s)")
-    sys.exit(1 if failed else 0)
+    with tempfile.TemporaryDirectory() as tools:
+        push.perform(
+            SCENARIOS, arguments,
+            make=lambda: Lab(arguments.base, tools, arguments.work),
+            prepare=lambda lab, agent: lab.fresh(agent),
+        )
 
 
 if __name__ == "__main__":

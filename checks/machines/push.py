@@ -745,38 +745,41 @@ def killed_rollout(lab):
     return f"killed in {len(outcomes)} waves, and gone on with"
 
 
-def main():
+def options(*own):
+    """The options of a program that runs scenarios; `own` are names of ones that say what it works with."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--tools", required=True)
-    parser.add_argument("--work", required=True)
+    for name in own:
+        parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--book", action="store_true")
     parser.add_argument("names", nargs="*")
-    arguments = parser.parse_args()
-    wanted = [entry for entry in SCENARIOS
+    return parser
+
+
+def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: None, broken=lambda lab, entry: None):
+    """Runs those of `scenarios` that the arguments ask for, on what `make` makes, and exits. Each begins with `prepare`; `ended` and
+    `broken` hear what came of it."""
+    wanted = [entry for entry in scenarios
               if (entry[2] or not arguments.quick) and (not arguments.names or any(name in entry[0] for name in arguments.names))]
     if not wanted:
-        sys.exit(f"no scenario of this name; there are: {', '.join(entry[0] for entry in SCENARIOS)}")
+        sys.exit(f"no scenario of this name; there are: {', '.join(entry[0] for entry in scenarios)}")
     begin = time.monotonic()
-    lab = Lab(arguments.base, arguments.tools, arguments.work)
+    lab = make()
     print(f"the desk is installed ({time.monotonic() - begin:.0f} s)", flush=True)
     passed = failed = 0
-    for name, machines, _, function in wanted:
+    for entry in wanted:
+        name, machines, _, function = entry
         start = time.monotonic()
         try:
-            lab.fresh(*machines)
+            prepare(lab, machines)
             ready = time.monotonic()
             note = function(lab)
             passed += 1
-            if arguments.book:
-                write_row(HEADING, [entry[0] for entry in SCENARIOS], name, (lab.outcome(*machines), note or lab.last))
+            ended(lab, entry, note)
             print(f"ok: {name} ({ready - start:.1f} s + {time.monotonic() - ready:.1f} s)" + (f": {note}" if note else ""), flush=True)
         # whatever it is, the others are run too
         except Exception as error:
             failed += 1
-            if arguments.book:
-                write_row(HEADING, [entry[0] for entry in SCENARIOS], name)
+            broken(lab, entry)
             print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
             if not isinstance(error, Failure):
                 traceback.print_exc()
@@ -785,6 +788,24 @@ def main():
         machine.crash()
     print(f"{passed} passed, {failed} failed ({time.monotonic() - begin:.0f} s)")
     sys.exit(1 if failed else 0)
+
+
+def main():
+    parser = options("base", "tools", "work")
+    parser.add_argument("--book", action="store_true")
+    arguments = parser.parse_args()
+
+    def row(name, cells=lambda: None):
+        if arguments.book:
+            write_row(HEADING, [entry[0] for entry in SCENARIOS], name, cells())
+
+    perform(
+        SCENARIOS, arguments,
+        make=lambda: Lab(arguments.base, arguments.tools, arguments.work),
+        prepare=lambda lab, machines: lab.fresh(*machines),
+        ended=lambda lab, entry, note: row(entry[0], lambda: (lab.outcome(*entry[1]), note or lab.last)),
+        broken=lambda lab, entry: row(entry[0]),
+    )
 
 
 if __name__ == "__main__":
