@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow};
 use clap::Args;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
@@ -484,8 +484,8 @@ impl Deploy {
         let hub = &releases.hub;
         let FleetHost { host, tree, .. } = fleet_host;
         let toplevel = &evaluation.toplevel;
-        if self.built && !self.dry_run && !builder.is_available(toplevel, &releases.config.release.substituters) {
-            bail!("{toplevel} is neither here nor in one of release.substituters");
+        if self.built && !self.dry_run {
+            builder.find(toplevel, &releases.config.release.substituters)?;
         }
         let now = Timestamp::now();
         let secrets = releases.secrets(fleet_host, *digest_key)?;
