@@ -122,7 +122,7 @@ struct Known {
 }
 
 /// Some parts of a [`Reading`].
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 struct Parts {
     node: bool,
     contents: bool,
@@ -133,6 +133,10 @@ struct Parts {
 impl Known {
     /// The parts that are used and were not taken; from now on they are.
     fn take(&mut self) -> Option<Reading> {
+        // a copy of the process must not change, and so have for itself, what it does not need to
+        if self.used == self.taken {
+            return None;
+        }
         let (used, taken) = (self.used, std::mem::replace(&mut self.taken, self.used));
         let reading = Reading {
             node: self.reading.node.filter(|_| used.node && !taken.node),
@@ -178,9 +182,9 @@ impl RecordingFs {
     #[must_use]
     pub fn findings(&self) -> Findings {
         let mut known = self.known.borrow_mut();
-        let fresh = known.iter_mut().filter_map(|(path, known)| {
-            let fresh = !std::mem::replace(&mut known.passed_on, true);
-            fresh.then_some((path, &*known))
+        let fresh = known.iter_mut().filter(|(_, known)| !known.passed_on).map(|(path, known)| {
+            known.passed_on = true;
+            (path, &*known)
         });
         let found = |known: &Known| Finding {
             metadata: known.metadata,
