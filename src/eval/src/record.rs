@@ -104,7 +104,7 @@ pub type Readings = BTreeMap<Vec<u8>, Reading>;
 /// what a directory has in it, is looked at once: an evaluation sees its files as they were when it first asked.
 pub struct RecordingFs {
     store: PathBuf,
-    known: RefCell<FxHashMap<Box<[u8]>, Known>>,
+    known: RefCell<FxHashMap<Box<[u8]>, Box<Known>>>,
 }
 
 /// What is known of a path. A part that is not *used* came from elsewhere ([`RecordingFs::learn`]), so that nothing depends
@@ -199,7 +199,8 @@ impl RecordingFs {
     pub fn learn(&self, findings: Findings) {
         let mut all = self.known.borrow_mut();
         for (path, Finding { metadata, entries, reading }) in findings.0 {
-            let known = all.entry(path.into()).or_insert_with(|| Known { passed_on: true, ..Known::default() });
+            let known =
+                all.entry(path.into()).or_insert_with(|| Box::new(Known { passed_on: true, ..Known::default() }));
             if known.reading.node.is_none() {
                 (known.metadata, known.reading.node) = (metadata, reading.node);
             }
@@ -212,6 +213,25 @@ impl RecordingFs {
                 known.reading.target = reading.target;
             }
         }
+    }
+
+    /// What is known of a path already, which is used from now on.
+    fn again<T>(
+        &self,
+        path: &Path,
+        find: impl FnOnce(&Known) -> Option<T>,
+        part: impl Fn(&mut Parts) -> &mut bool,
+    ) -> Option<T> {
+        let mut all = self.known.borrow_mut();
+        let known = all.get_mut(bytes_of(path))?;
+        let found = find(known)?;
+        let mut used = known.used;
+        *part(&mut used) = true;
+        // as in `Known::take`
+        if used != known.used {
+            known.used = used;
+        }
+        Some(found)
     }
 
     /// Changes what is known of a path.
@@ -273,12 +293,8 @@ impl FileSystem for RecordingFs {
             return RealFs.lstat(path);
         }
         // that nothing is there is asked again, for it may be made meanwhile
-        let known = self.note(path, |known| {
-            known.used.node |= known.metadata.is_some();
-            known.metadata
-        });
-        if known.is_some() {
-            return Ok(known);
+        if let Some(metadata) = self.again(path, |known| known.metadata, |used| &mut used.node) {
+            return Ok(Some(metadata));
         }
         let found = RealFs.lstat(path)?;
         self.note_metadata(path, found);
@@ -306,11 +322,7 @@ impl FileSystem for RecordingFs {
         if self.is_immutable(path) {
             return RealFs.read_dir(path);
         }
-        let known = self.note(path, |known| {
-            known.used.listing |= known.entries.is_some();
-            known.entries.clone()
-        });
-        if let Some(entries) = known {
+        if let Some(entries) = self.again(path, |known| known.entries.clone(), |used| &mut used.listing) {
             return Ok(entries.to_vec());
         }
         let stamp = std::fs::symlink_metadata(path).ok().and_then(|metadata| Stamp::settled(&metadata));
@@ -341,11 +353,8 @@ impl FileSystem for RecordingFs {
 
     fn read_again(&self, path: &Path) -> bool {
         self.is_immutable(path)
-            || self.note(path, |known| {
-                known.used.contents |= known.reading.contents.is_some();
-                known.used.target |= known.reading.target.is_some();
-                known.reading.contents.is_some() || known.reading.target.is_some()
-            })
+            || self.again(path, |known| known.reading.contents, |used| &mut used.contents).is_some()
+            || self.again(path, |known| known.reading.target.clone(), |used| &mut used.target).is_some()
     }
 }
 
