@@ -52,15 +52,8 @@ def lacks():
     return None
 
 
-def make_kernel(packages, folder):
-    """A kernel and an initrd, from Debian's packages, for /machine."""
-    folder.mkdir(parents=True)
-    kernel = next((packages / "boot").glob("vmlinuz-*"))
-    shutil.copy(kernel, folder / "kernel")
-    tree = folder / "tree"
-    for name in ("bin", "modules", "proc", "sys", "dev", "root"):
-        (tree / name).mkdir(parents=True)
-    shutil.copy(packages / "usr/bin/busybox", tree / "bin/busybox")
+def copy_modules(packages, names, folder):
+    """Copies modules of the kernel in Debian's packages, and those that they need; gives their names in the order to load them."""
     files = {file.stem: file for file in (packages / "usr/lib/modules").rglob("*.ko")}
     loaded = []
 
@@ -71,10 +64,23 @@ def make_kernel(packages, folder):
             for needed in filter(None, needs.split(",")):
                 load(needed)
             loaded.append(module)
-            shutil.copy(files[module], tree / "modules")
+            shutil.copy(files[module], folder)
 
-    for module in MODULES:
+    for module in names:
         load(module)
+    return loaded
+
+
+def make_kernel(packages, folder):
+    """A kernel and an initrd, from Debian's packages, for /machine."""
+    folder.mkdir(parents=True)
+    kernel = next((packages / "boot").glob("vmlinuz-*"))
+    shutil.copy(kernel, folder / "kernel")
+    tree = folder / "tree"
+    for name in ("bin", "modules", "proc", "sys", "dev", "root"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy(packages / "usr/bin/busybox", tree / "bin/busybox")
+    loaded = copy_modules(packages, MODULES, tree / "modules")
     (tree / "init").write_text(INITRD.replace("@modules@", " ".join(loaded)))
     (tree / "init").chmod(0o755)
     run("sh", "-c", "find . | cpio --quiet -o -H newc -R 0:0 > ../initrd", cwd=tree)
