@@ -15,7 +15,7 @@ from pathlib import Path
 
 import emulated
 import hub  # noqa: F401, its scenarios are run too
-import shared  # noqa: F401, the same
+import shared
 from driver import SLOWNESS, Container, make_network, options, overlay, perform, run, write_row
 from emulated import Emulated
 from fleet import SCENARIOS, Failure, Fleet, scenario
@@ -465,6 +465,10 @@ def real_panic(lab):
     lab.expect_first("did not come up for good")
     if "Kernel panic - not syncing: sysrq triggered crash" not in lab.web.all_console():
         raise Failure("no kernel has panicked")
+
+
+# QEMU is killed: what the guest has not written to its disk is lost
+scenario("a real machine is reset while testing", "systemd-boot")(shared.power_cut)
 
 
 # a build in a sandbox, whatever Nix is set to: it sees nothing of the machine
