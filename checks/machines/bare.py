@@ -39,6 +39,8 @@ RemainAfterExit=yes
 ExecStart=/usr/local/sbin/restore-network
 UNIT
 ln -s $units/restore-network.service /lib/systemd/system/ssh.service $units/multi-user.target.wants
+# nobody needs them here, and a login does not wait for them
+for unit in dbus.service dbus.socket systemd-logind.service e2scrub_reap.service getty@tty1.service; do ln -s /dev/null $units/$unit; done
 exec /lib/systemd/systemd
 """
 # the address that the machine had before
@@ -73,7 +75,8 @@ options root=/dev/vdb2 init=/lib/systemd/systemd console=ttyS0 quiet systemd.sho
 """
 # what no machine of these needs
 DEAD_WEIGHT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/lib/modules", "usr/lib/grub", "usr/include",
-               "var/lib/apt", "var/cache/apt", "boot")
+               "usr/share/perl", "usr/share/perl5", "usr/share/zoneinfo", "usr/lib/x86_64-linux-gnu/perl", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/apt",
+               "var/lib/apt", "var/lib/dpkg", "var/cache/apt", "boot")
 
 
 def lacks(packages, disks):

@@ -56,8 +56,10 @@ pub fn end_group(leader: u32) {
 }
 
 /// What tells this process to end (Ctrl-C, a shutdown, a terminal that is closed), held back for as long as this lives, so that there
-/// is time to tidy up. Programs that are started meanwhile are told as always.
+/// is time to tidy up.
 pub struct Interruptions {
+    /// What is held back.
+    held: SigSet,
     /// What is held back besides.
     before: SigSet,
     signals: SignalFd,
@@ -66,14 +68,26 @@ pub struct Interruptions {
 impl Interruptions {
     /// Begins to hold them back from the thread that calls it.
     pub fn watch() -> Result<Self> {
-        let mut set = SigSet::empty();
+        let mut held = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            set.add(signal);
+            held.add(signal);
         }
         let context = "cannot watch for signals";
-        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context(context)?;
-        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(context)?;
-        Ok(Self { before, signals })
+        let signals = SignalFd::with_flags(&held, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context(context)?;
+        let before = held.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(context)?;
+        Ok(Self { held, before, signals })
+    }
+
+    /// Starts a program, which hears of signals as it would if they were not held back from this process: it inherits what its parent
+    /// holds back, and `timeout`, for one, could end nothing.
+    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
+        if self.any() {
+            bail!("interrupted");
+        }
+        self.before.thread_set_mask().context("cannot watch for signals")?;
+        let child = command.spawn();
+        self.held.thread_block().context("cannot watch for signals")?;
+        child.with_context(|| not_started(command.get_program()))
     }
 
     /// Whether there was one since they were last asked for.
@@ -84,7 +98,7 @@ impl Interruptions {
     /// Runs a program that has this process's terminal, for no longer than `limit`; it is ended when this process is told to.
     pub fn attend(&self, command: &mut Command, limit: Duration) -> Result<ExitStatus> {
         let program = PathBuf::from(command.get_program());
-        let mut child = command.spawn().with_context(|| not_started(program.as_os_str()))?;
+        let mut child = self.spawn(command)?;
         let deadline = Instant::now() + limit;
         let reason = loop {
             let ended = wait_until(&mut child, (Instant::now() + TICK).min(deadline))?;

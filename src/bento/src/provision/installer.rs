@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::nix::not_started;
 use crate::process::{self, Interruptions};
 use crate::provision::journal::Phase;
 use crate::push::remote::Remote;
@@ -135,9 +134,8 @@ impl Installer {
         };
         note(&format!("$ {command:?}"));
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let program = command.get_program().to_owned();
         let interruptions = Interruptions::watch()?;
-        let mut child = command.spawn().with_context(|| not_started(&program))?;
+        let mut child = interruptions.spawn(&mut command)?;
         let (stdout, stderr) = child.stdout.take().zip(child.stderr.take()).context("a program has no pipes")?;
         let last = Mutex::new(Vec::new());
         let ended = std::thread::scope(|scope| {
