@@ -55,7 +55,8 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
   [ -n "$left" ] || exit 0
   [ $try != 1 ] || echo ended
   [ $try -lt 6 ] || signal=KILL
-  for one in $left; do kill -$signal -- "-$one" 2> /dev/null; done
+  # not every shell takes a -- before the group
+  for one in $left; do kill -$signal "-$one" 2> /dev/null; done
   sleep 1
 done
 echo "it can't be ended" >&2
