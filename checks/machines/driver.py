@@ -328,16 +328,19 @@ class Container(Machine):
         self.leader = self.find_leader()
         if not self.leader:
             return 255, f"{self.name} is off"
-        environment = {"PATH": "/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root",
-                       "NIX_REMOTE": "local", "NIX_PATH": "nixpkgs=/fixture", "LC_ALL": "C.UTF-8"}
+        words, environment = self.inside(command)
         try:
-            done = subprocess.run(
-                ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--",
-                 "/bin/sh", "-c", command],
-                env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
+            done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
         except subprocess.TimeoutExpired as expired:
             return 124, (expired.output or b"").decode(errors="replace")
         return done.returncode, done.stdout.decode(errors="replace")
+
+    def inside(self, command):
+        """The words that run a shell command in it, and their environment; it must be on."""
+        environment = {"PATH": "/run/current-system/sw/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root",
+                       "NIX_REMOTE": "local", "NIX_PATH": "nixpkgs=/fixture", "LC_ALL": "C.UTF-8"}
+        words = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "/bin/sh", "-c", command]
+        return words, environment
 
     def write(self, path, text):
         """Writes a file in it; it must be on."""
