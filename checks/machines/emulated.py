@@ -26,7 +26,9 @@ for module in @modules@; do insmod /modules/$module.ko; done
 # a new kernel that does not work
 case " $(cat /proc/cmdline) " in *" broken "*) echo c > /proc/sysrq-trigger ;; esac
 ip link set eth0 name host0
-mount -t ext4 /dev/vda2 /root
+root=/dev/vda2
+for word in $(cat /proc/cmdline); do case $word in root=*) root=${word#root=} ;; esac; done
+mount -t ext4 "$root" /root
 for folder in dev proc sys; do mount --move /$folder /root/$folder; done
 mount -t tmpfs -o mode=755 run /root/run
 for word in $(cat /root/proc/cmdline); do
@@ -52,8 +54,9 @@ def lacks():
     return None
 
 
-def copy_modules(packages, names, folder):
-    """Copies modules of the kernel in Debian's packages, and those that they need; gives their names in the order to load them."""
+def copy_modules(packages, folder, wanted=MODULES):
+    """Copies modules of the kernel's, and what they need; gives their names, in the order in which they can be loaded."""
+    folder.mkdir(parents=True)
     files = {file.stem: file for file in (packages / "usr/lib/modules").rglob("*.ko")}
     loaded = []
 
@@ -66,7 +69,7 @@ def copy_modules(packages, names, folder):
             loaded.append(module)
             shutil.copy(files[module], folder)
 
-    for module in names:
+    for module in wanted:
         load(module)
     return loaded
 
@@ -77,10 +80,10 @@ def make_kernel(packages, folder):
     kernel = next((packages / "boot").glob("vmlinuz-*"))
     shutil.copy(kernel, folder / "kernel")
     tree = folder / "tree"
-    for name in ("bin", "modules", "proc", "sys", "dev", "root"):
+    for name in ("bin", "proc", "sys", "dev", "root"):
         (tree / name).mkdir(parents=True)
     shutil.copy(packages / "usr/bin/busybox", tree / "bin/busybox")
-    loaded = copy_modules(packages, MODULES, tree / "modules")
+    loaded = copy_modules(packages, tree / "modules")
     (tree / "init").write_text(INITRD.replace("@modules@", " ".join(loaded)))
     (tree / "init").chmod(0o755)
     run("sh", "-c", "find . | cpio --quiet -o -H newc -R 0:0 > ../initrd", cwd=tree)
@@ -132,6 +135,8 @@ class Emulated(Machine):
     """A machine with firmware. What it writes is kept in `work`; at first its disk is as `disk` is."""
 
     patience = 240
+    # in MiB
+    memory = 1024
 
     def __init__(self, name, disk, work):
         super().__init__(name, work)
@@ -165,11 +170,11 @@ class Emulated(Machine):
             file.unlink(missing_ok=True)
         console = open(self.work / "console.log", "ab")
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-machine", "q35,smm=off,hpet=off", "-accel", "tcg", "-cpu", "Nehalem", "-m", "1024", "-nographic",
+            ["qemu-system-x86_64", "-machine", "q35,smm=off,hpet=off", "-accel", "tcg", "-cpu", "Nehalem", "-m", str(self.memory), "-nographic",
              "-monitor", "none", "-serial", "stdio", "-no-reboot", "-qmp", f"unix:{monitor},server=on,wait=off",
              "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}/OVMF_CODE_4M.fd",
              "-drive", f"if=pflash,format=raw,file={self.work}/variables",
-             "-drive", f"if=virtio,format=qcow2,cache=unsafe,file={self.work}/disk",
+             *self.drives(),
              "-netdev", f"tap,id=net,ifname={self.link()},script=no,downscript=no", "-device", "virtio-net-pci,netdev=net,romfile=",
              "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
              "-chardev", f"socket,path={door},server=on,wait=off,id=door", "-device", "virtserialport,chardev=door,name=door"],
@@ -177,6 +182,10 @@ class Emulated(Machine):
         self.door, self.monitor = self.connection(door), self.connection(monitor)
         self.monitor.sendall(b'{"execute": "qmp_capabilities"}\n')
         threading.Thread(target=self.listen, args=(self.door,), daemon=True).start()
+
+    def drives(self):
+        """Its disks, as options of QEMU's."""
+        return ["-drive", f"if=virtio,format=qcow2,cache=unsafe,file={self.work}/disk"]
 
     def connection(self, path):
         """A connection to a socket that QEMU is about to make."""

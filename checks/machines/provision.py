@@ -1,18 +1,30 @@
 """Provisioning: from a desk to a machine with Debian, a real systemd and a real sshd, which becomes a host whose agent reports to a real
 hub. `run --provision [SCENARIO...]` runs it.
 
-Where nixpkgs' binaries can't be had there is no nixos-anywhere: a program in its place is told what nixos-anywhere would be told,
+On a container there is nothing for nixos-anywhere to install: a program in its place is told what nixos-anywhere would be told,
 records it, and does on the machine what its phases come to, but for the kernel: the machine restarts as an installer, has its
 disk laid out, gets the system and the files that come with it, and restarts into that.
+
+nixos-anywhere itself installs an emulated machine (bare.py): BENTO_NIXOS_ANYWHERE and BENTO_NIXOS_IMAGES name checkouts of it and of
+nixos-images, BENTO_CORPORA the folder with nixpkgs-26.11, and BENTO_NIX the one of C++ Nix's programs. BENTO_RECORD names a file for
+every command that was run.
 """
 
 import json
+import os
+import re
+import select
 import shlex
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+import bare
+import emulated
 import push
+from bare import TARGET
 from driver import Container, Failure, overlay, run
 from push import AGENT, ROOT, change, says
 
@@ -43,7 +55,7 @@ FLAKE = """
   outputs = { self, nixpkgs }: {
     nixosConfigurations.t1 = nixpkgs.lib.nixosSystem {
       system = "x86_64-linux";
-      modules = [ ./disko.nix ./disk.nix ./common.nix ./t1.nix ./change-t1.nix ];
+      modules = [ ./disko.nix ./disk.nix ./common.nix ./t1.nix ./machine.nix ./change-t1.nix ];
     };
   };
 }
@@ -57,6 +69,33 @@ DISK = """
   boot.loader.systemd-boot.enable = true;
 }
 """
+# a kernel, and disks that are laid out
+REAL = """
+{ config, lib, pkgs, ... }:
+{
+  boot.kernelPackages = pkgs.linuxPackagesFor (pkgs.runCommand "linux-1" { version = "1"; passthru.target = "bzImage"; }
+    "mkdir -p $out/lib/modules; cp /machine/kernel $out/bzImage");
+  system.build.initialRamdisk = lib.mkForce (pkgs.runCommand "initrd-1" { } "mkdir $out; cp /machine/initrd $out/initrd");
+  boot.kernelParams = [ "root=/dev/vda2" "console=ttyS0" "quiet" "systemd.getty_auto=0" "systemd.show_status=0" "systemd.journald.forward_to_console=1" ];
+  # it is a slow machine
+  services.bento.agent.timeout = lib.mkForce 20;
+  system.build.diskoScript = lib.mkForce (pkgs.writeScript "disko" ''
+    #!/bin/sh
+    set -eux
+    disk=${config.disko.devices.disk.main.device}
+    ! mountpoint -q /mnt || umount -R /mnt
+    wipefs -a $disk
+    printf 'label: gpt\\nsize=512M, type=U, name=disk-main-ESP\\ntype=L, name=disk-main-root\\n' | sfdisk $disk
+    udevadm settle
+    mkfs.vfat -F 32 /dev/disk/by-partlabel/disk-main-ESP
+    mkfs.ext4 -q /dev/disk/by-partlabel/disk-main-root
+    mkdir -p /mnt
+    mount /dev/disk/by-partlabel/disk-main-root /mnt
+    mkdir -p /mnt/boot
+    mount /dev/disk/by-partlabel/disk-main-ESP /mnt/boot
+  '');
+}
+"""
 SETTINGS = """
 [hub]
 directory = "/srv/hub"
@@ -66,6 +105,8 @@ signing-key = "/root/.ssh/id_ed25519"
 [build]
 local = false
 """
+# what is typed to end the input, and to interrupt
+END, INTERRUPT = "\x04", "\x03"
 # in nixos-anywhere's place
 INSTALLER = r"""#!/bin/sh
 set -eu
@@ -89,7 +130,14 @@ restart() {
   while now=$(on cat /proc/sys/kernel/random/boot_id) && [ "$now" = "$boot" ]; do sleep 0.2; done
 }
 echo "### $phase ###"
-if [ "$(cat /tmp/hang 2> /dev/null)" = "$phase" ]; then sleep 600; fi
+if [ "$(cat /tmp/hang 2> /dev/null)" = "$phase" ]; then
+  case $phase in
+    # what works there goes on when nobody is connected any more
+    disko) on "sh -c 'sleep 600; :' $script" ;;
+    install) on "sh -c 'sleep 600; :' nixos-install --system $system" ;;
+    *) sleep 600 ;;
+  esac
+fi
 [ "$(cat /tmp/fail 2> /dev/null)" != "$phase" ] || { echo "no luck" >&2; exit 7; }
 export NIX_SSHOPTS="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
 case $phase in
@@ -114,13 +162,40 @@ sleep "$(cat /tmp/pause 2> /dev/null || echo 0)"
 PHASES = ["look", "check", "consent", "key", "build", "publish", "kexec", "disko", "install", "reboot", "return", "report"]
 
 
+# for how long phases may last, in seconds: of a container, and of an emulated machine
+LIMITS = {"kexec": (60, 600), "disko": (60, 300), "install": (120, 600), "reboot": (60, 300), "return": (90, 300), "report": (90, 300)}
+
+
 class Lab(push.Lab):
-    """A desk with a hub, and a machine with Debian."""
+    """A desk with a hub, and a machine with Debian: a container, or a bare one."""
+
+    def __init__(self, base, tools, packages, disks, work):
+        self.packages, self.disks = Path(packages), Path(disks)
+        self.kinds, self.bare = {}, False
+        super().__init__(base, tools, work)
 
     def get(self, name):
-        if name == "t1" and name not in self.machines:
-            self.machines[name] = self.debian()
+        if name == "t1":
+            make = self.emulated if self.bare else self.debian
+            if self.bare not in self.kinds:
+                self.kinds[self.bare] = make()
+            self.machines[name] = self.kinds[self.bare]
         return super().get(name)
+
+    def emulated(self):
+        """A machine with a kernel and disks of its own. The desk gets what it is provisioned with."""
+        kernel = self.work / "kernel"
+        emulated.make_kernel(self.packages, kernel)
+        lowers = [self.disks, self.packages, self.base]
+        disk, archive = self.work / "debian.disk", self.work / "installer.tar"
+        bare.make_debian(disk, lowers, self.packages, kernel, self.work / "t1", self.keys["admin"])
+        program = self.work / "bento"
+        run("strip", "-o", program, os.environ["BENTO"])
+        bare.make_installer(archive, lowers, self.packages, kernel, {"usr/local/bin/bento": program, "fixture": ROOT / "checks/fixture"})
+        nix = Path(os.environ["BENTO_NIX"]).resolve().parent
+        self.desk.binds += [f"{nix}:{nix}", f"{kernel}:/machine", f"{archive}:/installer.tar",
+                            f"{Path(os.environ['BENTO_NIXOS_ANYWHERE']).resolve()}/src:/usr/local/lib/nixos-anywhere"]
+        return bare.Bare("t1", "192.168.1.101", disk, self.work / "emulated", self.desk)
 
     def debian(self):
         """A machine on whose disk there is Debian, with an sshd that lets the administrator in."""
@@ -149,29 +224,32 @@ class Lab(push.Lab):
         run("umount", str(root))
         return Container("t1", [layer / "upper", self.base], self.work / "machines", self.binds)
 
-    def fresh(self, agent=True):
+    def fresh(self, agent=True, bare=False):
         """The desk with a fleet, and the machine as it was at first."""
         for machine in self.machines.values():
             machine.crash()
-        machines = [self.get(name) for name in ("desk", "t1")]
-        for machine in machines:
-            machine.reset()
-            machine.start(wait=False)
-        for machine in machines:
-            machine.connect()
-        desk = self.desk
+        self.bare = bare
+        desk, machine = (self.get(name) for name in ("desk", "t1"))
+        for one in (desk, machine):
+            one.reset()
+            one.start(wait=False)
+        desk.connect()
         desk.write("/root/.ssh/id_ed25519", (self.work / "admin").read_text())
         desk.write("/root/.ssh/id_ed25519.pub", self.keys["admin"] + "\n")
         desk.write("/root/.ssh/known_hosts", f"192.168.1.101 {self.keys['t1']}\n")
+        desk.succeed("chmod 700 /root/.ssh; chmod 600 /root/.ssh/*")
+        # it may be reached by the desk alone
+        machine.connect()
         desk.write("/usr/local/bin/nixos-anywhere", INSTALLER)
         desk.write("/fleet/bento.toml", SETTINGS)
         desk.write("/fleet/flake.nix", FLAKE)
         desk.write("/fleet/common.nix", self.common)
         desk.write("/fleet/t1.nix", push.HOST.replace("@name@", "t1").replace("@number@", "101"))
         desk.write("/fleet/disko.nix", (ROOT / "src/bento/tests/disko/module.nix").read_text())
+        desk.write("/fleet/machine.nix", REAL if bare else push.NOTHING)
         desk.write("/fleet/agent.nix", (ROOT / "modules/agent.nix").read_text())
         desk.write("/fleet/hosts/t1/secrets/password", "geheim")
-        desk.succeed("chmod 700 /root/.ssh; chmod 600 /root/.ssh/*; chmod 755 /usr/local/bin/nixos-anywhere")
+        desk.succeed("chmod 755 /usr/local/bin/nixos-anywhere")
         # a hub that knows hosts by the settings, as they are now
         desk.succeed("mkdir -p /srv/hub; BENTO_DIR=/fleet systemd-run --quiet --unit=hub --setenv=PATH=\"$PATH\" --setenv=BENTO_DIR=/fleet "
                      "-- bento hub serve --listen 0.0.0.0:2022")
@@ -179,16 +257,16 @@ class Lab(push.Lab):
         hub = desk.succeed("ssh-keyscan -p 2022 127.0.0.1 2> /dev/null | sed -n 's/^[^ ]* \\(ssh-ed25519 .*\\)/\\1/p'").strip()
         text = AGENT.replace("@desk@", hub).replace("@admin@", self.keys["admin"]).replace('address = "192.168.1.1";', 'address = "192.168.1.1"; port = 2022;')
         desk.write("/fleet/change-t1.nix", change(text if agent else ""))
-        # whatever disk this machine has
+        # the disk that is meant, or whatever disk this machine has
         facts = [json.loads(line) for line in self.provision("--dry-run --json", works=None).splitlines() if line.startswith("{")]
         disks = next(event["facts"]["disks"] for event in facts if event["event"] == "facts")
         if not disks:
             raise Failure("this machine has no disk that could be named")
-        self.disk = disks[0]
+        self.disk = next((disk for disk in disks if disk["serial"] == TARGET), disks[0])
         self.word = self.disk["serial"] or self.disk["device"]
 
     def arguments(self, more):
-        limits = " ".join(f"--timeout {phase}={seconds}" for phase, seconds in (("kexec", 60), ("disko", 60), ("install", 120), ("reboot", 60), ("return", 90), ("report", 90)))
+        limits = " ".join(f"--timeout {phase}={seconds[self.bare]}" for phase, seconds in LIMITS.items())
         return f"provision t1 root@192.168.1.101 {limits} {more}"
 
     def provision(self, more, works=True, timeout=400):
@@ -200,6 +278,33 @@ class Lab(push.Lab):
         if works is not None and (status == 0) != works:
             raise Failure(f"bento provision {more} ended with {status}:\n{said}\n{self.console_of_t1()}")
         return said
+
+    def on_terminal(self, command, *talk, timeout=240):
+        """Runs a command at the desk, on a terminal; `talk` says what is waited for, and what is typed then (or for how many seconds
+        nothing is). Gives its status, and what was on the terminal."""
+        words, environment = self.desk.inside(f"script --quiet --return --flush --command {shlex.quote(command)} /dev/null")
+        terminal = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        said, seen, talk, deadline = "", 0, list(talk), time.monotonic() + timeout
+        while True:
+            if talk and talk[0][0] in said[seen:]:
+                seen = said.index(talk[0][0], seen) + len(talk[0][0])
+                _, typed = talk.pop(0)
+                if isinstance(typed, str):
+                    os.write(terminal.stdin.fileno(), typed.encode())
+                else:
+                    time.sleep(typed)
+                continue
+            if not select.select([terminal.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
+                terminal.kill()
+                raise Failure(f"it does not end within {timeout} s, or does not say {talk}:\n{said}")
+            part = os.read(terminal.stdout.fileno(), 65536)
+            if not part:
+                break
+            said += part.decode(errors="replace")
+        terminal.stdin.close()
+        if talk:
+            raise Failure(f"it has ended, and did not say {talk}:\n{said}")
+        return terminal.wait(20), said
 
     def name_disk(self):
         self.desk.write("/fleet/disk.nix", DISK.replace("@device@", self.disk["device"]))
@@ -254,9 +359,9 @@ class Lab(push.Lab):
 SCENARIOS = []
 
 
-def scenario(name, agent=True, quick=False):
+def scenario(name, agent=True, quick=False, bare=False):
     def add(function):
-        SCENARIOS.append((name, agent, quick, function))
+        SCENARIOS.append((name, {"agent": agent, "bare": bare}, quick, function))
         return function
     return add
 
@@ -317,9 +422,40 @@ def failing(lab):
         lab.desk.succeed("rm /tmp/fail")
         lab.desk.write("/tmp/hang", phase)
         says(lab.provision(f"--erase {lab.word} --timeout {phase}=3", works=False), "did not end within 3 s and was killed")
-        lab.desk.succeed("! pgrep -x sleep -a | grep 600")
+        for machine in (lab.desk, lab.get("t1")):
+            machine.succeed("! pgrep -x sleep -a | grep 600")
         lab.desk.succeed("rm /tmp/hang")
     lab.provision(f"--erase {lab.word}")
+    lab.is_host()
+
+
+@scenario("provision: on a terminal, with Ctrl-C")
+def on_a_terminal(lab):
+    lab.name_disk()
+    lab.desk.succeed("cd /fleet && nix flake lock 2>&1")
+    command = f"cd /fleet && exec bento {lab.arguments('')}"
+    question = f"Type {lab.word} to erase {lab.disk['device']}: "
+    # another disk, nothing at all, the end of the input, an interruption: nothing was done
+    for typed, words in (("sda\r", "\"sda\" is not .*: nothing was erased"), ("\r", "\"\" is not .*: nothing was erased"), (END, "\"\" is not .*: nothing was erased"),
+                         (INTERRUPT, "\\^C")):
+        status, said = lab.on_terminal(command, (question, typed))
+        says(said, words)
+        assert status != 0 and lab.recorded() == [], said
+    # what is interrupted ends there as well, and is taken up where it was
+    phases = ["kexec", "disko", "install", "reboot"]
+    for number, phase in enumerate(phases):
+        lab.desk.write("/tmp/hang", phase)
+        named = [(question, lab.word + "\r")] if phase == "kexec" else []
+        status, said = lab.on_terminal(command, *named, (f"### {phase} ###", 1), ("", INTERRUPT))
+        says(said, "interrupted: nixos-anywhere was ended", "the same command again goes on from there", *(["what was still at work there was ended"] if phase in ("disko", "install") else []))
+        assert status == 1, status
+        for machine in (lab.desk, lab.get("t1")):
+            machine.succeed("! pgrep -x sleep -a | grep 600")
+        assert lab.recorded()[-1] == phase, lab.recorded()
+        lab.desk.succeed("rm /tmp/hang")
+    status, said = lab.on_terminal(command)
+    says(said, "taking up what was begun .* done is: look, check, consent, key, build, publish, kexec, disko, install")
+    assert status == 0 and question not in said, said
     lab.is_host()
 
 
@@ -339,14 +475,67 @@ def silent(lab):
     lab.is_host()
 
 
+@scenario("provision: nixos-anywhere, a kernel and disks", bare=True)
+def real(lab):
+    desk, machine = lab.desk, lab.get("t1")
+    desk.write("/fleet/disk.nix", DISK.replace("@device@", f"/dev/disk/by-id/virtio-{TARGET}"))
+    desk.succeed("cd /fleet && nix flake lock 2>&1")
+    # C++ Nix is not where it was made for, so it does not find its own hook
+    tools = f"NIX_CONFIG='build-hook =' PATH={os.environ['BENTO_NIX']}:$PATH strace -f -qq --seccomp-bpf -e trace=execve -e signal=none -s 4000 -o /tmp/commands"
+    program = "--nixos-anywhere /usr/local/lib/nixos-anywhere/nixos-anywhere.sh"
+    start = time.monotonic()
+    status, said = desk.execute(f"cd /fleet && {tools} bento {lab.arguments(f'{program} --erase {lab.word} -- --kexec /installer.tar')} 2>&1", 2400)
+    commands = executed(desk.succeed("cat /tmp/commands"))
+    if "BENTO_RECORD" in os.environ:
+        Path(os.environ["BENTO_RECORD"]).write_text(said + "\n" + "".join(f"$ {shlex.join(words)}\n" for words in commands))
+    if status != 0:
+        raise Failure(f"bento provision ended with {status}:\n{said}\n{machine.console()}")
+    took = time.monotonic() - start
+    # what it saw of the machine, with an eye on each disk
+    says(said, "debian runs Debian GNU/Linux", "x86_64, 2[89][0-9][0-9] MiB, EFI", f"disk /dev/vda: of no known model, serial {TARGET}, 4.2 GB", "serial DEBIAN0001",
+         f"all that is on this disk will be lost: /dev/vda: .* as /dev/disk/by-id/virtio-{TARGET}")
+    for step in ("Uploading install SSH keys", "Switching system into kexec", "Formatting hard drive with disko", "Uploading the system closure",
+                 "Copying extra files", "Installing NixOS", "installing the boot loader", "Rebooting"):
+        says(said, step)
+    lines = [shlex.join(words) for words in commands]
+    for command in ("^ssh-copy-id ", r"^nix .*copy .*--to 'ssh://root@192\.168\.1\.101\?compress=true' /nix/store/\S+-disko$",
+                    r"^nix .*copy .*remote-store=local%3Froot=%2Fmnt.* /nix/store/\S+-nixos-system-t1", "^cat /installer.tar$", "^tar -C /root/.local/state/bento/provision/t1/extra"):
+        if not any(re.search(command, line) for line in lines):
+            raise Failure(f"{command} was not run; but:\n" + "\n".join(lines))
+    lab.is_host()
+    # it runs from the disk that was named, and the other one is as it was
+    machine.succeed("test $(findmnt -no SOURCE /) = /dev/vda2; test $(findmnt -no SOURCE /boot) = /dev/vda1")
+    assert machine.succeed("mkdir /tmp/debian && mount -o ro /dev/vdb2 /tmp/debian && cat /tmp/debian/etc/hostname; umount /tmp/debian").strip() == "debian"
+    return f"{took:.0f} s, {len(commands)} commands at the desk"
+
+
+def executed(trace):
+    """The commands in what strace wrote, in order: those that could be run, each as its words, without their folder."""
+    commands = []
+    for line in trace.splitlines():
+        found = re.match(r'\d+\s+execve\("((?:[^"\\]|\\.)*)", \[(.*)\], 0x\w+ /\* \d+ vars \*/\) = 0$', line)
+        if found:
+            words = [json.loads(re.sub(r"\\([0-7]{1,3})", lambda match: f"\\u{int(match.group(1), 8):04x}", word)) for word in re.findall(r'"(?:[^"\\]|\\.)*"', found.group(2))]
+            commands.append([words[0].rsplit("/", 1)[-1], *words[1:]])
+    return commands
+
+
 def main():
-    arguments = push.options("base", "work").parse_args()
-    # nothing but what is in Debian's base is needed
+    arguments = push.options("base", "work", "packages", "disks").parse_args()
+    lacks, able = bare.lacks(arguments.packages, arguments.disks), SCENARIOS
+    if lacks:
+        able = [entry for entry in SCENARIOS if not entry[1]["bare"]]
+        for name, _, quick, _ in (entry for entry in SCENARIOS if entry[1]["bare"]):
+            if (quick or not arguments.quick) and (not arguments.names or any(part in name for part in arguments.names)):
+                print(f"skipped: {name}: {lacks}", flush=True)
+                if arguments.names and not any(part in entry[0] for entry in able for part in arguments.names):
+                    sys.exit(77)
+    # nothing but what is in Debian's base is needed at the desk, and on a container
     with tempfile.TemporaryDirectory() as tools:
         push.perform(
-            SCENARIOS, arguments,
-            make=lambda: Lab(arguments.base, tools, arguments.work),
-            prepare=lambda lab, agent: lab.fresh(agent),
+            able, arguments,
+            make=lambda: Lab(arguments.base, tools, arguments.packages, arguments.disks, arguments.work),
+            prepare=lambda lab, kind: lab.fresh(**kind),
         )
 
 

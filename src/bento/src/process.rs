@@ -1,6 +1,7 @@
 //! Programs that run against the clock: what takes too long is ended, with all that it started.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,7 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, killpg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use crate::nix::not_started;
@@ -50,6 +53,96 @@ pub fn end_group(leader: u32) {
     let _ = killpg(Pid::from_raw(leader), Signal::SIGTERM);
     thread::sleep(GRACE);
     let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+}
+
+/// What tells this process to end (Ctrl-C, a shutdown, a terminal that is closed), held back for as long as this lives, so that there
+/// is time to tidy up.
+pub struct Interruptions {
+    /// What is held back.
+    held: SigSet,
+    /// What is held back besides.
+    before: SigSet,
+    signals: SignalFd,
+}
+
+impl Interruptions {
+    /// Begins to hold them back from the thread that calls it.
+    pub fn watch() -> Result<Self> {
+        let mut held = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            held.add(signal);
+        }
+        let context = "cannot watch for signals";
+        let signals = SignalFd::with_flags(&held, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context(context)?;
+        let before = held.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(context)?;
+        Ok(Self { held, before, signals })
+    }
+
+    /// Starts a program, which hears of signals as it would if they were not held back from this process: it inherits what its parent
+    /// holds back, and `timeout`, for one, could end nothing.
+    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
+        if self.any() {
+            bail!("interrupted");
+        }
+        self.before.thread_set_mask().context("cannot watch for signals")?;
+        let child = command.spawn();
+        self.held.thread_block().context("cannot watch for signals")?;
+        child.with_context(|| not_started(command.get_program()))
+    }
+
+    /// Whether there was one since they were last asked for.
+    pub fn any(&self) -> bool {
+        matches!(self.signals.read_signal(), Ok(Some(_)))
+    }
+
+    /// Runs a program that has this process's terminal, for no longer than `limit`; it is ended when this process is told to.
+    pub fn attend(&self, command: &mut Command, limit: Duration) -> Result<ExitStatus> {
+        let program = PathBuf::from(command.get_program());
+        let mut child = self.spawn(command)?;
+        let deadline = Instant::now() + limit;
+        let reason = loop {
+            let ended = wait_until(&mut child, (Instant::now() + TICK).min(deadline))?;
+            match (ended, self.any()) {
+                // a terminal tells both
+                (Some(_), true) => bail!("interrupted"),
+                (Some(status), false) => return Ok(status),
+                (None, true) => break "interrupted".to_owned(),
+                (None, false) if Instant::now() < deadline => {}
+                (None, false) => {
+                    break format!("{} did not end within {} s and was ended", program.display(), limit.as_secs());
+                }
+            }
+        };
+        if let Ok(id) = i32::try_from(child.id()) {
+            // it may have ended meanwhile
+            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+        }
+        if wait_until(&mut child, Instant::now() + GRACE)?.is_none() {
+            child.kill().and_then(|()| child.wait()).context("cannot end a program")?;
+        }
+        bail!(reason)
+    }
+
+    /// Reads a line of this process's input; nothing if it is told to end before there is one.
+    pub fn read_line(&self) -> Result<Option<String>> {
+        let stdin = std::io::stdin();
+        let mut either =
+            [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        poll(&mut either, PollTimeout::NONE).context("cannot wait for the answer")?;
+        if self.any() {
+            return Ok(None);
+        }
+        let mut line = String::new();
+        stdin.read_line(&mut line).context("cannot read the answer")?;
+        Ok(Some(line))
+    }
+}
+
+impl Drop for Interruptions {
+    fn drop(&mut self) {
+        // this thread's own mask can't be refused
+        let _ = self.before.thread_set_mask();
+    }
 }
 
 /// What a program said, and how it ended.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -287,6 +288,20 @@ fn what_does_not_end_is_ended_with_all_that_it_started() {
 }
 
 #[test]
+fn nixos_anywhere_can_end_what_it_started() {
+    let dir = tempfile::tempdir().unwrap();
+    // as it does with an ssh that gets no answer
+    let program = program(dir.path(), "timeout 1 sleep 77; echo $?; kill -TERM $$; sleep 77");
+    let installer = Installer::new(&program, &[], &[], &dir.path().join("log")).unwrap();
+    let command = installer.command(Phase::Kexec, &[], None, &destination("root@box"));
+    let said = std::sync::Mutex::new(Vec::new());
+    let note = |line: &str| said.lock().unwrap().push(line.to_owned());
+    let error = installer.run(command, Stdio::null(), Duration::from_secs(20), &note).unwrap_err().to_string();
+    assert_eq!(said.into_inner().unwrap(), ["124"]);
+    assert!(error.contains("signal: 15"), "{error}");
+}
+
+#[test]
 fn a_program_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let installer = Installer::new(Path::new("/nowhere/nixos-anywhere"), &[], &[], &dir.path().join("log")).unwrap();
@@ -387,6 +402,135 @@ fn updates_are_shown_and_deployed_or_taken_back() {
     assert_eq!((pins(), serial()), (first.replace("aaaa", "bbbb"), 2));
     let (ok, said) = update(&["--yes"]);
     assert!(ok && said.contains("everything is up to date"), "{said}");
+}
+
+/// Runs the program in a fleet's directory on a terminal of its own; when it has printed `question`, `answer` is typed. Gives whether
+/// it succeeded, and what was on the terminal.
+fn on_terminal(fleet: &Path, path: &str, arguments: &[&str], question: &str, answer: &str) -> (bool, String) {
+    // script(1) is where every Debian has it, and on NixOS; the status of the command is its own
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--return", "--flush", "--command", &[&[BENTO], arguments].concat().join(" "), "/dev/null"])
+        .env("BENTO_DIR", fleet)
+        .env("HOME", fleet.parent().unwrap().join("home"))
+        .env("PATH", path)
+        .env_remove("NAME")
+        .env_remove("NIX_PATH")
+        .env_remove("XDG_STATE_HOME")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut keyboard, mut screen) = (terminal.stdin.take().unwrap(), terminal.stdout.take().unwrap());
+    let (mut said, mut part, mut typed) = (Vec::new(), [0; 4096], false);
+    while let Ok(length @ 1..) = screen.read(&mut part) {
+        said.extend_from_slice(&part[..length]);
+        if !typed && String::from_utf8_lossy(&said).contains(question) {
+            keyboard.write_all(answer.as_bytes()).unwrap();
+            keyboard.flush().unwrap();
+            typed = true;
+        }
+    }
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(typed, "{question:?} was not asked: {said}");
+    (terminal.wait().unwrap().success(), said)
+}
+
+/// What is typed to end the input, and to interrupt.
+const END: &str = "\u{4}";
+const INTERRUPT: &str = "\u{3}";
+
+#[test]
+fn an_update_is_agreed_to_on_a_terminal() {
+    let dir = small_fleet();
+    let (at, home) = (dir.path().join("fleet"), dir.path().join("home"));
+    let path = format!("{}/bin:/usr/bin:/bin", dir.path().display());
+    let npins = dir.path().join("bin/npins");
+    let pins = || fs::read_to_string(at.join("npins/sources.json")).unwrap();
+    let write_npins = |text: &str| {
+        fs::write(&npins, text).unwrap();
+        fs::set_permissions(&npins, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    write_npins(NPINS);
+    fs::write(home.join("next"), "bbbb").unwrap();
+    let first = pins();
+    for (answer, ok, words) in [
+        ("n\r", true, "[y/N] n"),
+        ("\r", true, "[y/N]"),
+        (END, true, "[y/N]"),
+        (INTERRUPT, false, "interrupted"),
+        ("Y\r", true, "published release 1"),
+    ] {
+        let (succeeded, said) = on_terminal(&at, &path, &["update"], "Deploy this? [y/N] ", answer);
+        assert_eq!(succeeded, ok, "{answer:?}: {said}");
+        assert!(said.contains("nixpkgs: aaaa -> bbbb") && said.contains(words), "{answer:?}: {said}");
+        if answer != "Y\r" {
+            assert_eq!(pins(), first, "{answer:?}");
+            assert!(!dir.path().join("hub/web").exists(), "{answer:?}");
+        }
+    }
+    assert_eq!(pins(), first.replace("aaaa", "bbbb"));
+    // who interrupts it earlier ends npins, and has the pins as they were
+    write_npins(&format!("{NPINS}echo $$ > \"$HOME/npins\"; echo at work; exec sleep 77\n"));
+    fs::write(at.join("npins/sources.json"), &first).unwrap();
+    let (succeeded, said) = on_terminal(&at, &path, &["update"], "at work", INTERRUPT);
+    assert!(!succeeded && said.contains("interrupted") && said.contains("as they were"), "{said}");
+    assert_eq!(pins(), first);
+    let process = fs::read_to_string(home.join("npins")).unwrap();
+    assert!(!Path::new("/proc").join(process.trim()).exists(), "npins still runs");
+}
+
+#[test]
+fn a_lock_is_updated_by_who_agrees() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, library) = (dir.path().join("fleet"), dir.path().join("library"));
+    for sub in ["home", "fleet", "library"] {
+        fs::create_dir_all(dir.path().join(sub)).unwrap();
+    }
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"])
+            .args(arguments)
+            .current_dir(&library)
+            .env("HOME", dir.path().join("home"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let commit = |version: &str| {
+        fs::write(library.join("flake.nix"), format!("{{ outputs = _: {{ version = \"{version}\"; }}; }}")).unwrap();
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message", version]);
+        git(&["rev-parse", "HEAD"])
+    };
+    git(&["init", "--quiet"]);
+    let first = commit("one");
+    let settings = format!("[hub]\ndirectory = \"{}/hub\"\n[build]\nlocal = false\n", dir.path().display());
+    fs::write(at.join("bento.toml"), settings).unwrap();
+    let flake = format!(
+        r#"{{ inputs.library.url = "git+file://{}";
+             outputs = {{ self, library }}: {{ nixosConfigurations.web.config.system.build.toplevel =
+               derivation {{ name = "system-${{library.version}}"; system = "x86_64-linux"; builder = "/bin/sh"; }}; }}; }}"#,
+        library.display()
+    );
+    fs::write(at.join("flake.nix"), flake).unwrap();
+    let path = "/usr/bin:/bin";
+    let output = bento(&at, path, &["flake-update"]);
+    assert!(output.status.success(), "{output:?}");
+    let output = bento(&at, path, &["deploy"]);
+    assert!(output.status.success(), "{output:?}");
+    let lock = || fs::read_to_string(at.join("flake.lock")).unwrap();
+    let manifest = || fs::read_to_string(dir.path().join("hub/web/manifest.json")).unwrap();
+    let (locked, published) = (lock(), manifest());
+    assert!(locked.contains(&first), "{locked}");
+    let second = commit("two");
+    let (ok, said) = on_terminal(&at, path, &["update"], "Deploy this? [y/N] ", "no\r");
+    assert!(ok && said.contains("system-two"), "{said}");
+    assert_eq!((lock(), manifest()), (locked, published));
+    let (ok, said) = on_terminal(&at, path, &["update"], "Deploy this? [y/N] ", "yes\r");
+    assert!(ok && said.contains("published release 2"), "{said}");
+    assert!(lock().contains(&second), "{}", lock());
+    assert!(manifest().contains("-system-two"), "{}", manifest());
 }
 
 #[test]

@@ -24,8 +24,10 @@ impl Display {
     /// Shows to standard error; with `VERBOSE` in the environment, also what builders print.
     pub(super) fn new() -> Self {
         let verbose = std::env::var_os("VERBOSE").is_some_and(|value| !value.is_empty());
-        let terminal = std::io::stderr().is_terminal();
-        Self { terminal, verbose, screen: MultiProgress::new(), lines: Mutex::default() }
+        let screen = MultiProgress::new();
+        // on one that can't move its cursor, or is not to, nothing would be drawn, and nothing be said above it
+        let terminal = std::io::stderr().is_terminal() && !screen.is_hidden();
+        Self { terminal, verbose, screen, lines: Mutex::default() }
     }
 
     /// Whether there are lines that change.

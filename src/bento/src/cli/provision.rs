@@ -27,7 +27,7 @@ use crate::host::{HostKind, HostName};
 use crate::hub::Hub;
 use crate::nix::{TOPLEVEL, flake_url};
 use crate::provision::facts::Facts;
-use crate::provision::installer::Installer;
+use crate::provision::installer::{self, Installer};
 use crate::provision::journal::{Held, Phase};
 use crate::provision::key::{self, HostKey};
 use crate::provision::outline::{Layout, Outline};
@@ -518,7 +518,7 @@ impl Journey<'_> {
             self.begin(Phase::Disko);
             let (facts, _) = desk.look(&place)?;
             wipe::still(&self.held.journal.wipes, &plan.layout, &facts)?;
-            self.run(Phase::Disko, &plan, None, &place)?;
+            self.run_alone(Phase::Disko, &plan, None, &place)?;
             if !desk.look(&place)?.0.mounted {
                 bail!("the disks are laid out, but nothing is mounted at /mnt");
             }
@@ -527,7 +527,7 @@ impl Journey<'_> {
         if !self.held.is_done(Phase::Install) {
             self.begin(Phase::Install);
             let extra = self.extra_files(&plan)?;
-            self.run(Phase::Install, &plan, Some(&extra), &place)?;
+            self.run_alone(Phase::Install, &plan, Some(&extra), &place)?;
             self.held.did(Phase::Install)?;
         }
         self.begin(Phase::Reboot);
@@ -626,6 +626,29 @@ impl Journey<'_> {
         let command = self.installer.command(phase, &system, extra, destination);
         let voice = &desk.voice;
         self.installer.run(command, self.held.leash()?, desk.limit(phase), &|line| voice.line(line))
+    }
+
+    /// Runs a phase of nixos-anywhere's that works on the disks: only ever one of them, and nothing goes on there when it is interrupted.
+    fn run_alone(&self, phase: Phase, plan: &Plan, extra: Option<&Path>, place: &Destination) -> Result<()> {
+        self.end_what_is_left(plan, place)?;
+        self.run(phase, plan, extra, place).inspect_err(|_| {
+            // a machine that can't be reached now is told when it is
+            if let Err(error) = self.end_what_is_left(plan, place) {
+                self.desk.voice.note(&format!("warning: it may go on there for a while: {error:#}"));
+            }
+        })
+    }
+
+    /// Ends what an interrupted phase has left at work on the machine.
+    fn end_what_is_left(&self, plan: &Plan, place: &Destination) -> Result<()> {
+        let desk = self.desk;
+        let limit = desk.limit(Phase::Look);
+        let remote = Remote::connect(place, &desk.ssh, limit.min(Duration::from_secs(30)))?;
+        let paths: Vec<&StorePath> = self.held.journal.disko_script.iter().chain([&plan.toplevel]).collect();
+        if installer::end_on(&remote, &paths, limit)? {
+            desk.voice.note("what was still at work there was ended");
+        }
+        Ok(())
     }
 
     /// Starts the installer, and waits for it.

@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::files;
 use crate::fleet;
+use crate::process::Interruptions;
 use crate::provision::pins::Pins;
+
+/// For how long locks may be brought up to date, and hosts be compared.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Bring the fleet's pins and locks up to date, show what that changes on each host, and deploy it once somebody has agreed
 ///
-/// Pins are npins's (npins/sources.json), locks are those of flakes. What is not deployed, because somebody says no or a host can't
-/// be evaluated any more, leaves pins and locks as they were.
+/// Pins are npins's (npins/sources.json), locks are those of flakes. What is not deployed, because somebody says no or interrupts it or
+/// a host can't be evaluated any more, leaves pins and locks as they were.
 #[derive(Args)]
 pub(super) struct Update {
     /// The hosts to show and to deploy: names, globs, @TAG [default: all]
@@ -82,9 +87,13 @@ impl Update {
         }
         let locks = flakes.iter().map(|dir| dir.join("flake.lock"));
         let before = Before::read(locks.chain(pins.iter().map(Pins::file)))?;
-        let done = self.renew(&pins, !flakes.is_empty()).and_then(|()| self.review(&before));
+        let interruptions = Interruptions::watch()?;
+        let done =
+            self.renew(&pins, !flakes.is_empty(), &interruptions).and_then(|()| self.review(&before, &interruptions));
         match done {
             Ok(true) => {
+                // from here on it is the deployment that is interrupted
+                drop(interruptions);
                 let deployed = super::run(self.words("deploy"))?;
                 if deployed != ExitCode::SUCCESS {
                     eprintln!("not all of it was deployed; pins and locks are the new ones: `bento deploy` goes on");
@@ -108,8 +117,14 @@ impl Update {
         words
     }
 
+    /// Runs another command, as a process that whoever interrupts this one ends at once.
+    fn part(words: Vec<String>, interruptions: &Interruptions) -> Result<bool> {
+        let program = std::env::current_exe().context("cannot find bento itself")?;
+        Ok(interruptions.attend(Command::new(program).args(words), PATIENCE)?.success())
+    }
+
     /// Brings pins and locks up to date.
-    fn renew(&self, pins: &[Pins], flakes: bool) -> Result<()> {
+    fn renew(&self, pins: &[Pins], flakes: bool, interruptions: &Interruptions) -> Result<()> {
         let mut known = self.input.is_empty();
         for pins in pins {
             let names = pins.names()?;
@@ -118,7 +133,7 @@ impl Update {
                 continue;
             }
             known = true;
-            for moved in pins.update(&wanted)? {
+            for moved in pins.update(&wanted, interruptions)? {
                 let text = |version: &Option<String>| version.clone().unwrap_or_else(|| "nothing".to_owned());
                 super::print(&format!("{}: {} -> {}\n", moved.name, text(&moved.before), text(&moved.after)))?;
             }
@@ -127,7 +142,7 @@ impl Update {
         if flakes && (self.input.is_empty() || !known) {
             let mut words = vec!["flake-update".to_owned()];
             words.extend(self.input.iter().cloned());
-            if super::run(words)? != ExitCode::SUCCESS {
+            if !Self::part(words, interruptions)? {
                 bail!("not all locks could be brought up to date");
             }
             known = true;
@@ -136,12 +151,12 @@ impl Update {
     }
 
     /// Shows what would change; gives whether it is to be deployed.
-    fn review(&self, before: &Before) -> Result<bool> {
+    fn review(&self, before: &Before, interruptions: &Interruptions) -> Result<bool> {
         if !before.changed() {
             super::print("everything is up to date\n")?;
             return Ok(false);
         }
-        if super::run(self.words("diff"))? != ExitCode::SUCCESS {
+        if !Self::part(self.words("diff"), interruptions)? {
             bail!("not all hosts can be evaluated with the newer versions");
         }
         if self.dry_run || self.yes {
@@ -152,8 +167,7 @@ impl Update {
         }
         let mut out = std::io::stderr().lock();
         write!(out, "Deploy this? [y/N] ").and_then(|()| out.flush()).context("cannot ask")?;
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+        let answer = interruptions.read_line()?.context("interrupted")?;
         Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
     }
 }

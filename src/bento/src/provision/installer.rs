@@ -10,13 +10,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::nix::not_started;
-use crate::process;
+use crate::process::{self, Interruptions};
 use crate::provision::journal::Phase;
+use crate::push::remote::Remote;
 use crate::push::target::Destination;
+use crate::store_path::StorePath;
 
 /// How often is looked whether somebody wants it to end.
 const TICK: Duration = Duration::from_millis(200);
@@ -39,6 +38,41 @@ const OURS: [(&str, &str); 12] = [
     ("--disko-mode", "the disks are erased and laid out as the host's configuration says"),
     ("--no-reboot", "the run ends with the host's report"),
 ];
+
+/// Ends what nixos-anywhere started on the machine: each command that has $MARK among its words, with all of its process group.
+/// Whoever loses its connection is not ended by that.
+const END: &str = r#"
+group() { sed 's/.*) //' "/proc/$1/stat" 2> /dev/null | cut -d ' ' -f 3; }
+ours=$(group $$)
+groups() {
+  for process in /proc/[0-9]*; do
+    case $(tr '\0' ' ' 2> /dev/null < "$process/cmdline") in *"$MARK"*) group "${process#/proc/}" ;; esac
+  done | grep -vx "$ours" | sort -u
+}
+signal=TERM
+for try in 1 2 3 4 5 6 7 8 9 10; do
+  left=$(groups)
+  [ -n "$left" ] || exit 0
+  [ $try != 1 ] || echo ended
+  [ $try -lt 6 ] || signal=KILL
+  # not every shell takes a -- before the group
+  for one in $left; do kill -$signal "-$one" 2> /dev/null; done
+  sleep 1
+done
+echo "it can't be ended" >&2
+exit 1
+"#;
+
+/// Ends what an interrupted phase has left at work on a machine: what has one of these store paths among its words. Gives whether
+/// there was anything.
+pub fn end_on(remote: &Remote, paths: &[&StorePath], limit: Duration) -> Result<bool> {
+    let mut ended = false;
+    for path in paths {
+        let said = remote.run(&format!("MARK={path}\n{END}"), limit);
+        ended |= !said.with_context(|| format!("{path} is still at work on the machine"))?.is_empty();
+    }
+    Ok(ended)
+}
 
 /// What is handed to nixos-anywhere.
 #[derive(Clone, Debug)]
@@ -101,9 +135,8 @@ impl Installer {
         };
         note(&format!("$ {command:?}"));
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let program = command.get_program().to_owned();
         let interruptions = Interruptions::watch()?;
-        let mut child = command.spawn().with_context(|| not_started(&program))?;
+        let mut child = interruptions.spawn(&mut command)?;
         let (stdout, stderr) = child.stdout.take().zip(child.stderr.take()).context("a program has no pipes")?;
         let last = Mutex::new(Vec::new());
         let ended = std::thread::scope(|scope| {
@@ -159,38 +192,6 @@ enum Ended {
     Itself(ExitStatus),
     Late,
     Interrupted,
-}
-
-/// What tells this process to end, held back for as long as this lives.
-struct Interruptions {
-    /// What is held back besides.
-    before: SigSet,
-    signals: SignalFd,
-}
-
-impl Interruptions {
-    fn watch() -> Result<Self> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            set.add(signal);
-        }
-        let context = "cannot watch for signals";
-        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context(context)?;
-        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).context(context)?;
-        Ok(Self { before, signals })
-    }
-
-    /// Whether there was one since they were last asked for.
-    fn any(&self) -> bool {
-        matches!(self.signals.read_signal(), Ok(Some(_)))
-    }
-}
-
-impl Drop for Interruptions {
-    fn drop(&mut self) {
-        // this thread's own mask can't be refused
-        let _ = self.before.thread_set_mask();
-    }
 }
 
 /// Options for ssh as nixos-anywhere takes them.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::process::converse;
+use crate::process::Interruptions;
 
 /// Where npins keeps what is pinned, in a directory.
 const FILE: &str = "npins/sources.json";
@@ -75,19 +75,22 @@ impl Pins {
         Ok(self.read()?.into_keys().collect())
     }
 
-    /// Has npins bring these pins up to date, or all if none is named; gives those that are others now.
-    pub fn update(&self, names: &[String]) -> Result<Vec<Moved>> {
+    /// Has npins bring these pins up to date, or all if none is named; gives those that are others now. It is ended when this
+    /// process is told to.
+    pub fn update(&self, names: &[String], interruptions: &Interruptions) -> Result<Vec<Moved>> {
         let before = self.read()?;
         let mut command = Command::new("npins");
         command.arg("-d").arg(self.dir.join("npins")).arg("update").args(names);
-        let spoken = converse(&mut command, b"", None, LIMIT).with_context(|| {
+        // what it prints is for people, and no result of this program's
+        command.stdin(Stdio::null()).stdout(std::io::stderr());
+        let status = interruptions.attend(&mut command, LIMIT).with_context(|| {
             format!(
                 "{} is npins's: nix-shell has it in a fleet of `bento init --template servers`",
                 self.file().display()
             )
         })?;
-        if !spoken.status.success() {
-            bail!("npins ended with {}: {}", spoken.status, spoken.stderr.trim());
+        if !status.success() {
+            bail!("npins ended with {status}; it has said why");
         }
         let after = self.read()?;
         let all: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();

@@ -2,9 +2,11 @@
 { config, lib, pkgs, ... }:
 let
   disks = lib.attrValues (config.disko.devices.disk or { });
-  partitions = lib.concatMap
-    (disk: lib.mapAttrsToList (name: partition: partition // { device = "/dev/disk/by-partlabel/disk-${name}"; }) (disk.content.partitions or { }))
-    disks;
+  partitions = builtins.concatLists (lib.mapAttrsToList
+    (disk: { content ? { }, ... }: lib.mapAttrsToList
+      (name: partition: partition // { device = "/dev/disk/by-partlabel/disk-${disk}-${name}"; })
+      (content.partitions or { }))
+    (config.disko.devices.disk or { }));
   mounted = lib.filter (partition: partition.content ? mountpoint) partitions;
   script = name: pkgs.runCommand name { devices = map (disk: disk.device) disks; } ''
     { echo '#!/bin/sh'; for device in $devices; do echo "echo would erase $device"; done; } > $out
