@@ -331,7 +331,7 @@ impl Host {
         if self.done.is_some() {
             match self.phase.action() {
                 Some(Action::Return) => {
-                    assert!(!self.clean || self.running != 'A', "activates what was booted: {self:?}")
+                    assert!(!self.clean || self.running != 'A', "activates what was booted: {self:?}");
                 }
                 Some(Action::Settle) => assert!(self.clean, "trusts what no boot has activated: {self:?}"),
                 _ => {}
