@@ -14,6 +14,7 @@
 use std::cell::{Cell, OnceCell};
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 
 /// The size of the range that 32 bits can address, and what the start of each arena is a multiple of.
@@ -77,6 +78,8 @@ struct Borrowed {
     _file: File,
     /// Where in the arena it begins.
     start: usize,
+    /// How much of it those that had it before have used, so that it takes memory already.
+    present: usize,
     /// Reserved addresses, which are made usable, but not used, along with the scratch: so that the scratch counts as this
     /// process's own memory where that is limited (`RLIMIT_DATA`).
     counted: NonNull<u8>,
@@ -106,6 +109,8 @@ impl Arena {
         let start = self.committed.get();
         let size = self.limit - start;
         file.set_len(size as u64)?;
+        // it is used from its start on, without gaps
+        let present = usize::try_from(file.metadata()?.blocks() * 512).unwrap_or(0);
         let counted = reserve(size)?;
         // SAFETY: the range from `committed` to `limit` belongs to this arena and nothing refers to it yet; the file is as
         // large, and locked.
@@ -115,7 +120,7 @@ impl Arena {
             return Err(error);
         }
         // none was there, as nothing else can have set it in between
-        let _ = self.scratch.set(Borrowed { _file: file, start, counted });
+        let _ = self.scratch.set(Borrowed { _file: file, start, present, counted });
         Ok(())
     }
 
@@ -161,7 +166,13 @@ impl Arena {
             std::panic::resume_unwind(Box::new(Full { limit: self.limit }));
         }
         // SAFETY: as above, and usable now.
-        unsafe { populate(place, size, scratch.is_some()) };
+        unsafe {
+            match scratch {
+                Some(scratch) if wanted - scratch.start <= scratch.present => look_at(place, size),
+                Some(_) => populate_from_file(place, size),
+                None => populate(place, size),
+            }
+        }
         self.committed.set(wanted);
     }
 
@@ -257,19 +268,34 @@ unsafe fn protect(start: *mut u8, size: usize) -> bool {
     unsafe { libc::mprotect(start.cast(), size, libc::PROT_READ | libc::PROT_WRITE) == 0 }
 }
 
-/// Gets the pages of usable memory all at once instead of with one fault for each, where the kernel knows how to do that:
-/// large ones of the process's own, or those of a file as they are. (The kernel maps many of a file's pages at a time only
-/// for who asks to read; that they are written to later takes no further fault, as the file is in memory only.)
+/// Gets the pages of usable memory of the process's own all at once instead of with one fault for each, and large ones, where the
+/// kernel knows how to do that.
 #[cfg(not(miri))]
-unsafe fn populate(start: *mut u8, size: usize, from_file: bool) {
+unsafe fn populate(start: *mut u8, size: usize) {
     // SAFETY: the caller names a range of its own mapping.
     unsafe {
-        if from_file {
-            libc::madvise(start.cast(), size, libc::MADV_POPULATE_READ);
-        } else {
-            libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
-            libc::madvise(start.cast(), size, libc::MADV_POPULATE_WRITE);
-        }
+        libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
+        libc::madvise(start.cast(), size, libc::MADV_POPULATE_WRITE);
+    }
+}
+
+/// As [`populate`], for memory of a file. (The kernel maps several of a file's pages at a time only for who asks to read; that they
+/// are written to later takes no further fault, as the file is in memory only.)
+#[cfg(not(miri))]
+unsafe fn populate_from_file(start: *mut u8, size: usize) {
+    // SAFETY: the caller names a range of its own mapping.
+    unsafe { libc::madvise(start.cast(), size, libc::MADV_POPULATE_READ) };
+}
+
+/// As [`populate_from_file`], where the pages exist already: where one of them is read, the kernel maps those around it, too, and is done
+/// sooner than if it were asked for each.
+#[cfg(not(miri))]
+unsafe fn look_at(start: *mut u8, size: usize) {
+    /// So much around what is read (`fault_around_bytes`), if nobody has changed that.
+    const AROUND: usize = 64 << 10;
+    for offset in (0..size).step_by(AROUND) {
+        // SAFETY: the caller names a range of its own mapping, which may be read, and whatever is in it is a byte.
+        unsafe { start.add(offset).read_volatile() };
     }
 }
 
@@ -333,7 +359,13 @@ unsafe fn protect(_: *mut u8, _: usize) -> bool {
 }
 
 #[cfg(miri)]
-unsafe fn populate(_: *mut u8, _: usize, _: bool) {}
+unsafe fn populate(_: *mut u8, _: usize) {}
+
+#[cfg(miri)]
+unsafe fn populate_from_file(_: *mut u8, _: usize) {}
+
+#[cfg(miri)]
+unsafe fn look_at(_: *mut u8, _: usize) {}
 
 #[cfg(miri)]
 unsafe fn release(base: NonNull<u8>, size: usize) {
