@@ -19,6 +19,7 @@ scenarios:
 	cargo build --locked -p bento
 	@checks/machines/run --book
 	@checks/machines/run --push
+	@checks/machines/quota
 
 # there is something to evaluate, and no other program was named
 evaluated := $(if $(BENTO_CORPORA),$(if $(BENTO),,build))

@@ -5,14 +5,18 @@ can run on either.
 Everything is in name spaces of the process that `checks/machines/run` starts, and ends with it.
 """
 
+import argparse
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +26,18 @@ BRIDGE = "br0"
 BOOK = Path(__file__).resolve().parent.parent.parent / "docs/src/scenarios.md"
 # where systemd keeps track of processes: a hierarchy of its own, the unified one, or both
 HIERARCHIES = [group for group in (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified")) if group.is_dir()] or [Path("/sys/fs/cgroup")]
+
+
+def measure_slowness():
+    """How many times longer this machine takes now than one of our own that has nothing else to do: limits for what machines do are
+    multiplied by it, or other work on this one would pass for their failure."""
+    begin = time.monotonic()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)
+    # which takes 0.8 s there
+    return min(max((time.monotonic() - begin) / 0.8, 1), 8)
+
+
+SLOWNESS = measure_slowness()
 
 
 def run(*command, **options):
@@ -63,7 +79,7 @@ def write_row(heading, names, name, cells=None):
 class Machine:
     """What all kinds of machines have in common. What a machine writes is kept in `work`."""
 
-    # how long one may take to come up or to go down, in seconds
+    # how long one may take to come up or to go down, in seconds of a machine that has nothing else to do
     patience = 60
 
     def __init__(self, name, work):
@@ -93,7 +109,7 @@ class Machine:
 
     def connect(self, timeout=None):
         """Waits until it is up."""
-        timeout = timeout or self.patience
+        timeout = SLOWNESS * (timeout or self.patience)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if not self.on:
@@ -101,7 +117,7 @@ class Machine:
             if self.execute("systemctl is-system-running", timeout=10)[1].strip() in ("running", "degraded"):
                 return
             time.sleep(0.1)
-        raise Failure(f"{self.name} does not come up within {timeout} s:\n{self.console()}")
+        raise Failure(f"{self.name} does not come up within {timeout:.0f} s:\n{self.console()}")
 
     def all_console(self):
         """What it has printed since it was reset."""
@@ -113,10 +129,11 @@ class Machine:
 
     def wait_for_shutdown(self):
         """Waits until it is off."""
-        deadline = time.monotonic() + self.patience
+        timeout = SLOWNESS * self.patience
+        deadline = time.monotonic() + timeout
         while self.on:
             if time.monotonic() > deadline:
-                raise Failure(f"{self.name} does not go down within {self.patience} s")
+                raise Failure(f"{self.name} does not go down within {timeout:.0f} s")
             time.sleep(0.1)
         self.process = None
 
@@ -137,14 +154,14 @@ class Machine:
 
     def wait_for_reboot(self, boot, timeout=None):
         """Waits until it is up in another boot than the one of this id."""
-        timeout = timeout or 2 * self.patience
+        timeout = SLOWNESS * (timeout or 2 * self.patience)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             status, now = self.execute("cat /proc/sys/kernel/random/boot_id", timeout=10)
             if status == 0 and now.strip() != boot:
                 return self.connect()
             time.sleep(0.2)
-        raise Failure(f"{self.name} does not restart within {timeout} s:\n{self.console()}")
+        raise Failure(f"{self.name} does not restart within {timeout:.0f} s:\n{self.console()}")
 
     # --- commands
 
@@ -169,13 +186,14 @@ class Machine:
         return printed
 
     def wait_until_succeeds(self, command, timeout=900):
+        timeout *= SLOWNESS
         deadline = time.monotonic() + timeout
         while True:
             status, output = self.execute(command, timeout)
             if status == 0:
                 return output
             if time.monotonic() > deadline:
-                raise Failure(f"{self.name}: {command} does not succeed within {timeout} s:\n{output}")
+                raise Failure(f"{self.name}: {command} does not succeed within {timeout:.0f} s:\n{output}")
             time.sleep(0.2)
 
     def wait_until_fails(self, command, timeout=900):
@@ -339,6 +357,59 @@ def subtest(name):
         yield
     except Exception as error:
         raise Failure(f"{name}: {error}") from error
+
+
+def options(*own):
+    """The options of a program that runs scenarios; `own` are names of ones that say what it works with."""
+    parser = argparse.ArgumentParser()
+    for name in own:
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("names", nargs="*")
+    return parser
+
+
+def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: None, broken=lambda lab, entry: None, lacks=lambda entry: None):
+    """Runs those of `scenarios` that the arguments ask for, on what `make` makes, and exits. Each is a name, what `prepare` needs to know
+    for it to begin, whether it is quick, and a function. `lacks` says what is missing for one to be run, `ended` and `broken` hear what
+    came of it, `ended` also of one that is skipped: without a laboratory, and with the reason as its note."""
+    unknown = [name for name in arguments.names if not any(name in entry[0] for entry in scenarios)]
+    if unknown:
+        sys.exit(f"no scenario of this name: {', '.join(unknown)}; there are: {', '.join(entry[0] for entry in scenarios)}")
+    wanted = [entry for entry in scenarios
+              if (entry[2] or not arguments.quick) and (not arguments.names or any(name in entry[0] for name in arguments.names))]
+    begin = time.monotonic()
+    lab = make()
+    print(f"the first machines are installed ({time.monotonic() - begin:.0f} s; this machine is slower by {SLOWNESS:.1f})", flush=True)
+    passed = failed = skipped = 0
+    for entry in wanted:
+        name, needs, _, function = entry
+        missing = lacks(entry)
+        if missing:
+            skipped += 1
+            ended(None, entry, missing)
+            print(f"skipped: {name}: {missing}", flush=True)
+            continue
+        start = time.monotonic()
+        try:
+            prepare(lab, needs)
+            ready = time.monotonic()
+            note = function(lab)
+            passed += 1
+            ended(lab, entry, note)
+            print(f"ok: {name} ({ready - start:.1f} s + {time.monotonic() - ready:.1f} s)" + (f": {note}" if note else ""), flush=True)
+        # whatever it is, the others are run too
+        except Exception as error:
+            failed += 1
+            print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
+            if not isinstance(error, Failure):
+                traceback.print_exc()
+                print(lab.journals(), flush=True)
+            broken(lab, entry)
+    for machine in lab.machines.values():
+        machine.crash()
+    print(f"{passed} passed, {failed} failed, {skipped} skipped ({time.monotonic() - begin:.0f} s)")
+    sys.exit(1 if failed else 0)
 
 
 def make_network():

@@ -5,19 +5,16 @@ What each scenario asserts in the end is the same: the machine runs, boots and h
 one, and nothing of the trial is left; and `bento deploy` said which.
 """
 
-import argparse
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 import time
-import traceback
 from pathlib import Path
 
-from driver import Container, Failure, make_network, overlay, run, write_row
+from driver import Container, Failure, make_network, options, overlay, perform, run, write_row
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -743,51 +740,6 @@ def killed_rollout(lab):
         lab.new(name)
         assert status(lab, name)["state"] == "up-to-date", status(lab, name)
     return f"killed in {len(outcomes)} waves, and gone on with"
-
-
-def options(*own):
-    """The options of a program that runs scenarios; `own` are names of ones that say what it works with."""
-    parser = argparse.ArgumentParser()
-    for name in own:
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("names", nargs="*")
-    return parser
-
-
-def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: None, broken=lambda lab, entry: None):
-    """Runs those of `scenarios` that the arguments ask for, on what `make` makes, and exits. Each begins with `prepare`; `ended` and
-    `broken` hear what came of it."""
-    wanted = [entry for entry in scenarios
-              if (entry[2] or not arguments.quick) and (not arguments.names or any(name in entry[0] for name in arguments.names))]
-    if not wanted:
-        sys.exit(f"no scenario of this name; there are: {', '.join(entry[0] for entry in scenarios)}")
-    begin = time.monotonic()
-    lab = make()
-    print(f"the desk is installed ({time.monotonic() - begin:.0f} s)", flush=True)
-    passed = failed = 0
-    for entry in wanted:
-        name, machines, _, function = entry
-        start = time.monotonic()
-        try:
-            prepare(lab, machines)
-            ready = time.monotonic()
-            note = function(lab)
-            passed += 1
-            ended(lab, entry, note)
-            print(f"ok: {name} ({ready - start:.1f} s + {time.monotonic() - ready:.1f} s)" + (f": {note}" if note else ""), flush=True)
-        # whatever it is, the others are run too
-        except Exception as error:
-            failed += 1
-            broken(lab, entry)
-            print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
-            if not isinstance(error, Failure):
-                traceback.print_exc()
-                print(lab.journals(), flush=True)
-    for machine in lab.machines.values():
-        machine.crash()
-    print(f"{passed} passed, {failed} failed ({time.monotonic() - begin:.0f} s)")
-    sys.exit(1 if failed else 0)
 
 
 def main():

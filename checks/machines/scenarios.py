@@ -4,22 +4,19 @@ A scenario begins with a host that is up to date and ends when the host has repo
 the table in docs/src/scenarios.md.
 """
 
-import argparse
 import json
 import os
 import re
 import secrets
 import shutil
 import subprocess
-import sys
 import time
-import traceback
 from pathlib import Path
 
 import emulated
 import hub  # noqa: F401, its scenarios are run too
-import shared  # noqa: F401, the same
-from driver import Container, make_network, overlay, run, write_row
+import shared
+from driver import SLOWNESS, Container, make_network, options, overlay, perform, run, write_row
 from emulated import Emulated
 from fleet import SCENARIOS, Failure, Fleet, scenario
 
@@ -37,7 +34,7 @@ HOST = """
   services.bento.agent = {
     enable = lib.mkDefault true;
     hub = { address = lib.mkDefault "192.168.1.1"; hostKeys = lib.mkDefault [ "@hub@" ]; };
-    timeout = 2;
+    timeout = @patience@;
     signers = [ "@admin@" ];
     # nobody but the scenario starts it
     interval = "2040-01-01";
@@ -46,7 +43,7 @@ HOST = """
     settings = {
       nix.search-path = [ "nixpkgs=/fixture" ];
       confirm = { tries = 2; pause = 1; settle = 2; margin = 5; };
-      system.activation-timeout = 10;
+      system.activation-timeout = @limit@;
     };
   };
 }
@@ -80,6 +77,8 @@ def change(text):
 class Lab(Fleet):
     """A hub, and hosts, of the fixture distribution."""
 
+    slowness = SLOWNESS
+
     def __init__(self, base, packages, work):
         self.base, self.packages, self.work = Path(base), Path(packages), Path(work)
         run("mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "bento-lab", str(self.work))
@@ -100,10 +99,18 @@ class Lab(Fleet):
         self.web = self.machine("web")
         self.kinds = {"container": (self.web, self.modules["web"])}
 
+    @property
+    def machines(self):
+        return {"hub": self.hub, "web": self.web}
+
+    def journals(self):
+        return self.journal()
+
     def configuration(self, name, address, change=NOTHING, machine=NOTHING):
         """The files of a host's configuration: `machine` is about what it runs on, `change` is what scenarios change."""
         text = HOST
-        for place, value in (("name", name), ("address", address), ("hub", self.keys["hub"]), ("admin", self.keys["admin"])):
+        for place, value in (("name", name), ("address", address), ("hub", self.keys["hub"]), ("admin", self.keys["admin"]),
+                            ("limit", f"{10 * SLOWNESS:.0f}"), ("patience", f"{2 * SLOWNESS:.0f}")):
             text = text.replace(f"@{place}@", value)
         return {"configuration.nix": text, "change.nix": change, "machine.nix": machine,
                 "changes.nix": (HERE / "changes.nix").read_text(), "agent.nix": (ROOT / "modules/agent.nix").read_text()}
@@ -232,11 +239,6 @@ def install(root, system):
 
 
 HEADING = "| what happens | `bento status` says | the host's reason, or what was counted |"
-
-
-def write_book(name, outcome=None):
-    """Writes down what came of a scenario (the state, the reason and what there is to say); without it, that it failed."""
-    write_row(HEADING, [known for known, *_ in SCENARIOS], name, outcome and (outcome[0].replace("-", " "), "; ".join(filter(None, outcome[1:]))))
 
 
 def bento():
@@ -463,6 +465,10 @@ def real_panic(lab):
     lab.expect_first("did not come up for good")
     if "Kernel panic - not syncing: sysrq triggered crash" not in lab.web.all_console():
         raise Failure("no kernel has panicked")
+
+
+# QEMU is killed: what the guest has not written to its disk is lost
+scenario("a real machine is reset while testing", "systemd-boot")(shared.power_cut)
 
 
 # a build in a sandbox, whatever Nix is set to: it sees nothing of the machine
@@ -706,7 +712,7 @@ STEPS = "rename,renameat,renameat2,fsync"
 
 def killed_at(lab, number):
     """Runs the agent, and kills it at the step of this number; gives whether it got that far."""
-    status, output = lab.web.execute(f"strace -qq -o /tmp/strace -e trace={STEPS} -e inject={STEPS}:signal=KILL:when={number} bento agent run --now", 120)
+    status, output = lab.web.execute(f"strace -qq -o /tmp/strace -e trace={STEPS} -e inject={STEPS}:signal=KILL:when={number} bento agent run --now", 120 * lab.slowness)
     return "killed by SIGKILL" in lab.web.execute("tail -n 1 /tmp/strace")[1] or status == 137, status, output
 
 
@@ -908,57 +914,36 @@ LONG = (cut_transfer, killed_everywhere, cut_everywhere, killed_in_every_state, 
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--packages", required=True)
-    parser.add_argument("--work", required=True)
+    parser = options("base", "packages", "work")
     parser.add_argument("--book", action="store_true")
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", choices=("containers", "emulated"))
-    parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
-    known = [name for name, *_ in SCENARIOS]
-    unknown = [name for name in arguments.names if not any(name in other for other in known)]
-    if unknown:
-        sys.exit(f"no scenario of this name: {', '.join(unknown)}; there are: {', '.join(known)}")
-    begin = time.monotonic()
-    lab = Lab(arguments.base, arguments.packages, arguments.work)
-    print(f"two machines are installed ({time.monotonic() - begin:.0f} s)", flush=True)
-    passed = failed = skipped = 0
     lacks = emulated.lacks() if Path(arguments.packages).is_dir() else "the packages for emulated machines can't be had"
-    for name, function, kind in SCENARIOS:
-        if arguments.names and not any(given in name for given in arguments.names):
-            continue
-        if arguments.quick and (kind != "container" or function in LONG):
-            continue
-        if arguments.only and (arguments.only == "containers") != (kind == "container"):
-            continue
-        if lacks and kind != "container":
-            skipped += 1
-            print(f"skipped: {name}: {lacks}", flush=True)
-            continue
-        start = time.monotonic()
-        try:
-            lab.fresh(kind)
-            note = function(lab)
+
+    def row(lab, entry, note):
+        if not arguments.book:
+            return
+        if lab:
             status = lab.status()
-            passed += 1
-            if arguments.book:
-                write_book(name, (status["state"], status["reason"], note))
-            print(f"ok: {name} ({time.monotonic() - start:.1f} s): {status['state']}" + (f"; {note}" if note else ""), flush=True)
-        # whatever it is, the others are run too
-        except Exception as error:
-            failed += 1
-            if arguments.book:
-                write_book(name)
-            print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
-            if not isinstance(error, Failure):
-                traceback.print_exc()
-            print(f"the end of its console:\n{lab.web.console()}", flush=True)
-    for machine in (lab.hub, lab.web):
-        machine.crash()
-    print(f"{passed} passed, {failed} failed, {skipped} skipped ({time.monotonic() - begin:.0f} s)")
-    sys.exit(1 if failed else 0)
+            cells = (status["state"].replace("-", " "), "; ".join(filter(None, (status["reason"], note))))
+        else:
+            cells = ("skipped", note)
+        write_row(HEADING, [name for name, *_ in SCENARIOS], entry[0], cells)
+
+    def broken(lab, entry):
+        if arguments.book:
+            write_row(HEADING, [name for name, *_ in SCENARIOS], entry[0])
+        print(f"the end of its console:\n{lab.web.console()}", flush=True)
+
+    perform(
+        [(name, kind, kind == "container" and function not in LONG, function) for name, function, kind in SCENARIOS
+         if arguments.only is None or (arguments.only == "containers") == (kind == "container")],
+        arguments,
+        make=lambda: Lab(arguments.base, arguments.packages, arguments.work),
+        prepare=lambda lab, kind: lab.fresh(kind),
+        ended=row, broken=broken,
+        lacks=lambda entry: lacks if entry[1] != "container" else None,
+    )
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ in
       defaultText = lib.literalExpression "256 if the server is embedded, else null";
       description = ''
         How much one host may leave in its logs, in MiB. With OpenSSH it is the file system that counts: that of chrootDir
-        must be mounted with `usrquota`. Without a number it does not count.
+        must be mounted with `usrquota`, and, if it is ext4, have been made with the feature `quota` (`tune2fs -O quota`).
+        Without a number it does not count.
       '';
     };
 
@@ -324,7 +325,7 @@ in
           place=$(findmnt --noheadings --output TARGET --target ${lib.escapeShellArg cfg.chrootDir})
           for host in ${lib.escapeShellArgs (map (host: host.name) hosts)}; do
             setquota -u "$host" 0 ${toString (cfg.quota * 1024)} 0 20000 "$place" || {
-              echo "the file system at $place must be mounted with usrquota for services.bento.hub.quota" >&2
+              echo "services.bento.hub.quota: the file system at $place does not count what users have: mount it with usrquota; ext4 also needs tune2fs -O quota, once, while it is not mounted" >&2
               exit 1
             }
           done

@@ -1,5 +1,6 @@
 //! An evaluation: which system a host should run, and who works that out.
 
+mod aside;
 pub mod cache;
 pub(crate) mod pool;
 mod process;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+pub use self::aside::Aside;
 use self::cache::{Cache, parse_size};
 pub use self::pool::Resources;
 use crate::builtin::BuiltinEvaluator;
@@ -21,7 +23,7 @@ use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
 /// What a host's configuration comes to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// The derivation of the host's system.
     pub drv_path: StorePath,

@@ -39,8 +39,14 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32, gid: Option<u32>) ->
     sync_dir(dir)
 }
 
-/// Points a symbolic link elsewhere by one rename(2).
+/// Points a symbolic link elsewhere by one rename(2), durably.
 pub fn link_atomic(target: &str, link: &Path) -> Result<()> {
+    self::link(target, link)?;
+    sync_dir(parent(link)?)
+}
+
+/// As [`link_atomic`], but it is for the caller to make the link durable.
+pub fn link(target: &str, link: &Path) -> Result<()> {
     let dir = parent(link)?;
     let name = link.file_name().unwrap_or_default().to_string_lossy();
     let temporary = dir.join(format!("{TEMPORARY}{}-{name}", std::process::id()));
@@ -50,8 +56,7 @@ pub fn link_atomic(target: &str, link: &Path) -> Result<()> {
         _ => {}
     }
     std::os::unix::fs::symlink(target, &temporary).with_context(context)?;
-    fs::rename(&temporary, link).with_context(context)?;
-    sync_dir(dir)
+    fs::rename(&temporary, link).with_context(context)
 }
 
 /// Removes what interrupted writes left in a directory.

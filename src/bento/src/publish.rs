@@ -24,7 +24,6 @@ use crate::package::{Package, PackageFile, place};
 use crate::secrets::{Secret, draft::Draft, secrets_dir};
 use crate::sign::{self, Signer};
 use crate::source::SourceTree;
-use crate::store_path::StorePath;
 
 /// How many releases a host's directory keeps: readers of an old manifest still find its files.
 const KEPT: usize = 5;
@@ -85,20 +84,24 @@ fn reader(host: &Host) -> Result<Option<Reader>> {
     Ok(user.map(|user| Reader { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
 }
 
-/// Whether this process could give a host's directory to its user but there is no such user yet.
-pub fn lacks_user(host: &Host) -> Result<bool> {
-    Ok(Uid::effective().is_root() && reader(host)?.is_none())
-}
-
 /// What [`publish`] would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// What would become of the candidate.
     pub published: Published,
-    /// The system of the current release, if there is one.
-    pub current: Option<StorePath>,
     /// Why there would be a new release, in words.
     pub why: Vec<String>,
+}
+
+/// What [`publish`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What became of the candidate.
+    pub published: Published,
+    /// Why there is a new release, in words.
+    pub why: Vec<String>,
+    /// Whether this process could give the host's directory to its user but there is no such user yet.
+    pub lacks_user: bool,
 }
 
 /// Says what [`publish`] would do if it signed with the private half of `key`, and does nothing.
@@ -109,20 +112,19 @@ pub fn plan(hub: &Hub, candidate: &Candidate<'_>, key: Option<&PublicKey>, now: 
             true => Published::Unchanged { serial: next.serial },
             false => Published::New { serial: next.serial },
         },
-        current: next.current,
         why: next.why,
     })
 }
 
 /// Makes the candidate the host's current release, signed if there is someone to sign it. The caller holds the hub's
 /// lock.
-pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Published> {
+pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, now: Timestamp) -> Result<Outcome> {
     let dir = hub.host(&candidate.host.name);
     let reader = reader(candidate.host)?;
+    let lacks_user = reader.is_none() && Uid::effective().is_root();
     lay_out(&dir, reader)?;
     clear_leftovers(&dir)?;
-    let Next { serial, manifest, sealed, why, .. } =
-        next_manifest(&dir, candidate, signer.map(Signer::public_key), now)?;
+    let Next { serial, manifest, sealed, why } = next_manifest(&dir, candidate, signer.map(Signer::public_key), now)?;
     if why.is_empty() {
         finish(&dir, serial)?;
         give_to(&dir.releases(), reader)?;
@@ -130,7 +132,7 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
         if dir.signature_file(serial).exists() {
             give_to(&dir.signature_file(serial), reader)?;
         }
-        return Ok(Published::Unchanged { serial });
+        return Ok(Outcome { published: Published::Unchanged { serial }, why, lacks_user });
     }
     let releases = dir.releases();
     let temporary = releases.join(format!("{TEMPORARY}{serial}"));
@@ -150,14 +152,15 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
         put_in_place(&temporary, &dir.path().join(secrets_dir(serial)), reader)?;
     }
     let (text, gid) = (manifest.to_json()?, reader.map(|r| r.gid));
-    if let Some(signer) = signer {
-        files::write_atomic(&dir.signature_file(serial), signer.sign(&text)?.as_bytes(), 0o640, gid)?;
+    match signer {
+        // which makes the names of the others durable too, as they lie in the same directory
+        Some(signer) => files::write_atomic(&dir.signature_file(serial), signer.sign(&text)?.as_bytes(), 0o640, gid)?,
+        None => files::sync_dir(&releases)?,
     }
-    files::sync_dir(&releases)?;
     files::write_atomic(&dir.manifest_file(), &text, 0o640, gid)?;
     finish(&dir, serial)?;
     prune(&dir, serial)?;
-    Ok(Published::New { serial })
+    Ok(Outcome { published: Published::New { serial }, why, lacks_user })
 }
 
 /// What comes next for a host.
@@ -168,8 +171,6 @@ struct Next {
     manifest: Manifest,
     /// The encrypted secrets, in the manifest's order.
     sealed: Vec<Vec<u8>>,
-    /// The system of the current release.
-    current: Option<StorePath>,
     /// Why a new release is needed.
     why: Vec<String>,
 }
@@ -225,12 +226,11 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
             why
         }
     };
-    let current = current.ok().flatten();
     let serial = match &current {
-        Some(current) if why.is_empty() => current.serial,
+        Ok(Some(current)) if why.is_empty() => current.serial,
         _ => manifest.serial,
     };
-    Ok(Next { serial, manifest, sealed, current: current.map(|current| current.toplevel), why })
+    Ok(Next { serial, manifest, sealed, why })
 }
 
 /// The secrets of a release with their encrypted texts: those of the current one that are still the same, and new ones.
@@ -389,9 +389,9 @@ fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     if fs::symlink_metadata(&config).is_ok_and(|metadata| metadata.is_dir()) {
         files::remove(&config)?;
     }
-    point(&config, &target)?;
+    let mut pointed = point(&config, &target)?;
     if dir.signature_file(serial).exists() {
-        point(&dir.path().join(manifest::SIGNATURE_LINK), &signature_file(serial))?;
+        pointed |= point(&dir.path().join(manifest::SIGNATURE_LINK), &signature_file(serial))?;
     } else {
         files::remove(&dir.path().join(manifest::SIGNATURE_LINK))?;
     }
@@ -408,6 +408,8 @@ fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     let touched = modified(&dir.last_change_date());
     if touched.is_none() || touched < modified(&dir.manifest_file()) {
         files::write_atomic(&dir.last_change_date(), b"", 0o640, gid(dir))?;
+    } else if pointed {
+        files::sync_dir(dir.path())?;
     }
     Ok(())
 }
@@ -417,12 +419,13 @@ fn gid(dir: &HostDir) -> Option<u32> {
     fs::symlink_metadata(dir.path()).map(|metadata| metadata.gid()).ok()
 }
 
-/// Points a link to its target, if it doesn't already.
-fn point(link: &Path, target: &str) -> Result<()> {
+/// Points a link to its target, if it doesn't already; gives whether that is still to be made durable.
+fn point(link: &Path, target: &str) -> Result<bool> {
     if fs::read_link(link).is_ok_and(|current| current == Path::new(target)) {
-        return Ok(());
+        return Ok(false);
     }
-    files::link_atomic(target, link)
+    files::link(target, link)?;
+    Ok(true)
 }
 
 /// Removes all but the last few releases.

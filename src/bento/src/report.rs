@@ -94,6 +94,9 @@ pub struct Report {
     /// Why it got no further.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What does not work and is no part of an attempt: the report repeats how the last one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// What the release asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<StorePath>,

@@ -73,10 +73,19 @@ impl Signer {
             .with_context(|| format!("cannot read the host's key {}", identity.display()))?;
         let key = PrivateKey::from_openssh(text.trim())
             .map_err(|error| anyhow!("{} is no OpenSSH private key: {error}", identity.display()))?;
-        if key.is_encrypted() || !SigningKey::from(key.public_key()).can_sign() {
-            bail!("{} is an RSA key or has a passphrase, which reports can't be signed with", identity.display());
-        }
-        Ok(Self { public_key: key.public_key().clone(), holder: Holder::Process(Box::new(key)) })
+        let what = match (key.is_encrypted(), SigningKey::from(key.public_key()).can_sign()) {
+            (false, true) => {
+                return Ok(Self { public_key: key.public_key().clone(), holder: Holder::Process(Box::new(key)) });
+            }
+            (false, false) => "is an RSA key",
+            (true, _) => "has a passphrase",
+        };
+        bail!(
+            "{} {what}, which reports can't be signed with: make one of ed25519 (ssh-keygen -t ed25519 -N '' -f FILE), name it \
+             as the agent's key (hub.identity in agent.toml, services.bento.agent.hub.identityFile), and have the hub know its \
+             public half (hosts.NAME.keys in bento.toml)",
+            identity.display()
+        );
     }
 
     /// Takes a key that an ssh agent holds.

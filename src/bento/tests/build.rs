@@ -9,11 +9,14 @@ use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use bento::build::log::{BuildLog, Progress};
 use common::{Lab, Ran};
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
 
 /// A laboratory whose hub builds.
 fn lab() -> Option<Lab> {
@@ -101,6 +104,113 @@ fn only_what_is_built_already_is_published_if_that_is_asked_for() {
     lab.write("fleet/bento.toml", &settings);
     lab.bento(&["deploy", "--built", "db"]).succeeds();
     assert_eq!(lab.manifest("db")["serial"], 1);
+}
+
+/// An S3 server on loopback with an empty bucket `fleet`, for as long as this lives.
+struct S3 {
+    port: u16,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl S3 {
+    /// Serves what is in the folder; with a key, only to those who have it.
+    fn start(folder: &Path, auth: Option<SimpleAuth>) -> Self {
+        fs::create_dir_all(folder.join("fleet")).unwrap();
+        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder).unwrap());
+        if let Some(auth) = auth {
+            service.set_auth(auth);
+        }
+        let service = service.build().into_shared();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let connection = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(connection.serve_connection(hyper_util::rt::TokioIo::new(stream), service.clone()));
+            }
+        });
+        Self { port, _runtime: runtime }
+    }
+
+    /// What Nix calls the bucket.
+    fn url(&self) -> String {
+        format!("s3://fleet?endpoint=http://127.0.0.1:{}&region=us-east-1", self.port)
+    }
+}
+
+#[test]
+fn what_is_in_a_bucket_of_s3_is_published_and_nothing_else() {
+    let Some(lab) = lab() else { return };
+    // Debian's older Nix knows no S3
+    let Some(programs) = std::env::var_os("BENTO_NIX") else {
+        println!("skipped: BENTO_NIX does not name a folder with nix");
+        return;
+    };
+    let s3 = S3::start(&lab.path("s3"), None);
+    lab.flake_host("web", &format!("text = \"in a bucket {} {}\";", s3.port, lab.dir.path().display()));
+    lab.flake_host("db", &format!("text = \"in none {} {}\";", s3.port, lab.dir.path().display()));
+    let built = lab.bento(&["build", "web", "--json"]).succeeds();
+    let built: serde_json::Value = serde_json::from_str(&built.stdout).unwrap();
+    let toplevel = built[0]["toplevel"].as_str().unwrap().to_owned();
+    // it is signed on its way, as in a CI that builds for the fleet
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
+    let nix = |script: &str| {
+        lab.shell(&format!(
+            "PATH={path}; nix() {{ command nix --extra-experimental-features nix-command \"$@\"; }}; {script}"
+        ))
+    };
+    let key = |name: &str| {
+        let file = lab.path(name).display().to_string();
+        let public = nix(&format!(
+            "nix key generate-secret --key-name {name} > {file}; nix key convert-secret-to-public < {file}"
+        ));
+        public.succeeds().stdout.trim().to_owned()
+    };
+    let (trusted, other) = (key("ci"), key("somebody"));
+    nix(&format!("nix copy --to '{}&secret-key={}' {toplevel}", s3.url(), lab.path("ci").display())).succeeds();
+    lab.shell(&format!("nix-store --delete {toplevel}")).succeeds();
+    let settings = |cache: &str| {
+        let chroot = lab.path("chroot").display().to_string();
+        let release = format!("[release]\nsubstituters = [\"{cache}\"]\ntrusted-public-keys = [\"{trusted}\"]\n");
+        lab.write("fleet/bento.toml", &format!("[hub]\ndirectory = \"{chroot}\"\n{release}"));
+    };
+    let deploy = || Ran::new(lab.command_with_path(&path, &["deploy", "--built"]).output().unwrap());
+    fs::remove_file(lab.path("fleet/config.sh")).unwrap();
+    settings(&s3.url());
+    let ran = deploy().fails_with(&["db: failed", "neither here nor in one of release.substituters", "is not valid"]);
+    assert!(ran.stderr.contains("web: published release 1"), "{}", ran.stderr);
+    assert_eq!(lab.manifest("web")["toplevel"], toplevel.as_str());
+    assert!(!lab.path("chroot/db").exists());
+    // whoever trusts that key gets it from there, and nobody else
+    let fetch = |key: &str| {
+        let store = lab.path("elsewhere").display().to_string();
+        nix(&format!("nix --option trusted-public-keys '{key}' copy --from '{}' --to '{store}' {toplevel}", s3.url()))
+    };
+    fetch(&other).fails_with(&["lacks a signature by a trusted key"]);
+    fetch(&trusted).succeeds();
+    assert!(lab.path(&format!("elsewhere{toplevel}/bin/switch-to-configuration")).exists());
+    // what another machine brings there later is seen at once
+    let built = lab.bento(&["build", "db", "--json"]).succeeds();
+    let built: serde_json::Value = serde_json::from_str(&built.stdout).unwrap();
+    let toplevel = built[0]["toplevel"].as_str().unwrap();
+    let elsewhere =
+        format!("export HOME={}; nix copy --to '{}' {toplevel}", lab.path("another-machine").display(), s3.url());
+    nix(&elsewhere).succeeds();
+    lab.shell(&format!("nix-store --delete {toplevel}")).succeeds();
+    deploy().succeeds();
+    assert_eq!(lab.manifest("db")["toplevel"], toplevel);
+    // what was there once does not count
+    fs::remove_dir_all(lab.path("s3/fleet")).unwrap();
+    fs::create_dir(lab.path("s3/fleet")).unwrap();
+    deploy().fails_with(&["web: failed", "db: failed", "neither here nor in one of release.substituters"]);
+    // nor what only others can see: Nix takes that for absent
+    let closed = S3::start(&lab.path("s3"), Some(SimpleAuth::from_single("key", "secret")));
+    settings(&closed.url());
+    deploy().fails_with(&["web: failed", "db: failed", "neither here nor in one of release.substituters"]);
+    drop(closed);
+    deploy().fails_with(&["web: failed", "db: failed", "neither here nor", "unable to download"]);
+    assert_eq!((&lab.manifest("web")["serial"], &lab.manifest("db")["serial"]), (&1.into(), &1.into()));
 }
 
 #[test]

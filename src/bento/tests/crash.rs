@@ -88,7 +88,7 @@ impl Place {
             Draft::of_folder(&host.name, &self.dir.join("secrets"), &[key], Some(&DigestKey::of_user(false).unwrap()));
         let candidate = Candidate { secrets: secrets.unwrap(), ..candidate(&host, &tree, version) };
         let signer = Signer::open(&self.dir.join("key"), None).unwrap();
-        publish(&Hub::new(self.dir.join("hub")), &candidate, Some(&signer), Timestamp::now()).unwrap()
+        publish(&Hub::new(self.dir.join("hub")), &candidate, Some(&signer), Timestamp::now()).unwrap().published
     }
 
     /// What a reader sees: a whole release, signed. Gives its serial.

@@ -411,6 +411,10 @@ fn two_deploys_and_two_agents_keep_apart() {
     // which is no failure of the unit
     assert_eq!(second.status, Some(75));
     second.fails_with(&["another run of the agent is at work"]);
+    let config = lab.path("hosts/web/agent.toml");
+    let back = lab.bento(&["agent", "rollback", "--config", config.to_str().unwrap()]);
+    assert_eq!(back.status, Some(75));
+    back.fails_with(&["another run of the agent is at work"]);
     for child in [&mut deploy, &mut agent] {
         child.kill().unwrap();
         child.wait().unwrap();

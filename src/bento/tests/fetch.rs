@@ -237,7 +237,7 @@ fn answer(site: &Path, request: &Request) -> Reply {
             Reply::redirect("https://files.example.org/plain.tar.xz")
         }
         ("files.example.org", [name]) => file(name),
-        ("127.0.0.1", ["git", ..]) => {
+        ("127.0.0.1" | "forge.example.org", ["git", ..]) => {
             git_http(site, &Request { path: request.path.replacen("/git", "", 1), ..request.clone() })
         }
         ("127.0.0.1", ["away", name]) => Reply::redirect(&format!("/files/{name}")),
@@ -444,6 +444,8 @@ fn repositories_are_those_that_nix_gets() {
         "builtins.fetchTree \"git+HTTP/git/repo?shallow=1\"",
         "builtins.fetchTree \"git+ssh://git@forge.example.org/SITE/repo?ref=side\"",
         "builtins.fetchTree \"git+ssh://git@forge.example.org/SITE/repo\"",
+        "builtins.fetchTree \"git+https://forge.example.org/git/repo\"",
+        "builtins.fetchTree \"git+https://forge.example.org/git/repo?ref=side&shallow=1\"",
         "builtins.fetchGit \"HTTP/git/repo\"",
         "builtins.fetchGit { url = \"HTTP/git/repo\"; ref = \"side\"; name = \"x\"; }",
         "builtins.fetchGit { url = \"HTTP/git/repo\"; rev = \"REV-side\"; allRefs = true; }",
@@ -457,6 +459,74 @@ fn repositories_are_those_that_nix_gets() {
     lab.both_refuse("builtins.fetchTree \"git+HTTP/git/repo?ref=nope\"", &[], &["HTTP/git/repo"]);
     let nowhere = "f".repeat(40);
     lab.both_refuse(&format!("builtins.fetchTree \"git+HTTP/git/repo?rev={nowhere}\""), &[], &["HTTP/git/repo"]);
+}
+
+/// OpenSSH's server for whoever runs the tests, until this is dropped; sees nothing of what it serves.
+struct Sshd(std::process::Child);
+
+impl Sshd {
+    /// Has `lab`'s git use it for every host. `None` (which is said) where there can't be one.
+    fn start(lab: &Lab) -> Option<Sshd> {
+        let dir = lab.dir.path().join("sshd");
+        fs::create_dir(&dir).unwrap();
+        let keys = "ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f user";
+        let made = Command::new("sh").args(["-c", keys]).current_dir(&dir).status().unwrap();
+        // the server wants a directory in /run, which need not be there
+        let start = "mount -t tmpfs run /run && mkdir -m 755 /run/sshd && exec /usr/sbin/sshd -D -q -f \"$0\"";
+        let allowed =
+            Command::new("unshare").args(["--mount", "test", "-x", "/usr/sbin/sshd"]).stderr(Stdio::null()).status();
+        if !made.success() || !allowed.is_ok_and(|status| status.success()) {
+            println!("skipped: there is no sshd, or it can't be started by this user");
+            return None;
+        }
+        let at = dir.display();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {at}/host\nAuthorizedKeysFile {at}/user.pub\nStrictModes no\n\
+             PidFile none\nPermitRootLogin yes\nPasswordAuthentication no\nUsePAM no\n"
+        );
+        fs::write(dir.join("sshd_config"), config).unwrap();
+        let host = fs::read_to_string(dir.join("host.pub")).unwrap();
+        fs::write(dir.join("known_hosts"), format!("[127.0.0.1]:{port} {host}")).unwrap();
+        let client = format!(
+            "Host *\nHostName 127.0.0.1\nPort {port}\nIdentityFile {at}/user\nIdentitiesOnly yes\n\
+             UserKnownHostsFile {at}/known_hosts\nStrictHostKeyChecking yes\nBatchMode yes\n"
+        );
+        fs::write(dir.join("ssh_config"), client).unwrap();
+        let ssh = lab.dir.path().join("ssh");
+        fs::write(&ssh, format!("#!/bin/sh\nexec ssh -F {at}/ssh_config \"$@\"\n")).unwrap();
+        fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut command = Command::new("unshare");
+        let child = command.args(["--mount", "sh", "-c", start]).arg(dir.join("sshd_config")).spawn().unwrap();
+        let server = Sshd(child);
+        for _ in 0..100 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return Some(server);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("sshd does not answer");
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn repositories_come_over_a_real_ssh() {
+    let Some(lab) = Lab::find() else { return };
+    let Some(server) = Sshd::start(&lab) else { return };
+    lab.agree("builtins.fetchTree \"git+ssh://forge.example.org/SITE/repo?ref=side\"", &[]);
+    lab.agree("builtins.fetchGit { url = \"ssh://forge.example.org/SITE/repo\"; ref = \"trunk\"; }", &[]);
+    // the host's name, and what ssh says
+    fs::write(lab.dir.path().join("sshd/known_hosts"), "").unwrap();
+    let words = ["forge.example.org", "Host key verification failed"];
+    lab.both_refuse("builtins.fetchTree \"git+ssh://forge.example.org/SITE/super.git\"", &[], &words);
+    drop(server);
 }
 
 #[test]

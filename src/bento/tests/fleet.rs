@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Deref;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use fleet_dir::FleetDir;
 
@@ -338,4 +339,56 @@ fn bad_options_are_refused() {
         assert!(!output.status.success());
         assert!(stderr(&output).contains(word), "{}", stderr(&output));
     }
+}
+
+/// A deploy that has published the host `a`, and is evaluating `b`, whose evaluation has no end.
+fn deploy_half_way(fleet: &Fleet, more: &[&str]) -> Child {
+    fleet.write("fleet/config.sh", &format!("CHROOT_DIR={}\nNOLOCALBUILD=1\n", fleet.path("hub").display()));
+    fleet.host("a", "{ ... }: { text = \"a\"; }");
+    let endless = "builtins.genericClosure { startSet = [ { key = 1; } ]; operator = x: [ { key = x.key + 1; } ]; }";
+    fleet.host("b", &format!("{{ ... }}: {{ text = toString (builtins.length ({endless})); }}"));
+    let nixpkgs = format!("nixpkgs={}", fleet.path("nixpkgs").display());
+    let mut command = fleet.command(Path::new(env!("CARGO_BIN_EXE_bento")), &["deploy", "--no-cache", "--jobs", "1"]);
+    let mut child = command.args(["-I", &nixpkgs]).args(more).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while !fleet.path("hub/a/manifest.json").exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing was published");
+        assert!(child.try_wait().unwrap().is_none(), "it ended: {}", stderr(&child.wait_with_output().unwrap()));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    child
+}
+
+#[test]
+fn a_host_is_published_while_another_is_still_evaluated() {
+    let fleet = Fleet::new();
+    let output = deploy_half_way(&fleet, &["--time-limit", "2"]).wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("a: published release 1") && said.contains("b: failed: the evaluation took more than"),
+        "{said}"
+    );
+    assert!(!fleet.path("hub/b").exists());
+    // the fleet was deployed as a whole all the same
+    let record = fs::read_to_string(fleet.path("hub/.fleet.json")).unwrap();
+    assert!(record.contains("\"a\"") && record.contains("\"b\""), "{record}");
+}
+
+#[test]
+fn what_was_not_evaluated_when_the_evaluator_was_killed_has_failed() {
+    let fleet = Fleet::new();
+    let child = deploy_half_way(&fleet, &[]);
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    let evaluator = children.split_whitespace().next().unwrap();
+    assert!(Command::new("kill").args(["-KILL", evaluator]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("a: published release 1") && said.contains("b: failed: the process that evaluates"),
+        "{said}"
+    );
+    assert!(!fleet.path("hub/b").exists());
 }

@@ -6,7 +6,10 @@
 mod common;
 
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use bento::ssh::{HostKey, HubAddress};
 use common::Lab;
@@ -205,7 +208,10 @@ fn mounted(lab: &Lab, options: &str) -> Option<()> {
     );
     let ran = lab.shell(&script);
     if !ran.ok {
-        println!("skipped: no tmpfs with {options} here: {}", ran.stderr.trim());
+        println!(
+            "skipped: no tmpfs with {options} here (checks/machines/quota brings a kernel): {}",
+            ran.stderr.trim()
+        );
     }
     ran.ok.then_some(())
 }
@@ -383,6 +389,50 @@ fn nothing_is_served_where_hosts_cannot_be_kept_apart() {
     }
     assert!(ran.stdout.is_empty(), "{}", ran.stdout);
     ran.fails_with(&["can't keep hosts in their directories", "openat2", "RestrictSUIDSGID"]);
+}
+
+#[test]
+fn the_embedded_hub_sends_those_away_who_do_not_log_in() {
+    const GRACE: Duration = Duration::from_secs(2);
+    let Some(mut lab) = Lab::new() else { return };
+    lab.flake_host("web", "");
+    lab.bento(&["deploy"]).succeeds();
+    lab.serve_hub(&["--login-grace", "2"]);
+    // how long the hub bears with somebody who says this, and then these one by one
+    let bears = |first: &str, more: &str| {
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(("127.0.0.1", lab.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        stream.write_all(first.as_bytes()).unwrap();
+        let mut more = more.bytes().cycle();
+        let mut buffer = [0; 4096];
+        while start.elapsed() < 10 * GRACE {
+            match stream.read(&mut buffer) {
+                Ok(0) => return start.elapsed(),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if let Some(byte) = more.next()
+                        && stream.write_all(&[byte]).is_err()
+                    {
+                        return start.elapsed();
+                    }
+                }
+                Err(_) => return start.elapsed(),
+            }
+        }
+        panic!("{first:?} is still there");
+    };
+    for (first, more) in [("", ""), ("SSH-2.0-", ""), ("SSH-2.0-", "x"), ("SSH-2.0-x\r\n", "")] {
+        let time = bears(first, more);
+        assert!(time >= GRACE - Duration::from_millis(100) && time < 3 * GRACE, "{first:?} {more:?}: {time:?}");
+    }
+    // nonsense ends it sooner
+    assert!(bears("SSH-2.0-x\r\n", "\0") < 3 * GRACE);
+    assert!(lab.read("sshd.log").contains("it has not logged in in time"), "{}", lab.read("sshd.log"));
+    // who has logged in may take longer
+    let (worked, said) = sftp(&lab, "web", "get manifest.json one\n!sleep 3\nget manifest.json two");
+    assert!(worked, "{said}");
+    assert_eq!(lab.read("home/one"), lab.read("home/two"));
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl Bench {
             expires: hours.map(|hours| now.checked_add(Span::new().hours(hours)).unwrap()),
             ..candidate(&host, &tree, version)
         };
-        publish(&Hub::new(self.hub.path()), &candidate, None, now).unwrap()
+        publish(&Hub::new(self.hub.path()), &candidate, None, now).unwrap().published
     }
 
     fn host(&self) -> std::path::PathBuf {

@@ -397,6 +397,22 @@ fn an_rsa_host_key_does_as_well() {
     lab.bento(&["deploy"]).succeeds();
     lab.agent("web").succeeds();
     assert_eq!(secret(&lab, "db/password").0, PASSWORD);
+    // but it signs nothing, and whoever looks is told what to do about it
+    assert_eq!((lab.state("web").as_str(), &lab.status("web")["verified"]), ("up-to-date", &serde_json::Value::Null));
+    let config = lab.path("hosts/web/agent.toml");
+    for (arguments, words) in [
+        (&["agent", "status", "--config", config.to_str().unwrap()][..], ["is an RSA key", "ssh-keygen -t ed25519"]),
+        (&["status"], ["web: has RSA keys only", "ed25519"]),
+        (&["config", "check"], ["warning: web has RSA keys only", "ed25519"]),
+    ] {
+        let said = lab.bento(arguments).succeeds();
+        assert!(
+            words.iter().all(|word| said.stdout.contains(word) || said.stderr.contains(word)),
+            "{}{}",
+            said.stdout,
+            said.stderr
+        );
+    }
     // an ECDSA key can log in, but nothing can be encrypted to it
     fs::remove_file(&key).unwrap();
     let made = Command::new("ssh-keygen").args(["-q", "-t", "ecdsa", "-N", "", "-f"]).arg(&key).status();

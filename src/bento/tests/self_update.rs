@@ -152,9 +152,26 @@ fn a_source_that_is_away_is_no_failure() {
     fs::rename(lab.path("input"), lab.path("away")).unwrap();
     let said = lab.agent("web").succeeds();
     assert!(said.stderr.contains("cannot look for newer inputs"), "{}", said.stderr);
-    assert_eq!((lab.reports("web").len(), lab.state("web").as_str()), (1, "up-to-date"));
-    // nor does a host update itself that was not told to
+    // it is reported, once, and neither a failure nor a repetition of the success
+    lab.agent("web").succeeds();
+    assert_eq!((lab.reports("web").len(), lab.state("web").as_str()), (2, "up-to-date"));
+    let report = last(&lab);
+    assert_eq!((&report["outcome"], &report["stage"], report.get("reason")), (&"success".into(), &"done".into(), None));
+    assert!(report["note"].as_str().unwrap().contains("cannot look for newer inputs"), "{report}");
+    let table = lab.bento(&["status"]).succeeds().stdout;
+    assert!(table.contains("web: cannot look for newer inputs"), "{table}");
+    let log = lab.bento(&["log", "web"]).succeeds().stdout;
+    assert!(log.contains("cannot look for newer inputs") && log.contains("input"), "{log}");
+    let config = lab.path("hosts/web/agent.toml");
+    let standing = lab.bento(&["agent", "status", "--config", config.to_str().unwrap()]).succeeds().stdout;
+    assert!(standing.contains("cannot look for newer inputs"), "{standing}");
+    // that it is over is reported too
     fs::rename(lab.path("away"), lab.path("input")).unwrap();
+    lab.agent("web").succeeds();
+    lab.agent("web").succeeds();
+    assert_eq!((lab.reports("web").len(), lab.state("web").as_str()), (3, "up-to-date"));
+    assert!(last(&lab).get("note").is_none() && !lab.bento(&["status"]).succeeds().stdout.contains("cannot look"));
+    // nor does a host update itself that was not told to
     set_input(&lab, "two", "", "");
     fs::remove_file(lab.path("fleet/hosts/web/SELF_UPDATE")).unwrap();
     publish(&lab, "a");

@@ -35,6 +35,7 @@ fn line(name: &str, kind: HostKind, local: &str, remote: &str, state: HostState,
         booted_version: None,
         failed_units: None,
         reason: None,
+        notes: Vec::new(),
         verified: None,
         problems: Vec::new(),
     }

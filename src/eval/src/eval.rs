@@ -5,8 +5,8 @@ use crate::builtins;
 use crate::context::{Context, Contexts};
 use crate::error::{Error, ErrorKind, FrameKind, Result};
 use crate::expr::{
-    AttrsExpr, CallExpr, ConcatStringsExpr, Expr, LambdaExpr, LetExpr, Name, Scope, SelectExpr, SelectPathExpr,
-    WithVarExpr,
+    AttrsExpr, CallExpr, ConcatStringsExpr, Expr, FormalsExpr, LambdaExpr, LetExpr, Name, Scope, SelectExpr,
+    SelectPathExpr, WithVarExpr,
 };
 use crate::files::INTERNAL;
 use crate::fs::{OverlayFs, SymlinkResolver};
@@ -722,7 +722,12 @@ impl<'a> Evaluator<'a> {
             for (slot, argument) in few.iter_mut().zip(call.args) {
                 *slot = self.delay(argument, env);
             }
-            return self.call(function, &few[..call.args.len()], call.pos);
+            let args = &few[..call.args.len()];
+            if let Some(closure) = function.as_lambda() {
+                let (result, rest) = self.call_closure(closure, args, call.pos)?;
+                return if rest.is_empty() { Ok(result) } else { self.call(result, rest, call.pos) };
+            }
+            return self.call(function, args, call.pos);
         }
         let many: Vec<Value<'a>> = call.args.iter().map(|argument| self.delay(argument, env)).collect();
         self.call(function, &many, call.pos)
@@ -788,9 +793,9 @@ impl<'a> Evaluator<'a> {
         while !args.is_empty() {
             current = match current.kind() {
                 Kind::Lambda(closure) => {
-                    let (argument, rest) = (args[0], &args[1..]);
+                    let (result, rest) = self.call_closure(closure, args, pos)?;
                     args = rest;
-                    self.call_lambda(closure, argument, pos)?
+                    result
                 }
                 Kind::PrimOp(index) => {
                     let prim_op = builtins::get(index);
@@ -848,35 +853,83 @@ impl<'a> Evaluator<'a> {
         Error::eval(pos, message)
     }
 
-    fn call_lambda(&self, closure: &'a Closure<'a>, argument: Value<'a>, pos: Pos) -> Evaluated<'a> {
-        let depth = self.depth.get();
-        if depth > self.settings.max_call_depth {
-            return Err(Error::new(ErrorKind::Overflow, pos, "stack overflow; max-call-depth exceeded"));
+    /// Calls a function with the first of the arguments, which there must be, and as many more as it takes right away; gives
+    /// the others, too.
+    #[inline]
+    fn call_closure<'v>(
+        &self,
+        closure: &'a Closure<'a>,
+        args: &'v [Value<'a>],
+        pos: Pos,
+    ) -> Result<(Value<'a>, &'v [Value<'a>])> {
+        let mut lambda = closure.lambda();
+        if lambda.rest.is_none() {
+            return Ok((self.call_lambda(closure, args[0], pos)?, &args[1..]));
         }
-        self.check_stack(pos)?;
-        self.depth.set(depth + 1);
-        let lambda = closure.lambda();
-        let result = match self.bind_argument(closure, lambda, argument, pos) {
-            Ok(env) => self.eval(&lambda.body, env).map_err(|error| self.trace_call(error, lambda, pos)),
-            Err(error) => Err(error),
-        };
-        self.depth.set(depth);
-        result
+        let env = self.body_env(closure, lambda);
+        let mut args = args;
+        while let [argument, further @ ..] = args {
+            env.set(lambda.index, *argument);
+            args = further;
+            let Some(rest) = lambda.rest else {
+                return Ok((self.enter(lambda, env, pos)?, args));
+            };
+            lambda = rest;
+        }
+        Ok((self.heap.lambda(lambda, env), args))
+    }
+
+    /// The environment for a function's body, which lacks the argument.
+    #[inline]
+    fn body_env(&self, closure: &'a Closure<'a>, lambda: &'a LambdaExpr<'a>) -> Env<'a> {
+        match lambda.index {
+            0 => self.heap.env(Some(closure.env()), lambda.slots as usize),
+            given => self.heap.env_after(closure.env(), given, lambda.slots as usize),
+        }
     }
 
     #[inline]
-    fn bind_argument(
+    fn call_lambda(&self, closure: &'a Closure<'a>, argument: Value<'a>, pos: Pos) -> Evaluated<'a> {
+        let lambda = closure.lambda();
+        if let Some(formals) = &lambda.formals {
+            return self.call_with_set(closure, lambda, formals, argument, pos);
+        }
+        let env = self.body_env(closure, lambda);
+        env.set(lambda.index, argument);
+        match lambda.rest {
+            Some(rest) => Ok(self.heap.lambda(rest, env)),
+            None => self.enter(lambda, env, pos),
+        }
+    }
+
+    /// Evaluates a function's body.
+    fn enter(&self, lambda: &'a LambdaExpr<'a>, env: Env<'a>, pos: Pos) -> Evaluated<'a> {
+        self.nested(pos, || self.eval(&lambda.body, env).map_err(|error| self.trace_call(error, lambda, pos)))
+    }
+
+    fn call_with_set(
         &self,
         closure: &'a Closure<'a>,
         lambda: &'a LambdaExpr<'a>,
+        formals: &'a FormalsExpr<'a>,
+        argument: Value<'a>,
+        pos: Pos,
+    ) -> Evaluated<'a> {
+        self.nested(pos, || {
+            let env = self.bind_formals(closure, lambda, formals, argument, pos)?;
+            self.eval(&lambda.body, env).map_err(|error| self.trace_call(error, lambda, pos))
+        })
+    }
+
+    #[inline]
+    fn bind_formals(
+        &self,
+        closure: &'a Closure<'a>,
+        lambda: &'a LambdaExpr<'a>,
+        formals: &'a FormalsExpr<'a>,
         argument: Value<'a>,
         pos: Pos,
     ) -> Result<Env<'a>> {
-        let Some(formals) = &lambda.formals else {
-            let env = self.heap.env(Some(closure.env()), 1);
-            env.set(0, argument);
-            return Ok(env);
-        };
         let forced = match self.force(argument) {
             Ok(forced) => forced,
             Err(error) => {
@@ -889,7 +942,7 @@ impl<'a> Evaluator<'a> {
             return Err(self.not_a(forced, "a set", lambda.pos, context).unplaced().traced(pos, CALL_SITE));
         };
         let first = u32::from(lambda.arg.is_some());
-        let env = self.heap.env(Some(closure.env()), formals.formals.len() + first as usize);
+        let env = self.heap.env(Some(closure.env()), lambda.slots as usize);
         if first == 1 {
             env.set(0, if forced.may_replace_thunk() { forced } else { argument });
         }

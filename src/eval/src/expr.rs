@@ -200,7 +200,8 @@ pub(crate) struct ListExpr<'a> {
     pub(crate) items: &'a [Expr<'a>],
 }
 
-/// A function.
+/// A function. In `a: b: …`, functions of a plain argument each of which is all that there is to the one before, all of them
+/// share one environment: then a call with all arguments makes neither the functions in between nor their environments.
 pub(crate) struct LambdaExpr<'a> {
     /// Where it starts.
     pub(crate) pos: Pos,
@@ -212,6 +213,13 @@ pub(crate) struct LambdaExpr<'a> {
     pub(crate) formals: Option<FormalsExpr<'a>>,
     /// The body.
     pub(crate) body: Expr<'a>,
+    /// The slot of its argument. If that is not the first, the function's own environment is not the one around it, but
+    /// one like its body's, in which the slots before are set.
+    pub(crate) index: u32,
+    /// How many slots the body's environment has.
+    pub(crate) slots: u32,
+    /// The function that is the body, if it shares the environment.
+    pub(crate) rest: Option<&'a LambdaExpr<'a>>,
 }
 
 /// `{ a, b ? 1, ... }`

@@ -26,9 +26,24 @@ pub(crate) fn uses(expr: &Expr<'_>) -> Uses {
     finished(|search| search.expr(expr, 0))
 }
 
-/// As [`uses`], for a function where it is made: what a call may use.
+/// As [`uses`], for a function where it is made: what a call may use, besides its arguments, of the function's environment.
 pub(crate) fn uses_of_lambda(lambda: &LambdaExpr<'_>) -> Uses {
-    finished(|search| search.lambda(lambda, 0))
+    if lambda.index == 0 {
+        return finished(|search| search.lambda(lambda, 0));
+    }
+    // its environment is like that of the body, with those of the arguments that were given before
+    let mut uses = finished(|search| search.expr(&innermost(lambda).body, 0));
+    uses.variables.retain(|variable| variable.level > 0 || variable.slot < lambda.index);
+    uses
+}
+
+/// The last of the functions that share an environment.
+fn innermost<'e, 'a>(lambda: &'e LambdaExpr<'a>) -> &'e LambdaExpr<'a> {
+    let mut lambda = lambda;
+    while let Some(rest) = lambda.rest {
+        lambda = rest;
+    }
+    lambda
 }
 
 fn finished(body: impl FnOnce(&mut Search)) -> Uses {
@@ -72,7 +87,7 @@ impl Search {
                 self.expr(default, inside + 1);
             }
         }
-        self.expr(&lambda.body, inside + 1);
+        self.expr(&innermost(lambda).body, inside + 1);
     }
 
     /// A variable that a `with` may bring depends on the sets of all of them.

@@ -9,6 +9,7 @@
 //! [`SymlinkResolver`], because a link inside a mounted tree may well point into another mount.
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -19,7 +20,7 @@ use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 /// What a path is. Devices, sockets and pipes are all [`FileType::Unknown`], as `builtins.readFileType` has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub enum FileType {
     /// A file with contents.
     Regular,
@@ -57,7 +58,7 @@ impl FileType {
 }
 
 /// What is known of a path without reading it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Metadata {
     /// What it is.
     pub file_type: FileType,
@@ -83,7 +84,7 @@ impl Metadata {
 }
 
 /// One entry of a directory.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DirEntry {
     /// Its name, without the directory.
     pub name: OsString,
@@ -213,6 +214,12 @@ pub trait FileSystem {
     /// When it is missing, unreadable, or not a symbolic link.
     fn read_link(&self, path: &Path) -> Result<OsString, FsError>;
 
+    /// Takes up that what was read of the file or link `path` is used once more, without being read. False if it was not
+    /// read yet, or that is not known, so that it has to be.
+    fn read_again(&self, _path: &Path) -> bool {
+        false
+    }
+
     /// Whether anything is at `path`, be it a dangling link.
     ///
     /// # Errors
@@ -238,6 +245,23 @@ fn not_found(operation: Operation, path: &Path) -> FsError {
 #[derive(Clone, Copy, Default, Debug)]
 pub struct RealFs;
 
+impl RealFs {
+    /// The contents of a regular file, and what the system said of it before they were read.
+    pub(crate) fn read(path: &Path) -> Result<(Vec<u8>, std::fs::Metadata), FsError> {
+        use io::Read;
+        let read = || {
+            let mut file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+            let metadata = file.metadata()?;
+            let mut contents = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+            // the system knows no size of files that it makes up as they are read
+            let limit = if metadata.len() == 0 { u64::MAX } else { metadata.len() };
+            (&mut file).take(limit).read_to_end(&mut contents)?;
+            Ok((contents, metadata))
+        };
+        read().map_err(|error| FsError::new(Operation::ReadFile, path, error))
+    }
+}
+
 impl FileSystem for RealFs {
     fn lstat(&self, path: &Path) -> Result<Option<Metadata>, FsError> {
         match std::fs::symlink_metadata(path) {
@@ -248,16 +272,7 @@ impl FileSystem for RealFs {
     }
 
     fn read_file(&self, path: &Path) -> Result<Vec<u8>, FsError> {
-        use io::Read;
-        let read = || {
-            let mut file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
-            let size = file.metadata()?.len();
-            // one byte more, so that the end is seen without growing
-            let mut contents = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
-            file.read_to_end(&mut contents)?;
-            Ok(contents)
-        };
-        read().map_err(|error| FsError::new(Operation::ReadFile, path, error))
+        Ok(RealFs::read(path)?.0)
     }
 
     fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>, FsError> {
@@ -277,6 +292,11 @@ impl FileSystem for RealFs {
         std::fs::read_link(path)
             .map(PathBuf::into_os_string)
             .map_err(|error| FsError::new(Operation::ReadLink, path, error))
+    }
+
+    /// Always: nothing is kept of what was read.
+    fn read_again(&self, _: &Path) -> bool {
+        true
     }
 }
 
@@ -546,6 +566,15 @@ impl FileSystem for OverlayFs {
                 Err(FsError::new(Operation::ReadLink, path, io::Error::from_raw_os_error(libc::EINVAL)))
             }
             Some(Place::Nowhere) => Err(not_found(Operation::ReadLink, path)),
+        }
+    }
+
+    fn read_again(&self, path: &Path) -> bool {
+        match self.place(Operation::ReadFile, path) {
+            Ok(None) => self.base.read_again(path),
+            Ok(Some(Place::Tree { fs, path: real, .. })) => fs.read_again(&real),
+            Ok(Some(Place::File { .. })) => true,
+            Ok(Some(Place::Nowhere)) | Err(_) => false,
         }
     }
 }

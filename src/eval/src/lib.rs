@@ -65,6 +65,7 @@ pub mod typed;
 pub mod value;
 
 pub use arena::Scratch;
+pub use builtins::TreeHashes;
 pub use diagnostic::{Diagnostic, NixosOption, Place, RenderOptions, Source, Step};
 pub use error::{Error, ErrorKind, Frame, FrameKind, Result};
 pub use eval::{Coerce, Evaluated, Evaluator};

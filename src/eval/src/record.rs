@@ -4,6 +4,7 @@
 //! nothing else, so if all of them still hold, evaluating again would read the same.
 
 use crate::fs::{DirEntry, FileSystem, FileType, FsError, Metadata, RealFs, bytes_of, path_of};
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// BLAKE3 of what was read.
@@ -98,27 +100,159 @@ pub type Readings = BTreeMap<Vec<u8>, Reading>;
 
 /// The machine's file system, which keeps a record of what was read.
 ///
-/// Of what lies in the store it records only whether the store path is there: the rest can't change.
+/// Of what lies in the store it records only whether the store path is there: the rest can't change. What is elsewhere, and
+/// what a directory has in it, is looked at once: an evaluation sees its files as they were when it first asked.
 pub struct RecordingFs {
     store: PathBuf,
-    readings: RefCell<Readings>,
+    known: RefCell<FxHashMap<Box<[u8]>, Box<Known>>>,
+}
+
+/// What is known of a path. A part that is not *used* came from elsewhere ([`RecordingFs::learn`]), so that nothing depends
+/// on it yet.
+#[derive(Default)]
+struct Known {
+    metadata: Option<Metadata>,
+    entries: Option<Rc<[DirEntry]>>,
+    reading: Reading,
+    used: Parts,
+    /// What [`RecordingFs::take`] has given already.
+    taken: Parts,
+    /// Whether [`RecordingFs::findings`] has given it, or it came from there.
+    passed_on: bool,
+}
+
+/// Some parts of a [`Reading`].
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Parts {
+    node: bool,
+    contents: bool,
+    listing: bool,
+    target: bool,
+}
+
+impl Known {
+    /// The parts that are used and were not taken; from now on they are.
+    fn take(&mut self) -> Option<Reading> {
+        // a copy of the process must not change, and so have for itself, what it does not need to
+        if self.used == self.taken {
+            return None;
+        }
+        let (used, taken) = (self.used, std::mem::replace(&mut self.taken, self.used));
+        let reading = Reading {
+            node: self.reading.node.filter(|_| used.node && !taken.node),
+            contents: self.reading.contents.filter(|_| used.contents && !taken.contents),
+            listing: self.reading.listing.filter(|_| used.listing && !taken.listing),
+            target: self.reading.target.clone().filter(|_| used.target && !taken.target),
+            stamp: None,
+        };
+        if reading == Reading::default() {
+            return None;
+        }
+        let stamp = self.reading.stamp.filter(|_| reading.contents.is_some() || reading.listing.is_some());
+        Some(Reading { stamp, ..reading })
+    }
+}
+
+/// What one evaluation found out of the machine's files, for others of the same time: see [`RecordingFs::learn`].
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub struct Findings(Vec<(Vec<u8>, Finding)>);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Finding {
+    metadata: Option<Metadata>,
+    entries: Option<Vec<DirEntry>>,
+    reading: Reading,
 }
 
 impl RecordingFs {
     /// A record without entries; `store` is the store directory.
     #[must_use]
     pub fn new(store: &Path) -> Self {
-        RecordingFs { store: store.to_owned(), readings: RefCell::default() }
+        RecordingFs { store: store.to_owned(), known: RefCell::default() }
     }
 
-    /// What was read since this was last asked.
+    /// What was read for the first time since this was last asked.
     #[must_use]
     pub fn take(&self) -> Readings {
-        self.readings.take()
+        let mut known = self.known.borrow_mut();
+        known.iter_mut().filter_map(|(path, known)| Some((path.to_vec(), known.take()?))).collect()
     }
 
-    fn record(&self, path: &Path, note: impl FnOnce(&mut Reading)) {
-        note(self.readings.borrow_mut().entry(bytes_of(path).to_vec()).or_default());
+    /// What was found out, rather than learned, since this was last asked.
+    #[must_use]
+    pub fn findings(&self) -> Findings {
+        let mut known = self.known.borrow_mut();
+        let fresh = known.iter_mut().filter(|(_, known)| !known.passed_on).map(|(path, known)| {
+            known.passed_on = true;
+            (path, &*known)
+        });
+        let found = |known: &Known| Finding {
+            metadata: known.metadata,
+            entries: known.entries.as_deref().map(<[DirEntry]>::to_vec),
+            reading: known.reading.clone(),
+        };
+        Findings(fresh.map(|(path, known)| (path.to_vec(), found(known))).collect())
+    }
+
+    /// Takes up what another evaluation, which began at the same time, found out of the files: what nothing is known of here
+    /// is not looked at again. It counts as read as soon as somebody asks for it.
+    pub fn learn(&self, findings: Findings) {
+        let mut all = self.known.borrow_mut();
+        for (path, Finding { metadata, entries, reading }) in findings.0 {
+            let known =
+                all.entry(path.into()).or_insert_with(|| Box::new(Known { passed_on: true, ..Known::default() }));
+            if known.reading.node.is_none() {
+                (known.metadata, known.reading.node) = (metadata, reading.node);
+            }
+            if known.reading.contents.is_none() && known.reading.listing.is_none() {
+                known.entries = entries.map(Rc::from);
+                (known.reading.contents, known.reading.listing) = (reading.contents, reading.listing);
+                known.reading.stamp = reading.stamp;
+            }
+            if known.reading.target.is_none() {
+                known.reading.target = reading.target;
+            }
+        }
+    }
+
+    /// What is known of a path already, which is used from now on.
+    fn again<T>(
+        &self,
+        path: &Path,
+        find: impl FnOnce(&Known) -> Option<T>,
+        part: impl Fn(&mut Parts) -> &mut bool,
+    ) -> Option<T> {
+        let mut all = self.known.borrow_mut();
+        let known = all.get_mut(bytes_of(path))?;
+        let found = find(known)?;
+        let mut used = known.used;
+        *part(&mut used) = true;
+        // as in `Known::take`
+        if used != known.used {
+            known.used = used;
+        }
+        Some(found)
+    }
+
+    /// Changes what is known of a path.
+    fn note<T>(&self, path: &Path, change: impl FnOnce(&mut Known) -> T) -> T {
+        let mut known = self.known.borrow_mut();
+        match known.get_mut(bytes_of(path)) {
+            Some(known) => change(known),
+            None => change(known.entry(bytes_of(path).into()).or_default()),
+        }
+    }
+
+    /// Takes up what a path is.
+    fn note_metadata(&self, path: &Path, metadata: Option<Metadata>) {
+        self.note(path, |known| {
+            let node = Some(Node::of(metadata.as_ref()));
+            if known.reading.node != node {
+                (known.reading.node, known.taken.node, known.passed_on) = (node, false, false);
+            }
+            known.metadata = metadata;
+            known.used.node = true;
+        });
     }
 
     /// The store path that `path` is or is in.
@@ -130,9 +264,8 @@ impl RecordingFs {
     /// Whether a reading of `path` needs no record of its own.
     fn is_immutable(&self, path: &Path) -> bool {
         let Some(root) = self.store_path(path) else { return false };
-        if !self.readings.borrow().contains_key(bytes_of(&root)) {
-            let node = RealFs.lstat(&root).map_or(Node::Unknown, |metadata| Node::of(metadata.as_ref()));
-            self.record(&root, |reading| reading.node = Some(node));
+        if !self.known.borrow().get(bytes_of(&root)).is_some_and(|known| known.used.node) {
+            self.note_metadata(&root, RealFs.lstat(&root).ok().flatten());
         }
         true
     }
@@ -140,7 +273,7 @@ impl RecordingFs {
     /// Takes up that a read failed, which tells no more than what is there.
     fn failed(&self, path: &Path) {
         if let Ok(metadata) = RealFs.lstat(path) {
-            self.record(path, |reading| reading.node = Some(Node::of(metadata.as_ref())));
+            self.note_metadata(path, metadata);
         }
     }
 }
@@ -154,16 +287,17 @@ fn listing_digest(entries: &[DirEntry]) -> Digest {
     *hasher.finalize().as_bytes()
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    Stamp::settled(&std::fs::symlink_metadata(path).ok()?)
-}
-
 impl FileSystem for RecordingFs {
     fn lstat(&self, path: &Path) -> Result<Option<Metadata>, FsError> {
-        let found = RealFs.lstat(path)?;
-        if !self.is_immutable(path) {
-            self.record(path, |reading| reading.node = Some(Node::of(found.as_ref())));
+        if self.is_immutable(path) {
+            return RealFs.lstat(path);
         }
+        // that nothing is there is asked again, for it may be made meanwhile
+        if let Some(metadata) = self.again(path, |known| known.metadata, |used| &mut used.node) {
+            return Ok(Some(metadata));
+        }
+        let found = RealFs.lstat(path)?;
+        self.note_metadata(path, found);
         Ok(found)
     }
 
@@ -171,12 +305,15 @@ impl FileSystem for RecordingFs {
         if self.is_immutable(path) {
             return RealFs.read_file(path);
         }
-        let stamp = stamp(path);
-        let contents = RealFs.read_file(path).inspect_err(|_| self.failed(path))?;
-        let digest = *blake3::hash(&contents).as_bytes();
-        self.record(path, |reading| {
-            reading.contents = Some(digest);
-            reading.stamp = stamp;
+        let (contents, metadata) = RealFs::read(path).inspect_err(|_| self.failed(path))?;
+        let stamp = Stamp::settled(&metadata);
+        let digest = Some(*blake3::hash(&contents).as_bytes());
+        self.note(path, |known| {
+            if known.reading.contents != digest {
+                (known.reading.contents, known.taken.contents, known.passed_on) = (digest, false, false);
+                known.reading.stamp = stamp;
+            }
+            known.used.contents = true;
         });
         Ok(contents)
     }
@@ -185,12 +322,17 @@ impl FileSystem for RecordingFs {
         if self.is_immutable(path) {
             return RealFs.read_dir(path);
         }
-        let stamp = stamp(path);
+        if let Some(entries) = self.again(path, |known| known.entries.clone(), |used| &mut used.listing) {
+            return Ok(entries.to_vec());
+        }
+        let stamp = std::fs::symlink_metadata(path).ok().and_then(|metadata| Stamp::settled(&metadata));
         let entries = RealFs.read_dir(path).inspect_err(|_| self.failed(path))?;
-        let digest = listing_digest(&entries);
-        self.record(path, |reading| {
-            reading.listing = Some(digest);
-            reading.stamp = stamp;
+        self.note(path, |known| {
+            known.reading.listing = Some(listing_digest(&entries));
+            known.reading.stamp = stamp;
+            known.entries = Some(entries.as_slice().into());
+            known.used.listing = true;
+            known.passed_on = false;
         });
         Ok(entries)
     }
@@ -198,9 +340,21 @@ impl FileSystem for RecordingFs {
     fn read_link(&self, path: &Path) -> Result<OsString, FsError> {
         let target = RealFs.read_link(path).inspect_err(|_| self.failed(path))?;
         if !self.is_immutable(path) {
-            self.record(path, |reading| reading.target = Some(target.as_bytes().to_vec()));
+            let found = Some(target.as_bytes().to_vec());
+            self.note(path, |known| {
+                if known.reading.target != found {
+                    (known.reading.target, known.taken.target, known.passed_on) = (found, false, false);
+                }
+                known.used.target = true;
+            });
         }
         Ok(target)
+    }
+
+    fn read_again(&self, path: &Path) -> bool {
+        self.is_immutable(path)
+            || self.again(path, |known| known.reading.contents, |used| &mut used.contents).is_some()
+            || self.again(path, |known| known.reading.target.clone(), |used| &mut used.target).is_some()
     }
 }
 

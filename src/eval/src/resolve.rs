@@ -30,6 +30,8 @@ enum Kind<'s, 'a> {
         first: Option<Symbol>,
         names: &'s [Symbol],
     },
+    /// The arguments of functions that share an environment, in order.
+    Arguments(&'s [Symbol]),
     /// Holds the sources of `inherit (e)`, which have no names.
     Sources,
     With(&'a WithScope<'a>),
@@ -71,25 +73,25 @@ impl<'a> Resolver<'_, 'a> {
         let mut level = 0;
         let mut current = scope;
         while let Some(environment) = current {
-            match environment.kind {
+            let slot = match environment.kind {
+                // A formal argument can't have the name of the whole argument, so the order does not matter.
+                Kind::Names { first, .. } if first == Some(name) => Some(0),
                 Kind::Names { first, names } => {
-                    // A formal argument can't have the name of the whole argument, so the order does not matter.
-                    let slot = if first == Some(name) {
-                        Some(0)
-                    } else {
-                        names.binary_search(&name).ok().map(|index| index as u32 + u32::from(first.is_some()))
-                    };
-                    if let Some(slot) = slot {
-                        return Ok(match level {
-                            0 => Expr::Local(pos, slot),
-                            _ => Expr::Var(self.alloc(VarExpr { pos, level, slot })),
-                        });
-                    }
+                    names.binary_search(&name).ok().map(|index| index as u32 + u32::from(first.is_some()))
                 }
-                Kind::Sources => {}
+                // the innermost of those with one name
+                Kind::Arguments(names) => names.iter().rposition(|&other| other == name).map(|index| index as u32),
+                Kind::Sources => None,
                 Kind::With(scope) => {
                     with.get_or_insert((level, scope));
+                    None
                 }
+            };
+            if let Some(slot) = slot {
+                return Ok(match level {
+                    0 => Expr::Local(pos, slot),
+                    _ => Expr::Var(self.alloc(VarExpr { pos, level, slot })),
+                });
             }
             level += 1;
             current = environment.up;
@@ -234,28 +236,59 @@ impl<'a> Resolver<'_, 'a> {
     }
 
     fn lambda(&self, lambda: &ast::Lambda<'_>, scope: Option<&Static<'_, 'a>>) -> Result<&'a LambdaExpr<'a>> {
-        let mut sorted: Vec<&ast::Formal<'_>> =
-            lambda.formals.map(|formals| formals.formals.iter().collect()).unwrap_or_default();
+        match lambda.formals {
+            Some(formals) => self.lambda_of_set(lambda, formals, scope),
+            None => self.lambda_chain(lambda, scope),
+        }
+    }
+
+    /// `{ a, b }: …`
+    fn lambda_of_set(
+        &self,
+        lambda: &ast::Lambda<'_>,
+        formals: &ast::Formals<'_>,
+        scope: Option<&Static<'_, 'a>>,
+    ) -> Result<&'a LambdaExpr<'a>> {
+        let mut sorted: Vec<&ast::Formal<'_>> = formals.formals.iter().collect();
         sorted.sort_by_key(|formal| formal.name);
         let names: Vec<Symbol> = sorted.iter().map(|formal| formal.name).collect();
         let inner = Some(&Static { up: scope, kind: Kind::Names { first: lambda.arg, names: &names } });
-        let formals = match lambda.formals {
-            None => None,
-            Some(formals) => {
-                let list = sorted
-                    .iter()
-                    .map(|formal| {
-                        let default = formal.default.map(|default| self.expr(default, inner)).transpose()?;
-                        Ok(FormalExpr { name: formal.name, pos: self.pos(formal.pos), default })
-                    })
-                    .collect::<Result<Vec<_>>>()?;
-                let formals_list = self.heap.arena().alloc_vec(list);
-                Some(FormalsExpr { formals: formals_list, ellipsis: formals.ellipsis })
-            }
-        };
+        let list = sorted
+            .iter()
+            .map(|formal| {
+                let default = formal.default.map(|default| self.expr(default, inner)).transpose()?;
+                Ok(FormalExpr { name: formal.name, pos: self.pos(formal.pos), default })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let formals = FormalsExpr { formals: self.heap.arena().alloc_vec(list), ellipsis: formals.ellipsis };
+        let slots = names.len() as u32 + u32::from(lambda.arg.is_some());
         let body = self.expr(lambda.body, inner)?;
-        let pos = self.pos(lambda.pos);
-        Ok(self.alloc(LambdaExpr { pos, name: lambda.name.get(), arg: lambda.arg, formals, body }))
+        let (pos, name, arg) = (self.pos(lambda.pos), lambda.name.get(), lambda.arg);
+        Ok(self.alloc(LambdaExpr { pos, name, arg, formals: Some(formals), body, index: 0, slots, rest: None }))
+    }
+
+    /// `a: b: …`
+    fn lambda_chain(&self, lambda: &ast::Lambda<'_>, scope: Option<&Static<'_, 'a>>) -> Result<&'a LambdaExpr<'a>> {
+        let mut chain = vec![lambda];
+        let mut last = lambda;
+        while let ast::Expr::Lambda(next) = last.body
+            && next.formals.is_none()
+        {
+            chain.push(next);
+            last = next;
+        }
+        let names: Vec<Symbol> = chain.iter().filter_map(|lambda| lambda.arg).collect();
+        let slots = names.len() as u32;
+        let body = self.expr(last.body, Some(&Static { up: scope, kind: Kind::Arguments(&names) }))?;
+        let make = |lambda: &ast::Lambda<'_>, body: Expr<'a>, index: u32, rest: Option<&'a LambdaExpr<'a>>| {
+            let (pos, name, arg) = (self.pos(lambda.pos), lambda.name.get(), lambda.arg);
+            self.alloc(LambdaExpr { pos, name, arg, formals: None, body, index, slots, rest })
+        };
+        let mut made = make(last, body, slots - 1, None);
+        for (index, lambda) in (0..slots - 1).zip(&chain).rev() {
+            made = make(lambda, Expr::Lambda(made), index, Some(made));
+        }
+        Ok(made)
     }
 
     /// The static attributes, resolved.

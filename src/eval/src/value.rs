@@ -762,6 +762,15 @@ impl<'a> Env<'a> {
         self.slot(index).set(value);
     }
 
+    /// The environment around it.
+    #[inline]
+    pub(crate) fn outer(self) -> Option<Env<'a>> {
+        // SAFETY: invariants 2 and 3.
+        let up = unsafe { (*self.0.as_ptr()).up };
+        // SAFETY: as for `Slot::get`.
+        (up != 0).then(|| Env(unsafe { NonNull::new_unchecked(near(self.0.as_ptr(), up)) }))
+    }
+
     /// The environment `levels` further out.
     ///
     /// # Panics
@@ -963,6 +972,16 @@ impl<'a> Heap<'a> {
             fill_unset(halves.add(ENV_HEAD), len);
         }
         Env(halves.cast())
+    }
+
+    /// An environment of `len` variables like `known`, of which it takes over the first ones.
+    #[inline]
+    pub(crate) fn env_after(&self, known: Env<'a>, taken: u32, len: usize) -> Env<'a> {
+        let env = self.env(known.outer(), len);
+        for slot in 0..taken {
+            env.set(slot, known.get(slot));
+        }
+        env
     }
 
     /// `[ ]`

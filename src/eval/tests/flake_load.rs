@@ -512,6 +512,42 @@ fn a_lock_file_is_what_nix_would_write() {
     assert_eq!(flake.lock.to_text(), fs::read_to_string(written).unwrap());
 }
 
+/// A lock as older versions of Nix wrote it. Version 5 has what was found out of an input apart from where it is.
+fn older(lock: &str, version: u64) -> String {
+    let mut lock: Value = serde_json::from_str(lock).unwrap();
+    lock["version"] = version.into();
+    for node in lock["nodes"].as_object_mut().unwrap().values_mut().filter(|_| version == 5) {
+        let Some(locked) = node.get_mut("locked").and_then(Value::as_object_mut) else { continue };
+        let info: Map<String, Value> =
+            ["lastModified", "narHash"].iter().map(|&name| (name.to_owned(), locked.remove(name).unwrap())).collect();
+        node["info"] = info.into();
+    }
+    lock.to_string()
+}
+
+#[test]
+fn locks_of_older_versions_are_read_and_written_anew_as_nix_does() {
+    let Some(oracle) = Oracle::find() else { return };
+    let sandbox = Sandbox::new();
+    locked(&sandbox, &oracle);
+    let (url, file) = (sandbox.url("path", "f"), sandbox.path("f/flake.lock"));
+    let newest = fs::read_to_string(&file).unwrap();
+    // so that it shows where the lock is not followed
+    sandbox.flake("leaf", "new.url = \"path:/nowhere\";");
+    for version in [4, 5, 6, 7, 8] {
+        sandbox.write("f/flake.lock", &older(&newest, version));
+        if !(5..=7).contains(&version) {
+            both_refuse(&oracle, &url, "unsupported version");
+            continue;
+        }
+        let loaded = load_flake(&oracle, &url).flake.unwrap();
+        assert_eq!(loaded.lock.to_text(), newest, "version {version}");
+        let written = sandbox.path("written.lock");
+        oracle.lock(&url, &written);
+        assert_eq!(fs::read_to_string(written).unwrap(), newest, "version {version}");
+    }
+}
+
 #[test]
 fn what_is_locked_is_not_read_until_it_is_used() {
     let Some(oracle) = Oracle::find() else { return };

@@ -133,6 +133,15 @@ pub enum Phase {
         /// Why.
         reason: String,
     },
+    /// The system did not work out, and a boot has brought back what ran before: what outlives a boot is put right.
+    Settling {
+        /// The system, and what was before.
+        trial: Trial,
+        /// Where it failed.
+        stage: Stage,
+        /// Why.
+        reason: String,
+    },
     /// The system works; it may become the one that is booted.
     Confirmed {
         /// It, and what was before.
@@ -212,6 +221,8 @@ pub enum Action {
     Try,
     /// See that boot entry and profile name what was before, and activate it.
     Return,
+    /// See that boot entry and profile name what was before, which a boot has activated.
+    Settle,
     /// Make the system the profile's and the boot entry's.
     Keep,
     /// Have the next boot, and only that, be one of the system.
@@ -235,6 +246,8 @@ pub enum Event {
         boot: String,
         /// The system that runs.
         running: Option<StorePath>,
+        /// The system that was booted.
+        booted: Option<StorePath>,
     },
     /// The files of a release are there and verified.
     Fetched {
@@ -304,7 +317,8 @@ pub enum Event {
     Kept,
     /// The next boot will be one of the system.
     Prepared,
-    /// What [`Action::Keep`], [`Action::PrepareBoot`], [`Action::Reboot`] or [`Action::Leave`] should do did not work.
+    /// What [`Action::Settle`], [`Action::Keep`], [`Action::PrepareBoot`], [`Action::Reboot`] or [`Action::Leave`] should
+    /// do did not work.
     Failed {
         /// Why.
         reason: String,
@@ -332,6 +346,7 @@ impl Phase {
             Self::Realised { .. } => "realised",
             Self::Testing { .. } => "testing",
             Self::Returning { .. } => "returning",
+            Self::Settling { .. } => "settling",
             Self::Confirmed { .. } => "confirmed",
             Self::Staged { .. } => "staged",
             Self::Waiting { .. } => "waiting",
@@ -352,6 +367,7 @@ impl Phase {
             Self::Realised { .. } => Action::Check,
             Self::Testing { .. } => Action::Try,
             Self::Returning { .. } => Action::Return,
+            Self::Settling { .. } => Action::Settle,
             Self::Confirmed { reboot: false, .. } => Action::Keep,
             Self::Confirmed { reboot: true, .. } => Action::PrepareBoot,
             Self::Rebooting { .. } => Action::Reboot,
@@ -366,6 +382,7 @@ impl Phase {
         match self {
             Self::Testing { trial }
             | Self::Returning { trial, .. }
+            | Self::Settling { trial, .. }
             | Self::Confirmed { trial, .. }
             | Self::Staged { trial }
             | Self::Waiting { trial }
@@ -382,8 +399,8 @@ impl Phase {
     /// The phase after an event; the same phase if nothing can be done about it in this run. An error is an event that this
     /// phase can't see.
     pub fn next(&self, event: Event) -> Result<Self, Misplaced> {
-        if let Event::Woke { boot, running } = event {
-            return Ok(self.clone().woken(boot, running.as_ref()));
+        if let Event::Woke { boot, running, booted } = event {
+            return Ok(self.clone().woken(boot, running.as_ref(), booted.as_ref()));
         }
         let misplaced = |event| Err(Misplaced { phase: self.name(), event: Box::new(event) });
         Ok(match self.clone() {
@@ -419,17 +436,7 @@ impl Phase {
                 event => return misplaced(event),
             },
             Self::Returning { trial, stage, reason } => match event {
-                Event::Restored { hub } => {
-                    // a hub that is out of reach from the old system as well is down: not the release's fault
-                    let down = stage == Stage::Confirm && !hub && trial.hub;
-                    let reason = if down {
-                        format!("the hub is out of reach from the old system too: {reason}")
-                    } else {
-                        reason
-                    };
-                    let retry = down || trial.attempt.may_be_left();
-                    trial.ended(Outcome::Rollback, stage, reason, retry)
-                }
+                Event::Restored { hub } => trial.restored(stage, reason, hub),
                 Event::Stuck { reason: why, safe } => {
                     let reason = format!("{reason}; going back failed too: {why}");
                     if safe || trial.previous.is_none() {
@@ -441,6 +448,12 @@ impl Phase {
                         Self::Leaving { trial, stage, reason, stuck: true }
                     }
                 }
+                event => return misplaced(event),
+            },
+            Self::Settling { trial, stage, reason } => match event {
+                Event::Restored { hub } => trial.restored(stage, reason, hub),
+                // it runs what it should, and another restart would mend nothing: the next run tries again
+                Event::Failed { .. } => return Ok(self.clone()),
                 event => return misplaced(event),
             },
             Self::Confirmed { trial, reboot } => match event {
@@ -495,7 +508,7 @@ impl Phase {
     }
 
     /// The phase from which a run goes on that began in this boot, in this system.
-    fn woken(self, boot: String, running: Option<&StorePath>) -> Self {
+    fn woken(self, boot: String, running: Option<&StorePath>, booted: Option<&StorePath>) -> Self {
         let Some(trial) = self.trial().cloned() else {
             return match self {
                 // nothing was changed yet: the poll begins anew
@@ -505,7 +518,18 @@ impl Phase {
         };
         let same_boot = trial.boot == boot;
         let in_it = running == Some(&trial.toplevel);
+        // Only a boot makes a system whole: where an activation was cut short, the link to what runs may lead to the one system
+        // while units are still the other's. So it takes a boot since the state was written, or one after which nothing was
+        // activated.
+        let clean = (!same_boot || matches!(self, Self::Settling { .. }))
+            && trial.previous.is_some()
+            && running == trial.previous.as_ref()
+            && booted == running;
         let trial = Trial { boot, ..trial };
+        let back = |trial, stage, reason| match clean {
+            true => Self::Settling { trial, stage, reason },
+            false => Self::Returning { trial, stage, reason },
+        };
         let came_back = || match running {
             Some(system) => format!("the machine restarted by itself, and came up in {system}"),
             None => "the machine restarted by itself, and came up in an unknown system".to_owned(),
@@ -518,9 +542,9 @@ impl Phase {
                 } else {
                     format!("{} while {toplevel} was tried out", came_back())
                 };
-                Self::Returning { trial, stage: Stage::Activate, reason }
+                back(trial, Stage::Activate, reason)
             }
-            Self::Returning { stage, reason, .. } => Self::Returning { trial, stage, reason },
+            Self::Returning { stage, reason, .. } | Self::Settling { stage, reason, .. } => back(trial, stage, reason),
             // where a power cut undid what was confirmed, the release begins anew
             Self::Confirmed { .. } if !same_boot && !in_it => {
                 if trial.attempt == Attempt::default() {
@@ -528,7 +552,7 @@ impl Phase {
                 }
                 // nothing comes after that would set right what is half done
                 let reason = format!("{}, before {} was made permanent", came_back(), trial.toplevel);
-                Self::Returning { trial, stage: Stage::Boot, reason }
+                back(trial, Stage::Boot, reason)
             }
             Self::Confirmed { reboot: true, .. } if !same_boot => Self::Proving { trial },
             Self::Confirmed { reboot, .. } => Self::Confirmed { trial, reboot },
@@ -540,14 +564,14 @@ impl Phase {
             }
             Self::Staged { .. } | Self::Waiting { .. } | Self::Rebooting { .. } | Self::Proving { .. } => {
                 let reason = format!("{} did not come up for good: {}", trial.toplevel, came_back());
-                Self::Returning { trial, stage: Stage::Boot, reason }
+                back(trial, Stage::Boot, reason)
             }
             Self::Leaving { stage, reason, stuck, .. } if same_boot => Self::Leaving { trial, stage, reason, stuck },
             // never a second restart for the same reason: what is left to do is done without
-            Self::Leaving { stage, reason, .. } => Self::Returning { trial, stage, reason },
+            Self::Leaving { stage, reason, .. } => back(trial, stage, reason),
             Self::Booted { .. } if !same_boot && !in_it => {
                 let reason = format!("{}, not in {}", came_back(), trial.toplevel);
-                Self::Returning { trial, stage: Stage::Boot, reason }
+                back(trial, Stage::Boot, reason)
             }
             Self::Booted { .. } => Self::Booted { trial },
             Self::Idle | Self::Fetched { .. } | Self::Realised { .. } | Self::Ended { .. } | Self::Reported { .. } => {
@@ -562,6 +586,15 @@ impl Trial {
     pub fn new_failures(&self, mut failed: Vec<String>) -> Vec<String> {
         failed.retain(|unit| !self.failed_units.contains(unit));
         failed
+    }
+
+    /// The end of this trial in what ran before.
+    fn restored(self, stage: Stage, reason: String, hub: bool) -> Phase {
+        // a hub that is out of reach from the old system as well is down: not the release's fault
+        let down = stage == Stage::Confirm && !hub && self.hub;
+        let reason = if down { format!("the hub is out of reach from the old system too: {reason}") } else { reason };
+        let retry = down || self.attempt.may_be_left();
+        self.ended(Outcome::Rollback, stage, reason, retry)
     }
 
     /// The end of this trial.

@@ -353,10 +353,19 @@ struct Said {
     outcome: Outcome,
     stage: Stage,
     reason: Option<String>,
+    note: Option<String>,
     wanted: Option<StorePath>,
     built: Option<StorePath>,
     previous: Option<StorePath>,
     inputs: Vec<InputChange>,
+}
+
+impl Said {
+    /// An end of which there is nothing more to say.
+    fn plain(serial: u64, outcome: Outcome, stage: Stage, wanted: Option<StorePath>) -> Self {
+        let (inputs, wanted) = (Vec::new(), wanted);
+        Self { serial, outcome, stage, reason: None, note: None, wanted, built: None, previous: None, inputs }
+    }
 }
 
 impl<'a> Agent<'a> {
@@ -379,7 +388,8 @@ impl<'a> Agent<'a> {
     /// Brings to an end what an earlier run left.
     fn resume(&mut self) -> Result<Resumed> {
         let before = self.journal.state.phase.clone();
-        let event = Event::Woke { boot: self.system.boot_id(), running: self.system.running() };
+        let event =
+            Event::Woke { boot: self.system.boot_id(), running: self.system.running(), booted: self.system.booted() };
         let phase = before.next(event)?;
         match (&before, &phase) {
             (Phase::Idle | Phase::Reported { .. }, _) => self.log.clear()?,
@@ -422,7 +432,7 @@ impl<'a> Agent<'a> {
                 Phase::Reported { outcome: outcome @ (Outcome::Success | Outcome::Autoupdate) } => {
                     self.take_back_complaint(&manifest, outcome, Stage::Done)?;
                     drop(hub);
-                    return self.update_inputs(&manifest, asked);
+                    return self.update_inputs(&manifest, outcome, asked);
                 }
                 Phase::Reported { .. } if state.last.as_ref().is_some_and(Report::gave_up) => {
                     bail!("release {serial} was given up here; waiting for a newer one")
@@ -476,7 +486,7 @@ impl<'a> Agent<'a> {
     }
 
     /// Looks for newer inputs of the release that runs, if that is wanted, and takes them up.
-    fn update_inputs(&mut self, manifest: &Manifest, asked: bool) -> Result<Polled> {
+    fn update_inputs(&mut self, manifest: &Manifest, outcome: Outcome, asked: bool) -> Result<Polled> {
         let serial = manifest.serial;
         let tree = self.release_dir(serial).join(TREE_NAME);
         let state = &self.journal.state;
@@ -486,14 +496,21 @@ impl<'a> Agent<'a> {
         }
         let state_dir = &self.config.state_dir;
         let found = match self_update::update(manifest, &tree, state.own_lock.as_ref(), state_dir, &mut self.log) {
-            Ok(found) => found.filter(|(_, lock)| self.journal.state.refused_lock.as_ref() != Some(lock)),
+            Ok(found) => Ok(found.filter(|(_, lock)| self.journal.state.refused_lock.as_ref() != Some(lock))),
             Err(error) => {
                 // the host runs what it should: what it could not find out it will ask again
-                self.log.say(&format!("{error:#}"))?;
-                None
+                let reason = format!("{error:#}");
+                self.log.say(&reason)?;
+                Err(reason)
             }
         };
-        let Some((updated, _)) = found else { return Ok(Polled::Current { serial }) };
+        let (updated, _) = match found {
+            Ok(Some(found)) => found,
+            nothing => {
+                self.remark(manifest, outcome, nothing.err())?;
+                return Ok(Polled::Current { serial });
+            }
+        };
         self.journal.state.started = Some(Timestamp::now());
         self.log.say("there are newer inputs")?;
         let secrets = self.release_dir(serial).join(fetch::SECRETS);
@@ -570,7 +587,7 @@ impl<'a> Agent<'a> {
         let Err(error) = self.journal.enter(phase.clone()) else { return Ok(()) };
         let error = error.context("cannot write the agent's journal");
         match phase {
-            Phase::Returning { .. } => {
+            Phase::Returning { .. } | Phase::Settling { .. } => {
                 // no log can be written either
                 eprintln!("{error:#}: going back all the same");
                 Ok(())
@@ -638,6 +655,7 @@ impl<'a> Agent<'a> {
             Action::Try => self.try_out(&trial()?),
             Action::Prove => self.prove(&trial()?),
             Action::Return => self.go_back(&trial()?),
+            Action::Settle => self.settle(&trial()?),
             Action::Keep => {
                 let toplevel = trial()?.toplevel;
                 let kept = self.system.boot_always(&toplevel, &mut self.log);
@@ -878,22 +896,46 @@ impl<'a> Agent<'a> {
         if let Err(error) = self.boot_as_before(trial) {
             return Event::Stuck { reason: format!("{error:#}"), safe: false };
         }
-        // without its secrets it is still the system that the host can be reached in
-        if let Err(error) = self.secrets.place_for(Some(previous)).and_then(|()| self.secrets.discard()) {
-            let _ = self.log.say(&format!("cannot put its secrets back in place: {error:#}"));
-        }
+        self.place_secrets_of(previous);
         // what fails with the new system alone would pass for something that failed before, the next time
         if let Ok(failures) = self.new_failures(trial) {
             self.system.forget_failures(&failures);
         }
         // units that fail in the old system too are no reason to be stuck
         let activated = self.system.activate(previous, system::Action::Test, &mut self.log);
-        if let Err(error) = self.secrets.give_away().and_then(|()| self.restart_readers()) {
-            let _ = self.log.say(&format!("{error:#}"));
-        }
+        self.hand_secrets_out();
         match activated {
             Ok(_) => Event::Restored { hub: self.reach_hub(&self.config.hub).is_ok() },
             Err(error) => Event::Stuck { reason: format!("{error:#}"), safe: self.reach_hub(&self.config.hub).is_ok() },
+        }
+    }
+
+    /// Puts right what outlives a boot, in the recorded previous system, which a boot has activated: whatever of it has failed
+    /// since has failed by itself.
+    fn settle(&mut self, trial: &Trial) -> Event {
+        if let Some(previous) = &trial.previous {
+            let _ = self.log.say(&format!("the machine came up in {previous}: nothing has to be activated"));
+            self.place_secrets_of(previous);
+            self.hand_secrets_out();
+        }
+        match self.boot_as_before(trial) {
+            Ok(()) => Event::Restored { hub: self.reach_hub(&self.config.hub).is_ok() },
+            Err(error) => failed(error.context("cannot make what ran before the system that is booted")),
+        }
+    }
+
+    /// Puts the secrets of the system in place that the host goes back to: without them it is still the one that the host can
+    /// be reached in.
+    fn place_secrets_of(&mut self, previous: &StorePath) {
+        if let Err(error) = self.secrets.place_for(Some(previous)).and_then(|()| self.secrets.discard()) {
+            let _ = self.log.say(&format!("cannot put its secrets back in place: {error:#}"));
+        }
+    }
+
+    /// Gives secrets to their owners, and to those who have read others; what does not work is only said.
+    fn hand_secrets_out(&mut self) {
+        if let Err(error) = self.secrets.give_away().and_then(|()| self.restart_readers()) {
+            let _ = self.log.say(&format!("{error:#}"));
         }
     }
 
@@ -930,17 +972,7 @@ impl<'a> Agent<'a> {
         self.log.note(&format!("error: {reason}"))?;
         if self.journal.state.complaint.as_ref() != Some(&reason) {
             self.journal.state.complaint = Some(reason.clone());
-            let outcome = Outcome::Failure;
-            self.queue(Said {
-                serial,
-                outcome,
-                stage,
-                reason: Some(reason),
-                wanted,
-                built: None,
-                previous: None,
-                inputs: Vec::new(),
-            })?;
+            self.queue(Said { reason: Some(reason), ..Said::plain(serial, Outcome::Failure, stage, wanted) })?;
             self.journal.save()?;
         }
         Ok(error)
@@ -949,18 +981,19 @@ impl<'a> Agent<'a> {
     /// Says that the host runs its release after all, if the last thing that it said was a complaint.
     fn take_back_complaint(&mut self, manifest: &Manifest, outcome: Outcome, stage: Stage) -> Result<()> {
         if self.journal.state.complaint.take().is_some() {
-            let serial = manifest.serial;
-            let wanted = Some(manifest.toplevel.clone());
-            self.queue(Said {
-                serial,
-                outcome,
-                stage,
-                reason: None,
-                wanted,
-                built: None,
-                previous: None,
-                inputs: Vec::new(),
-            })?;
+            self.queue(Said::plain(manifest.serial, outcome, stage, Some(manifest.toplevel.clone())))?;
+            self.journal.save()?;
+        }
+        Ok(())
+    }
+
+    /// Reports what does not work beside the release that runs, or that this is over: once, not with every poll.
+    fn remark(&mut self, manifest: &Manifest, outcome: Outcome, note: Option<String>) -> Result<()> {
+        if self.journal.state.note != note {
+            self.journal.state.note.clone_from(&note);
+            let plain = Said::plain(manifest.serial, outcome, Stage::Done, Some(manifest.toplevel.clone()));
+            let inputs = self.journal.state.last.as_ref().map_or_else(Vec::new, |last| last.inputs.clone());
+            self.queue(Said { note, inputs, ..plain })?;
             self.journal.save()?;
         }
         Ok(())
@@ -977,6 +1010,7 @@ impl<'a> Agent<'a> {
             outcome: said.outcome,
             stage: said.stage,
             reason: said.reason,
+            note: said.note,
             wanted: said.wanted,
             built: said.built,
             previous: said.previous,
@@ -1009,7 +1043,7 @@ impl<'a> Agent<'a> {
             });
             let (outcome, built) = (goal.outcome(), Some(trial.toplevel));
             let previous = trial.previous;
-            Said { serial, outcome, stage, reason, wanted: wanted.clone(), built, previous, inputs: Vec::new() }
+            Said { reason, built, previous, ..Said::plain(serial, outcome, stage, wanted.clone()) }
         };
         let worked_out = !matches!(state.phase, Phase::Ended { .. });
         let mut before = None;
@@ -1038,7 +1072,7 @@ impl<'a> Agent<'a> {
                 if repeated && retry {
                     return Ok(());
                 }
-                Said { serial, outcome, stage, reason: Some(reason), wanted, built, previous, inputs: Vec::new() }
+                Said { reason: Some(reason), built, previous, ..Said::plain(serial, outcome, stage, wanted) }
             }
             other => bail!("there is nothing to report in the state {}", other.name()),
         };
@@ -1064,6 +1098,7 @@ impl<'a> Agent<'a> {
                 Err(error) => self.log.say(&format!("cannot keep {before}: {error:#}"))?,
             }
         }
+        self.journal.state.note = None;
         self.log.say(&format!("release {serial}: {}", said.outcome.word()))?;
         self.notify(&said);
         self.queue(said)

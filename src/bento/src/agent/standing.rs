@@ -13,6 +13,7 @@ use crate::agent::{self, hold};
 use crate::host::HostName;
 use crate::hub::Hold;
 use crate::report::Report;
+use crate::sign::Signer;
 use crate::store_path::StorePath;
 
 /// Where a host stands.
@@ -41,6 +42,8 @@ pub struct Standing {
     pub put_off: Option<PutOff>,
     /// What was last reported.
     pub last: Option<Report>,
+    /// Why what this host says is not signed; nothing if it is.
+    pub unsigned: Option<String>,
     /// How many reports the hub doesn't have yet.
     pub undelivered: usize,
     /// How many units have failed, if that is known.
@@ -65,6 +68,7 @@ impl Standing {
             held: hold::read(state_dir)?,
             put_off: state.put_off,
             last: state.last,
+            unsigned: Signer::of_host(&config.hub.identity).err().map(|error| format!("{error:#}")),
             undelivered: Outbox::count(state_dir)?,
             failed_units: system.count_failed_units(),
         })
@@ -105,6 +109,12 @@ impl fmt::Display for Standing {
                 "last result",
                 &format!("{} of release {}, {}{reason}", last.outcome.word(), last.serial, last.finished),
             )?;
+        }
+        if let Some(note) = self.last.as_ref().and_then(|last| last.note.as_ref()) {
+            line("but", note)?;
+        }
+        if let Some(unsigned) = &self.unsigned {
+            line("not signed", unsigned)?;
         }
         if let Some(count) = self.failed_units.filter(|count| *count > 0) {
             line("failed units", &count)?;

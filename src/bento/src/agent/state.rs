@@ -42,6 +42,9 @@ pub struct State {
     pub phase: Phase,
     /// The trouble that was last reported without an attempt, so that it is not reported again with every poll.
     pub complaint: Option<String>,
+    /// What was last reported that is no part of an attempt; nothing if that is over.
+    #[serde(default)]
+    pub note: Option<String>,
     /// How often in a row the release was put off, and until when it is.
     #[serde(default)]
     pub put_off: Option<PutOff>,
@@ -101,6 +104,7 @@ impl Journal {
                 reboot: false,
                 phase: Phase::Idle,
                 complaint: None,
+                note: None,
                 put_off: None,
                 before: None,
                 own_lock: None,

@@ -12,6 +12,7 @@ use nix::sys::statvfs::statvfs;
 use crate::agent::boot::{self, Loader};
 use crate::agent::config::AgentConfig;
 use crate::agent::log::Log;
+use crate::agent::state;
 use crate::agent::units::{self, Ended};
 use crate::evaluation::EvaluatorChoice;
 use crate::files;
@@ -25,6 +26,8 @@ const UNITS_FAILED: i32 = 4;
 /// The configuration that an attempt began with, in the state directory.
 pub const RECORDED_CONFIG: &str = "attempt.toml";
 
+/// The file in the state directory that is there while the boot entry is being changed.
+const BOOT_ENTRY: &str = "boot-entry";
 /// The link to the derivation of a release that bento evaluated, in the state directory.
 pub const DERIVATION: &str = "derivation";
 
@@ -179,6 +182,7 @@ impl<'a> System<'a> {
     /// Has the next boot be one of `toplevel` and all others of `standby`. Where the boot loader can't do that, all are of
     /// `toplevel`.
     pub fn boot_once(&self, toplevel: &StorePath, standby: &StorePath, log: &mut Log) -> Result<()> {
+        self.mark_boot_entry(log);
         self.set_profile(toplevel, log)?;
         self.activate(standby, Action::Boot, log)?;
         let loader = self.loader();
@@ -195,17 +199,29 @@ impl<'a> System<'a> {
             log.say(&format!("the boot loader knows no single boot: this system will be booted {until}: {error:#}"))?;
             self.activate(toplevel, Action::Boot, log)?;
         }
-        Ok(())
+        files::remove(&self.root(BOOT_ENTRY))
+    }
+
+    /// Notes that profile and boot entry may not agree from now on: a change of them may be cut short. On a disk that is full
+    /// the change is more urgent.
+    fn mark_boot_entry(&self, log: &mut Log) {
+        let file = self.root(BOOT_ENTRY);
+        let marked = state::with_ballast(&self.config.state_dir, || files::write_atomic(&file, b"", 0o600, None));
+        if let Err(error) = marked {
+            // no log can be written either
+            let _ = log.say(&format!("{error:#}: going on without"));
+        }
     }
 
     /// Has all boots be of `toplevel`, which the profile names from now on too.
     pub fn boot_always(&self, toplevel: &StorePath, log: &mut Log) -> Result<()> {
+        self.mark_boot_entry(log);
         self.set_profile(toplevel, log)?;
         self.activate(toplevel, Action::Boot, log)?;
-        match self.loader() {
-            Some(loader) => loader.boot_regularly(log),
-            None => Ok(()),
+        if let Some(loader) = self.loader() {
+            loader.boot_regularly(log)?;
         }
+        files::remove(&self.root(BOOT_ENTRY))
     }
 
     /// The boot loader that decides what comes after this boot: only where the system is this machine's own, as its tools
@@ -214,9 +230,10 @@ impl<'a> System<'a> {
         if self.systemd { Loader::find(&self.config.system.root) } else { None }
     }
 
-    /// Whether the machine would boot, and its profile names, this system, as far as can be told.
+    /// Whether the machine would boot, and its profile names, this system, as far as can be told: the boot entry follows the
+    /// profile, unless the change of both was cut short.
     pub fn boots(&self, toplevel: &StorePath) -> bool {
-        self.profile().as_ref() == Some(toplevel)
+        self.profile().as_ref() == Some(toplevel) && !self.root(BOOT_ENTRY).exists()
     }
 
     /// Has the machine go down, to come up in `next` if that is given and possible without its firmware.

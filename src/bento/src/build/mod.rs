@@ -175,14 +175,25 @@ impl Builder {
         succeed(command).with_context(|| format!("cannot keep {path} from being collected"))
     }
 
-    /// Whether a built system is in this machine's store or in one of the binary caches.
-    pub fn is_available(&self, path: &StorePath, caches: &[String]) -> bool {
-        path.as_path().exists()
-            || caches.iter().any(|cache| {
-                let mut command = self.programs.nix("path-info");
-                command.args(["--store", cache]).arg(path.as_path());
-                succeed(command).is_ok()
-            })
+    /// Makes sure that a built system is in this machine's store or in one of the binary caches.
+    ///
+    /// # Errors
+    /// When it is in none, with what Nix says of each cache: that may be out of reach, or want other credentials.
+    pub fn find(&self, path: &StorePath, caches: &[String]) -> Result<()> {
+        if path.as_path().exists() {
+            return Ok(());
+        }
+        let mut reasons = String::new();
+        for cache in caches {
+            let mut command = self.programs.nix("path-info");
+            // Nix remembers for an hour that there was nothing, and for a month that there was something
+            command.args(["--refresh", "--store", cache]).arg(path.as_path());
+            match succeed(command) {
+                Ok(()) => return Ok(()),
+                Err(reason) => reasons += &format!("\n    {cache}: {reason:#}"),
+            }
+        }
+        bail!("{path} is neither here nor in one of release.substituters{reasons}");
     }
 }
 

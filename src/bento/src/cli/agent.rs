@@ -95,18 +95,12 @@ impl Agent {
                 let standing = Standing::read(&config)?;
                 if json { super::print_json(&standing)? } else { super::print(&standing.to_string())? }
             }
-            Command::Run { now, json } => match agent::run(&config, now) {
-                Err(error) if error.is::<AtWork>() => {
-                    eprintln!("error: {error:#}");
-                    return Ok(ExitCode::from(AtWork::EXIT_STATUS));
-                }
-                polled => tell(&polled?, json)?,
-            },
+            Command::Run { now, json } => return tell(agent::run(&config, now), json),
             Command::Rollback { to, json } => {
                 let to = to.map(|link| {
                     StorePath::behind(&link).with_context(|| format!("{} leads to no store path", link.display()))
                 });
-                tell(&agent::rollback(&config, to.transpose()?)?, json)?;
+                return tell(agent::rollback(&config, to.transpose()?), json);
             }
             Command::Hold { reason } => hold::hold(&config.state_dir, &Hold { since: Timestamp::now(), reason })?,
             Command::Release => {
@@ -138,10 +132,18 @@ impl Agent {
     }
 }
 
-/// Says what came of a run.
-fn tell(polled: &Polled, json: bool) -> Result<()> {
+/// Says what came of a run; one that was left to another run is no error.
+fn tell(polled: Result<Polled>, json: bool) -> Result<ExitCode> {
+    let polled = match polled {
+        Err(error) if error.is::<AtWork>() => {
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::from(AtWork::EXIT_STATUS));
+        }
+        polled => polled?,
+    };
     if json {
-        return super::print_json(polled);
+        super::print_json(&polled)?;
+        return Ok(ExitCode::SUCCESS);
     }
     super::print(&match polled {
         Polled::Current { serial } => format!("release {serial} is current\n"),
@@ -151,5 +153,6 @@ fn tell(polled: &Polled, json: bool) -> Result<()> {
         Polled::Updated { serial, toplevel } => format!("release {serial} is active: {toplevel}\n"),
         Polled::WentBack { toplevel } => format!("{toplevel} runs again\n"),
         Polled::Restarting => "the machine is restarting\n".to_owned(),
-    })
+    })?;
+    Ok(ExitCode::SUCCESS)
 }

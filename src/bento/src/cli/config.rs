@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use crate::fleet::config::Config as Settings;
+use crate::status::unverifiable;
 
 /// The fleet's settings
 #[derive(Args)]
@@ -31,6 +32,11 @@ impl Config {
         let Command::Check { json } = self.command;
         let dir = super::fleet_dir()?;
         let settings = Settings::read(&dir)?;
+        for (host, keys) in settings.host_keys()? {
+            if let Some(why) = unverifiable(&keys) {
+                eprintln!("warning: {host} {why}");
+            }
+        }
         if json {
             super::print_json(&settings)?;
         } else {

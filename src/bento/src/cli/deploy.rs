@@ -1,8 +1,9 @@
 //! `bento deploy`: evaluate the fleet, build it, and publish what changed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow};
@@ -15,11 +16,11 @@ use super::fleet::FleetOptions;
 use super::progress::Display;
 use super::push::{self, Desk, PushOptions, Screen};
 use crate::build::{Builder, Job};
-use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
+use crate::evaluation::{Aside, Evaluation, Evaluator, SearchPath, Subject};
 use crate::fleet::config::Config;
 use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{Host, HostKind, HostName};
-use crate::hub::Hub;
+use crate::hub::{Hold, Hub};
 use crate::manifest::ReleaseMode;
 use crate::package::Package;
 use crate::publish::{self, Candidate, Published};
@@ -110,11 +111,12 @@ struct Line {
     why: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// Since the first evaluation began.
     seconds: f64,
 }
 
 impl Line {
-    fn new(host: &FleetHost, outcome: &'static str, seconds: f64) -> Self {
+    fn new(host: &FleetHost, outcome: &'static str) -> Self {
         Self {
             host: Some(host.host.name.clone()),
             directory: host.dir.display().to_string(),
@@ -124,8 +126,14 @@ impl Line {
             package: None,
             why: Vec::new(),
             error: None,
-            seconds,
+            seconds: 0.0,
         }
+    }
+
+    fn held(host: &FleetHost, hold: &Hold) -> Self {
+        let reason = hold.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        let why = vec![format!("since {}{reason}", hold.since.strftime("%Y-%m-%d"))];
+        Self { why, ..Self::new(host, "held") }
     }
 
     fn failed(host: Option<&HostName>, directory: &Path, error: &Error, seconds: f64) -> Self {
@@ -175,13 +183,59 @@ struct Work<'a> {
     search_path: &'a SearchPath,
     builder: &'a Builder,
     digest_key: Option<&'a DigestKey>,
+    display: &'a Display,
 }
 
-/// A host on its way to being published.
-struct Step<'a> {
-    host: &'a FleetHost,
-    evaluation: Evaluation,
-    seconds: f64,
+/// What becomes of each host, by its index. Failures are said when they are known, all else in the order of the hosts.
+struct Ledger<'a> {
+    entries: Mutex<Entries>,
+    say: &'a (dyn Fn(&Line) + Sync),
+}
+
+struct Entries {
+    lines: Vec<Option<Line>>,
+    /// How many of the first have been said.
+    said: usize,
+}
+
+impl<'a> Ledger<'a> {
+    /// The ledger of so many hosts.
+    fn new(hosts: usize, say: &'a (dyn Fn(&Line) + Sync)) -> Self {
+        let lines = (0..hosts).map(|_| None).collect();
+        Self { entries: Mutex::new(Entries { lines, said: 0 }), say }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters what became of a host.
+    fn enter(&self, index: usize, line: Line) {
+        let mut entries = self.entries();
+        if line.error.is_some() {
+            (self.say)(&line);
+        }
+        entries.lines[index] = Some(line);
+        let Entries { lines, said } = &mut *entries;
+        for line in lines[*said..].iter().map_while(Option::as_ref) {
+            if line.error.is_none() {
+                (self.say)(line);
+            }
+            *said += 1;
+        }
+    }
+
+    /// The hosts of which nothing is known.
+    fn missing(&self) -> Vec<usize> {
+        let entries = self.entries();
+        (0..entries.lines.len()).filter(|index| entries.lines[*index].is_none()).collect()
+    }
+
+    /// What became of all hosts, in their order.
+    fn close(self) -> Result<Vec<Line>> {
+        let entries = self.entries.into_inner().unwrap_or_else(PoisonError::into_inner);
+        entries.lines.into_iter().map(|line| line.context("what became of a host was lost")).collect()
+    }
 }
 
 impl Deploy {
@@ -290,68 +344,36 @@ impl Deploy {
         // a plan must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
         let holds = hub.holds()?;
-        let mut lines = Vec::new();
-        let mut say = |line: Line| {
+        let display = Display::new();
+        let say = |line: &Line| {
             if !self.json || line.error.is_some() {
-                eprintln!("{}", line.text());
+                display.say(&line.text());
             }
-            lines.push(line);
         };
-        for broken in fleet.concerned(selection) {
-            say(Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, 0.0));
-        }
-        let mut hosts = Vec::new();
-        for &host in *selected {
-            if let Some(hold) = holds.get(&host.host.name) {
-                let mut line = Line::new(host, "held", 0.0);
-                let reason = hold.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-                line.why = vec![format!("since {}{reason}", hold.since.strftime("%Y-%m-%d"))];
-                say(line);
-                continue;
-            }
-            hosts.push(host);
-        }
+        let mut lines: Vec<Line> = fleet
+            .concerned(selection)
+            .map(|broken| Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, 0.0))
+            .collect();
+        let (held, hosts): (Vec<&FleetHost>, Vec<&FleetHost>) =
+            selected.iter().partition(|host| holds.contains_key(&host.host.name));
+        lines.extend(held.iter().map(|host| Line::held(host, &holds[&host.host.name])));
+        lines.iter().for_each(say);
         let builder = Builder::new(&config.build.options);
-        let (built, others): (Vec<&FleetHost>, Vec<&FleetHost>) =
-            hosts.into_iter().partition(|host| self.builds(config, host));
-        if !built.is_empty() {
+        if hosts.iter().any(|host| self.builds(config, host)) {
             builder.check().context("set NOLOCALBUILD to publish without building here")?;
         }
-        let start = Instant::now();
-        let mut steps = Vec::new();
-        for (hosts, to_build) in [(built, true), (others, false)] {
-            let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
-            let mut done = |index: usize, evaluation: Result<Evaluation>| {
-                let (host, seconds) = (hosts[index], start.elapsed().as_secs_f64());
-                match evaluation {
-                    Ok(evaluation) => steps.push(Step { host, evaluation, seconds }),
-                    Err(error) => {
-                        let error = anyhow!(host.tree.original_names(&format!("{error:#}")));
-                        say(Line::failed(Some(&host.host.name), &host.dir, &error, seconds));
-                    }
-                }
-            };
-            if to_build {
-                evaluator.instantiate_fleet(&subjects, search_path, &mut done);
-            } else {
-                evaluator.evaluate_fleet(&subjects, search_path, &mut done);
-            }
-        }
-        steps.sort_by(|one, other| one.host.host.name.cmp(&other.host.host.name));
         // a plan must not make a key
-        let digest_key = digest_key(steps.iter().map(|step| step.host), !self.dry_run)?;
+        let digest_key = digest_key(hosts.iter().copied(), !self.dry_run)?;
         let work = Work {
             releases: Releases { config, hub: hub.clone(), key, signer, mode: self.mode, days: self.valid_for },
             search_path,
             builder: &builder,
             digest_key: digest_key.as_ref(),
+            display: &display,
         };
-        for (step, error) in self.gate(&work, &mut steps)? {
-            say(Line::failed(Some(&step.host.host.name), &step.host.dir, &error, step.seconds));
-        }
-        for line in self.publish_all(&work, &steps)? {
-            say(line);
-        }
+        let ledger = Ledger::new(hosts.len(), &say);
+        self.deploy_hosts(&work, evaluator, &hosts, &ledger)?;
+        lines.extend(ledger.close()?);
         if !self.dry_run && selection.is_all() {
             record_fleet(&hub, fleet)?;
         }
@@ -386,121 +408,121 @@ impl Deploy {
         !self.dry_run && !self.no_build && !self.built && config.builds(&host.host.name)
     }
 
-    /// Whether a host's system has to be built, here or elsewhere, before it is published.
-    fn gated(&self, work: &Work<'_>, step: &Step<'_>) -> bool {
-        (self.built && !self.dry_run) || self.builds(work.releases.config, step.host)
-    }
-
-    /// Takes out of `steps` what must not be published, because it can't be built or isn't.
-    fn gate<'a>(&self, work: &Work<'_>, steps: &mut Vec<Step<'a>>) -> Result<Vec<(Step<'a>, Error)>> {
-        let results: Vec<Result<()>> = if self.no_build {
-            return Ok(Vec::new());
-        } else if self.built {
-            let check = |step: &Step<'_>| {
-                let toplevel = &step.evaluation.toplevel;
-                match !self.gated(work, step)
-                    || work.builder.is_available(toplevel, &work.releases.config.release.substituters)
-                {
-                    true => Ok(()),
-                    false => Err(anyhow!("{toplevel} is neither here nor in one of release.substituters")),
+    /// Has the hosts evaluated, and publishes each as soon as it may be: when it is evaluated, or else, if it is built here,
+    /// when all are built. Enters into the ledger what becomes of each.
+    fn deploy_hosts(
+        &self,
+        work: &Work<'_>,
+        evaluator: &dyn Evaluator,
+        hosts: &[&FleetHost],
+        ledger: &Ledger<'_>,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let fail = |index: usize, error: &Error| {
+            let FleetHost { host, dir, .. } = hosts[index];
+            ledger.enter(index, Line::failed(Some(&host.name), dir, error, start.elapsed().as_secs_f64()));
+        };
+        let (built, others): (Vec<usize>, Vec<usize>) =
+            (0..hosts.len()).partition(|index| self.builds(work.releases.config, hosts[*index]));
+        // it has to begin before there are any threads
+        let evaluations = Aside::start(|done| {
+            for (indices, to_build) in [(&built, true), (&others, false)] {
+                let subjects: Vec<Subject<'_>> = indices.iter().map(|index| hosts[*index].subject()).collect();
+                let mut done = |at: usize, evaluation| done(indices[at], evaluation);
+                if to_build {
+                    evaluator.instantiate_fleet(&subjects, work.search_path, &mut done);
+                } else {
+                    evaluator.evaluate_fleet(&subjects, work.search_path, &mut done);
                 }
-            };
-            steps.iter().map(check).collect()
-        } else {
-            let jobs: Vec<Job<'_>> = steps
-                .iter()
-                .filter(|step| self.gated(work, step))
-                .map(|step| Job { host: &step.host.host, evaluation: &step.evaluation })
-                .collect();
-            let mut built = work.builder.build(&jobs, &Display::new()).into_iter();
-            let result = |step: &Step<'_>| {
-                self.gated(work, step).then(|| built.next()).flatten().map_or(Ok(()), |result| result.map(|_| ()))
-            };
-            steps.iter().map(result).collect()
-        };
-        let mut refused = Vec::new();
-        for (step, result) in std::mem::take(steps).into_iter().zip(results) {
-            match result {
-                Ok(()) => steps.push(step),
-                Err(error) => refused.push((step, error)),
             }
-        }
-        Ok(refused)
-    }
-
-    /// Publishes hosts, many at a time; gives what became of each.
-    fn publish_all(&self, work: &Work<'_>, steps: &[Step<'_>]) -> Result<Vec<Line>> {
-        let publish = |step: &Step<'_>| {
-            let start = Instant::now();
-            let line = self.publish(work, step);
-            let seconds = step.seconds + start.elapsed().as_secs_f64();
-            match line {
-                Ok(line) => Line { seconds, ..line },
-                Err(error) => Line::failed(Some(&step.host.host.name), &step.host.dir, &error, seconds),
+        })?;
+        let (hand_over, waiting) = mpsc::channel::<(usize, Evaluation)>();
+        let waiting = Mutex::new(waiting);
+        let publish = || {
+            let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+            while let Some((index, evaluation)) = next() {
+                match self.publish(work, hosts[index], &evaluation) {
+                    Ok(line) => ledger.enter(index, Line { seconds: start.elapsed().as_secs_f64(), ..line }),
+                    Err(error) => fail(index, &error),
+                }
             }
         };
-        let next = AtomicUsize::new(0);
-        let take = || {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            steps.get(index).map(|step| (index, step))
-        };
-        let mut lines = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..PUBLISHERS.min(steps.len()))
-                .map(|_| {
-                    scope.spawn(|| {
-                        std::iter::from_fn(take).map(|(index, step)| (index, publish(step))).collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            workers
-                .into_iter()
-                .map(|worker| worker.join().map_err(|_| anyhow!("publishing broke: this is a defect of bento")))
-                .collect::<Result<Vec<_>>>()
-        })?
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>();
-        lines.sort_by_key(|(index, _)| *index);
-        Ok(lines.into_iter().map(|(_, line)| line).collect())
+        std::thread::scope(|scope| {
+            let publishers: Vec<_> = (0..PUBLISHERS.min(hosts.len())).map(|_| scope.spawn(publish)).collect();
+            let mut to_build = BTreeMap::new();
+            let listened = evaluations.listen(&mut |index, evaluation| match evaluation {
+                Ok(evaluation) if self.builds(work.releases.config, hosts[index]) => {
+                    to_build.insert(index, evaluation);
+                }
+                // a publisher leaves only if it broke, which is told below
+                Ok(evaluation) => drop(hand_over.send((index, evaluation))),
+                Err(error) => fail(index, &anyhow!(hosts[index].tree.original_names(&format!("{error:#}")))),
+            });
+            let jobs: Vec<Job<'_>> =
+                to_build.iter().map(|(index, evaluation)| Job { host: &hosts[*index].host, evaluation }).collect();
+            let results = work.builder.build(&jobs, work.display);
+            for ((index, evaluation), result) in to_build.into_iter().zip(results) {
+                match result {
+                    Ok(_) => drop(hand_over.send((index, evaluation))),
+                    Err(error) => fail(index, &error),
+                }
+            }
+            drop(hand_over);
+            for publisher in publishers {
+                publisher.join().map_err(|_| anyhow!("publishing broke: this is a defect of bento"))?;
+            }
+            if let Err(error) = listened {
+                ledger.missing().into_iter().for_each(|index| fail(index, &error));
+            }
+            Ok(())
+        })
     }
 
     /// Publishes one host.
-    fn publish(&self, work: &Work<'_>, step: &Step<'_>) -> Result<Line> {
-        let Work { releases, search_path, builder, digest_key } = work;
+    fn publish(&self, work: &Work<'_>, fleet_host: &FleetHost, evaluation: &Evaluation) -> Result<Line> {
+        let Work { releases, search_path, builder, digest_key, display } = work;
         let hub = &releases.hub;
-        let FleetHost { host, tree, .. } = step.host;
-        let now = Timestamp::now();
-        let secrets = releases.secrets(step.host, *digest_key)?;
-        let candidate = releases.candidate(host, tree, secrets, &step.evaluation, search_path, now)?;
-        let digest = candidate.package.digest();
-        let plan = publish::plan(hub, &candidate, releases.key, now)?;
-        let (outcome, serial) = match plan.published {
-            Published::New { serial } if self.dry_run => ("would-publish", serial),
-            Published::Unchanged { serial } if self.dry_run => ("unchanged", serial),
-            _ => match publish::publish(hub, &candidate, releases.signer, now)? {
-                Published::Unchanged { serial } => ("unchanged", serial),
-                Published::New { serial } => ("published", serial),
-            },
-        };
-        if !self.dry_run {
-            let toplevel = &step.evaluation.toplevel;
-            if self.gated(work, step) && toplevel.as_path().exists() {
-                publish::keep_releases(hub, &host.name, serial, |link| builder.keep(toplevel, link))?;
-            }
-            if publish::lacks_user(host)? {
-                eprintln!(
-                    "{0}: this machine has no user {0}: sshd lets the host in only once it has (`bento hub serve` needs none)",
-                    host.name
-                );
-            }
+        let FleetHost { host, tree, .. } = fleet_host;
+        let toplevel = &evaluation.toplevel;
+        if self.built && !self.dry_run {
+            builder.find(toplevel, &releases.config.release.substituters)?;
         }
-        Ok(Line {
-            serial: Some(serial),
-            toplevel: Some(step.evaluation.toplevel.to_string()),
-            package: Some(digest),
-            why: plan.why,
-            ..Line::new(step.host, outcome, 0.0)
-        })
+        let now = Timestamp::now();
+        let secrets = releases.secrets(fleet_host, *digest_key)?;
+        let candidate = releases.candidate(host, tree, secrets, evaluation, search_path, now)?;
+        let package = Some(candidate.package.digest());
+        let toplevel_text = Some(toplevel.to_string());
+        if self.dry_run {
+            let plan = publish::plan(hub, &candidate, releases.key, now)?;
+            let (outcome, serial) = match plan.published {
+                Published::New { serial } => ("would-publish", serial),
+                Published::Unchanged { serial } => ("unchanged", serial),
+            };
+            let why = plan.why;
+            return Ok(Line {
+                serial: Some(serial),
+                toplevel: toplevel_text,
+                package,
+                why,
+                ..Line::new(fleet_host, outcome)
+            });
+        }
+        let done = publish::publish(hub, &candidate, releases.signer, now)?;
+        let (outcome, serial) = match done.published {
+            Published::New { serial } => ("published", serial),
+            Published::Unchanged { serial } => ("unchanged", serial),
+        };
+        if (self.built || self.builds(releases.config, fleet_host)) && toplevel.as_path().exists() {
+            publish::keep_releases(hub, &host.name, serial, |link| builder.keep(toplevel, link))?;
+        }
+        if done.lacks_user {
+            display.say(&format!(
+                "{0}: this machine has no user {0}: sshd lets the host in only once it has (`bento hub serve` needs none)",
+                host.name
+            ));
+        }
+        let why = done.why;
+        Ok(Line { serial: Some(serial), toplevel: toplevel_text, package, why, ..Line::new(fleet_host, outcome) })
     }
 }
 
@@ -569,7 +591,7 @@ impl Releases<'_> {
         let now = Timestamp::now();
         let candidate = self.candidate(host, tree, secrets, evaluation, search_path, now)?;
         let (Published::Unchanged { serial } | Published::New { serial }) =
-            publish::publish(&self.hub, &candidate, self.signer, now)?;
+            publish::publish(&self.hub, &candidate, self.signer, now)?.published;
         Ok(serial)
     }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -38,6 +39,9 @@ enum Command {
         /// How much one host may leave in its logs, in MiB
         #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
         quota: u32,
+        /// Close a connection that has not logged in after so many seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..))]
+        login_grace: u16,
         /// Serve a web page too, which shows where the hosts stand; if no ADDRESS is given, on 127.0.0.1:8022
         #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = PAGE)]
         web: Option<SocketAddr>,
@@ -72,14 +76,15 @@ impl Hub {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start to serve")?;
         match self.command {
-            Command::Serve { listen, host_key, keys, quota, web, token } => {
+            Command::Serve { listen, host_key, keys, quota, login_grace, web, token } => {
                 let site = web.map(|listen| Ok::<_, anyhow::Error>((listen, site(listen, token)?))).transpose()?;
                 serve::check(&hub)?;
                 serve::raise_limits()?;
                 let host_key = HostKey::open(&host_key.unwrap_or_else(|| hub.root().join(".host_key")))?;
                 let quota = Quota { bytes: u64::from(quota) << 20, ..Quota::default() };
                 let line = host_key.line.clone();
-                let server = Server { hub, keys: Keys { fleet, dir: keys }, host_key, quota };
+                let login_grace = Duration::from_secs(login_grace.into());
+                let server = Server { hub, keys: Keys { fleet, dir: keys }, host_key, quota, login_grace };
                 runtime.block_on(async {
                     let page = match site {
                         Some((listen, site)) => Some((bind(listen).await?, site)),

@@ -670,7 +670,7 @@ impl Work<'_> {
         };
         let _lock = release.hub.lock()?;
         let (Published::Unchanged { serial } | Published::New { serial }) =
-            publish::publish(&release.hub, &candidate, release.signer, now)?;
+            publish::publish(&release.hub, &candidate, release.signer, now)?.published;
         Ok(serial)
     }
 }

@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bento_eval::record::{Readings, RecordingFs};
+use bento_eval::record::{Findings, Readings, RecordingFs};
 use bento_eval::store::Store;
-use bento_eval::{Aborted, Scratch, Settings, evaluate_on};
+use bento_eval::{Aborted, Scratch, Settings, TreeHashes, evaluate_on};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,15 @@ enum Report {
         /// Whether nothing was evaluated before.
         cold: bool,
     },
+    /// For the warm process alone.
+    Learned(Learned),
+}
+
+/// What a copy found out of the files that all hosts have in common: the copies that are made after it know it.
+#[derive(Serialize, Deserialize)]
+struct Learned {
+    files: Findings,
+    trees: TreeHashes,
 }
 
 /// Where an evaluation's messages go, and what it asks of the environment.
@@ -260,6 +269,7 @@ impl Resources {
         cold: usize,
         out: File,
     ) -> Result<(), Aborted> {
+        process::keep_freed_memory();
         let ears = Ears::new(Some(Reports(out)), settings);
         let store = settings.store.as_str().to_owned();
         evaluate_on(
@@ -300,6 +310,7 @@ impl Resources {
                 let mut sink = ears.sink();
                 let used = Used { readings: files.take(), ..std::mem::take(&mut sink.used) };
                 sink.send(Report::Done { index, result, used, cold });
+                sink.send(Report::Learned(Learned { files: files.findings(), trees: evaluator.tree_hashes() }));
                 Ok(())
             })?;
             Ok(Running { index, place, memory, child, received: Received::default(), done: false })
@@ -327,13 +338,26 @@ impl Resources {
         Limits::default().apply();
         // a copy must not talk where this process does
         ears.store.disconnect();
-        self.manage(&|index, place, memory| copy(index, place, memory, false), ears, queue, running);
+        // what the copies find out themselves is all that they tell
+        drop(files.findings());
+        let learn = |learned: Learned| {
+            files.learn(learned.files);
+            evaluator.learn_trees(learned.trees);
+        };
+        self.manage(&|index, place, memory| copy(index, place, memory, false), &learn, ears, queue, running);
         ears.store.close();
         process::leave()
     }
 
     /// Has a copy made for each of `queue`, and passes on what they and those that are running already report.
-    fn manage(&self, copy: &Copier<'_>, ears: &Ears, mut queue: VecDeque<usize>, mut running: Vec<Running>) {
+    fn manage(
+        &self,
+        copy: &Copier<'_>,
+        learn: &dyn Fn(Learned),
+        ears: &Ears,
+        mut queue: VecDeque<usize>,
+        mut running: Vec<Running>,
+    ) {
         /// What an evaluation takes at the least.
         const LEAST: u64 = 64 << 20;
         let resident = process::resident();
@@ -366,7 +390,7 @@ impl Resources {
                 }
                 continue;
             }
-            for ended in listen_to(&mut running, ears).into_iter().rev() {
+            for ended in listen_to(&mut running, learn, ears).into_iter().rev() {
                 let Running { index, memory, child, done, .. } = running.swap_remove(ended);
                 let crash = child.end();
                 if done {
@@ -399,6 +423,7 @@ fn listen(
             match report {
                 Report::Message { index, message } => messages[index].push(message),
                 Report::Again { index } => messages[index].clear(),
+                Report::Learned(_) => {}
                 Report::Shared { index, used } => shared = Some(Rc::new(Shared { index, used })),
                 Report::Done { index, result, used, cold } => {
                     queue.retain(|&waiting| waiting != index);
@@ -429,7 +454,7 @@ struct Running {
 }
 
 /// Waits until one of the copies says something, and passes it on. Gives those that have ended, in ascending order.
-fn listen_to(running: &mut [Running], ears: &Ears) -> Vec<usize> {
+fn listen_to(running: &mut [Running], learn: &dyn Fn(Learned), ears: &Ears) -> Vec<usize> {
     let mut descriptors: Vec<PollFd<'_>> =
         running.iter().map(|one| PollFd::new(one.child.reports.as_fd(), PollFlags::POLLIN)).collect();
     // an interruption is as good as nothing to read
@@ -438,9 +463,14 @@ fn listen_to(running: &mut [Running], ears: &Ears) -> Vec<usize> {
     let mut ended = Vec::new();
     for (at, one) in running.iter_mut().enumerate().filter(|(at, _)| ready[*at]) {
         let more = one.received.read_from(&mut one.child.reports).unwrap_or(false);
-        while let Ok(Some(report)) = one.received.next::<Report>() {
-            one.done |= matches!(report, Report::Done { .. });
-            ears.sink().send(report);
+        while let Ok(Some(report)) = one.received.next() {
+            match report {
+                Report::Learned(learned) => learn(learned),
+                report => {
+                    one.done |= matches!(report, Report::Done { .. });
+                    ears.sink().send(report);
+                }
+            }
         }
         if !more {
             ended.push(at);

@@ -1,6 +1,6 @@
 //! Copies of this process, which evaluate: what one of them breaks, breaks only itself.
 //!
-//! This is the program's one module with `unsafe`: `fork` and `_exit`. A copy has one thread, the one that forked, while
+//! This is the program's one module with `unsafe`: `fork`, `_exit` and an option of the allocator. A copy has one thread, the one that forked, while
 //! locks of others would stay locked in it for ever. So the invariant is: **when a process is copied, each other thread of
 //! it waits for the forking one to end, and so holds no lock.** The caller says how many those are, and [`spawn`] refuses
 //! if there are more. A copy never returns from [`spawn`]: it ends with `_exit`, so that neither destructors nor buffers of
@@ -155,6 +155,15 @@ pub(super) fn spawn(
             unsafe { libc::_exit(status) }
         }
     }
+}
+
+/// Has this process, and its copies, keep memory that it freed for what it needs next. An evaluation takes and frees memory at
+/// each turn, and each time that it goes back to the kernel and comes again, the kernel clears it.
+pub(super) fn keep_freed_memory() {
+    /// `mi_option_purge_delay`, for which the crate has no name.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    // SAFETY: any option may be set to any number at any time.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
 }
 
 /// Ends this process, which is a copy that has reported all that it had to. What it holds need not be put in order piece by piece

@@ -630,9 +630,11 @@ impl Follower<'_> {
         if said.running.as_ref() == Some(&trial.toplevel) && said.profile == said.running {
             return self.kept();
         }
-        self.held.enter(Event::Woke { boot: said.boot.clone(), running: said.running.clone() })?;
+        // what runs so soon after a boot is what was booted
+        let (boot, running) = (said.boot.clone(), said.running.clone());
+        self.held.enter(Event::Woke { boot, booted: running.clone(), running })?;
         match &self.held.run.phase {
-            Phase::Returning { .. } if said.running == trial.previous => self.restored(Event::Restored { hub: true }),
+            Phase::Settling { .. } => self.restored(Event::Restored { hub: true }),
             Phase::Returning { .. } => {
                 let runs = said.running.as_ref().map_or_else(|| "an unknown system".to_owned(), ToString::to_string);
                 self.restored(Event::Stuck { reason: format!("the machine runs {runs}"), safe: true })

@@ -54,6 +54,7 @@ pub fn report(hub: &Hub, story: &Story<'_>, now: Timestamp) -> Result<()> {
         outcome,
         stage,
         reason,
+        note: None,
         wanted: Some(delivered.toplevel.clone()),
         built: None,
         previous: delivered.previous.clone(),

@@ -3,6 +3,7 @@
 //! A host logs in under its name with its own key, sees its directory as the root of everything, reads it, and writes below
 //! `logs/`. There is no shell, no command, no forwarding of anything, and no other way to log in.
 
+mod doorway;
 mod root;
 mod sftp;
 
@@ -27,6 +28,7 @@ use crate::fleet::config::{Config, key_file, read_keys};
 use crate::host::HostName;
 use crate::hub::Hub;
 
+use doorway::{Admission, Doorway};
 pub use root::Quota;
 
 /// How many connections there may be at a time; more of them wait.
@@ -102,6 +104,8 @@ pub struct Server {
     pub host_key: HostKey,
     /// How much a host may leave.
     pub quota: Quota,
+    /// A connection that has not logged in after so long is closed.
+    pub login_grace: Duration,
 }
 
 impl Server {
@@ -133,7 +137,9 @@ impl Server {
             let (config, server) = (config.clone(), server.clone());
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
-                let visitor = Visitor { server, peer, host: None, channels: HashMap::new() };
+                let admission = Admission::default();
+                let stream = Doorway::new(stream, server.login_grace, admission.clone());
+                let visitor = Visitor { server, peer, admission, host: None, channels: HashMap::new() };
                 let served = match russh::server::run_stream(config, stream, visitor).await {
                     Ok(session) => session.await,
                     Err(error) => Err(error),
@@ -154,6 +160,7 @@ impl Server {
 struct Visitor {
     server: Arc<Server>,
     peer: SocketAddr,
+    admission: Admission,
     /// Who it is, once that is proven.
     host: Option<HostName>,
     /// Channels that SFTP was not asked for yet.
@@ -181,8 +188,10 @@ impl Handler for Visitor {
         self.host = self.admit(user, key.public_key);
         if self.host.is_none() {
             eprintln!("{}: the key is none of {user:?}'s", self.peer);
+            return Ok(Auth::reject());
         }
-        Ok(if self.host.is_some() { Auth::Accept } else { Auth::reject() })
+        self.admission.grant();
+        Ok(Auth::Accept)
     }
 
     async fn channel_open_session(

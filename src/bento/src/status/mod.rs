@@ -174,6 +174,8 @@ pub struct HostStatus {
     pub failed_units: Option<u64>,
     /// Why it got no further, in its own words.
     pub reason: Option<String>,
+    /// What else there is to say of it, which has no part in where it stands.
+    pub notes: Vec<String>,
     /// Whether what it last said is signed with its key; nothing if its key is not known.
     pub verified: Option<bool>,
     /// What could not be understood, naming the file.
@@ -197,10 +199,11 @@ struct Word {
     /// Release and attempt; logs of the original bento have none.
     number: Option<(u64, u64)>,
     outcome: Outcome,
-    /// It speaks of a restart that is to come, after which the same release is reported again.
-    waits: bool,
+    /// It speaks of a restart that is to come, or of what is no part of an attempt: the same release is reported again.
+    aside: bool,
     version: Option<String>,
     reason: Option<String>,
+    note: Option<String>,
     time: Option<Timestamp>,
 }
 
@@ -377,6 +380,7 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known<'_>, now: Timestamp)
             .map(|booted| booted.base_name().to_owned()),
         failed_units: presence.and_then(|presence| presence.failed_units),
         reason: last.and_then(|last| last.reason.clone()),
+        notes: last.and_then(|last| last.note.clone()).into_iter().chain(unverifiable(known.keys)).collect(),
         // a report by somebody else is none of its words
         verified: last.filter(|_| verifies(known.keys)).map(|last| last.number.is_some()),
         problems,
@@ -417,8 +421,8 @@ fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> Host
         Outcome::Rollback => HostState::Rollbacked,
         Outcome::Autoupdate => HostState::AutoUpgraded,
         Outcome::Success => {
-            // a success after a failure is no repetition, nor is one that waited for a reboot
-            let repeats = |word: &&Word| about_current(word) && word.outcome.is_success() && !word.waits;
+            // a success after a failure is no repetition, nor is one that waited for a reboot or came with a note
+            let repeats = |word: &&Word| about_current(word) && word.outcome.is_success() && !word.aside;
             let successes = words.iter().take_while(repeats).count();
             if manifest.kind == HostKind::Flake && !runs_it {
                 HostState::Diverged
@@ -511,7 +515,7 @@ fn words(logs: &Path, host: &HostName, keys: &[SigningKey], now: Timestamp) -> R
     if words.last.is_empty() {
         let word_of_log = |(log, path): (LogName, PathBuf)| {
             let (outcome, version) = (log.outcome, Some(log.version));
-            Word { number: None, outcome, waits: false, version, reason: None, time: modified(&path) }
+            Word { number: None, outcome, aside: false, version, reason: None, note: None, time: modified(&path) }
         };
         words.last = logs.into_iter().map(word_of_log).collect();
         words.last.sort_by_key(|word| std::cmp::Reverse(word.time));
@@ -536,6 +540,14 @@ fn read_presence(path: &Path, host: &HostName, keys: &[SigningKey]) -> Result<Re
         anyhow::bail!("what the host {} says of itself, but it lies with {host}'s", presence.host);
     }
     Ok(Read::Sound(presence))
+}
+
+/// Why nothing that a host says can be verified, although its keys are known.
+pub fn unverifiable(keys: &[SigningKey]) -> Option<String> {
+    let none = !keys.is_empty() && !verifies(keys);
+    none.then(|| {
+        "has RSA keys only, which sign no reports: give the host a key of ed25519 to have them verified".to_owned()
+    })
 }
 
 /// Whether reports can be verified with these keys of a host.
@@ -581,9 +593,10 @@ fn word_of_report(report: Report, arrived: Option<Timestamp>, now: Timestamp) ->
     Word {
         number: Some((report.serial, report.attempt)),
         outcome: report.outcome,
-        waits: report.stage == Stage::Reboot,
+        aside: report.stage == Stage::Reboot || report.note.is_some(),
         version: report.running.map(|running| running.base_name().to_owned()),
         reason: report.reason,
+        note: report.note,
         time: Some(report.finished.min(arrived.unwrap_or(now)).min(now)),
     }
 }

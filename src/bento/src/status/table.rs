@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use unicode_width::UnicodeWidthStr;
 
 use crate::host::HostKind;
+use crate::status::history::printable;
 use crate::status::{HostState, HostStatus};
 
 /// The columns' titles and their least widths, in cells of a terminal, with the gap before them.
@@ -97,7 +98,7 @@ fn cells(status: &HostStatus, now: Timestamp) -> [String; 5] {
     [status.machine.to_string(), local, remote, state, times.join(" ")]
 }
 
-/// The whole table, with what could not be understood below it. In a window that is not so many cells wide it takes no more
+/// The whole table, with what could not be understood, and what else there is to say, below it. In a window that is not so many cells wide it takes no more
 /// than its contents need, and begins with what matters.
 pub fn render(hosts: &[HostStatus], now: Timestamp, coloured: bool, window: Option<usize>) -> String {
     let rows: Vec<[String; 5]> = hosts.iter().map(|host| cells(host, now)).collect();
@@ -138,6 +139,9 @@ pub fn render(hosts: &[HostStatus], now: Timestamp, coloured: bool, window: Opti
     for host in hosts {
         for problem in &host.problems {
             text.push_str(&format!("{}: {problem}\n", host.machine));
+        }
+        for note in &host.notes {
+            text.push_str(&format!("{}: {}\n", host.machine, printable(note)));
         }
     }
     text

@@ -242,6 +242,7 @@ pub(super) fn host_page(view: &HostView, now: Timestamp) -> Markup {
             h1 { (status.machine) }
             p { (state(status.state)) @for remark in remarks(status) { ", " (remark) } }
             @if let Some(reason) = &status.reason { pre { (printable(reason)) } }
+            @for note in &status.notes { p { (printable(note)) } }
             (problems("The hub's directory can't be read as it should.", &view.problems))
             (problems("What the host left can't all be understood.", &status.problems))
             dl {

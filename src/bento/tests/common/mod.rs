@@ -62,7 +62,8 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn new(output: Output) -> Self {
+    /// What came of a command.
+    pub fn new(output: Output) -> Self {
         Self {
             ok: output.status.success(),
             status: output.status.code(),

@@ -129,7 +129,8 @@ impl Server {
             .env("no_proxy", "127.0.0.1")
             .env("NO_PROXY", "127.0.0.1")
             .env("NIX_SSL_CERT_FILE", authority)
-            .env("SSL_CERT_FILE", authority);
+            .env("SSL_CERT_FILE", authority)
+            .env("GIT_SSL_CAINFO", authority);
     }
 }
 

@@ -13,6 +13,8 @@ mod sort;
 mod strings;
 pub(crate) mod structured;
 
+pub use paths::TreeHashes;
+
 use crate::eval::{Evaluated, Evaluator};
 use crate::symbol::Symbol;
 use crate::value::{Pos, Suspension, Value};

@@ -15,6 +15,7 @@ use bento_store::hash::{Hash, HashAlgo, HashError};
 use bento_store::nar;
 use bento_store::store_path::{HASH_LEN, References, StorePath};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
@@ -45,9 +46,21 @@ type Copied = (Rc<str>, Context);
 pub(crate) struct PathState {
     /// By path.
     copied: RefCell<FxHashMap<Vec<u8>, Copied>>,
-    /// The hashes of trees of which a filter kept some: by path and the digest of the paths that were kept.
-    filtered: RefCell<FxHashMap<(PathBuf, blake3::Hash), Hash>>,
+    /// The hashes of trees of which a filter kept some.
+    filtered: RefCell<FxHashMap<Filtered, Hash>>,
 }
+
+/// A tree of which a filter kept some.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+struct Filtered {
+    root: PathBuf,
+    /// The digest of the paths that were kept.
+    kept: [u8; 32],
+}
+
+/// Hashes of parts of trees, for other evaluations of the same time: see [`Evaluator::learn_trees`].
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub struct TreeHashes(Vec<(Filtered, String)>);
 
 /// How something is copied into the store.
 struct Copying<'a> {
@@ -270,8 +283,10 @@ impl<'a> Evaluator<'a> {
         for path in kept {
             digest.update(&(path.len() as u64).to_le_bytes()).update(path);
         }
-        let key = (source.to_owned(), digest.finalize());
-        if let Some(hash) = self.state.paths.filtered.borrow().get(&key) {
+        let key = Filtered { root: source.to_owned(), kept: *digest.finalize().as_bytes() };
+        if let Some(hash) = self.state.paths.filtered.borrow().get(&key)
+            && self.reads_again(source, kept)
+        {
             return Ok(*hash);
         }
         // the first is the tree itself, which is kept always
@@ -282,6 +297,33 @@ impl<'a> Evaluator<'a> {
         let hash = nar::hash_tree(&Tree(&*self.fs), source, keep, HashAlgo::Sha256)?.0;
         self.state.paths.filtered.borrow_mut().insert(key, hash);
         Ok(hash)
+    }
+
+    /// Takes up that these files and links of a tree are used as they were read before; false if one was not.
+    fn reads_again(&self, root: &Path, kept: &[Vec<u8>]) -> bool {
+        kept.iter().all(|path| {
+            let place = if path.is_empty() { root.to_owned() } else { root.join(path_of(path)) };
+            let is_directory =
+                || matches!(self.fs.metadata(&place), Ok(metadata) if metadata.file_type == FileType::Directory);
+            is_directory() || self.fs.read_again(&place)
+        })
+    }
+
+    /// The hashes that were worked out or learned of parts of trees (`builtins.filterSource`, `builtins.path`).
+    pub fn tree_hashes(&self) -> TreeHashes {
+        let filtered = self.state.paths.filtered.borrow();
+        TreeHashes(filtered.iter().map(|(tree, hash)| (tree.clone(), hash.to_base16())).collect())
+    }
+
+    /// Takes up hashes of another evaluation, which began at the same time: such a part is not hashed again as long as the
+    /// file system knows its files ([`FileSystem::read_again`]).
+    pub fn learn_trees(&self, hashes: TreeHashes) {
+        let mut filtered = self.state.paths.filtered.borrow_mut();
+        for (tree, hash) in hashes.0 {
+            if let Ok(hash) = Hash::parse_any(&hash, Some(HashAlgo::Sha256)) {
+                filtered.entry(tree).or_insert(hash);
+            }
+        }
     }
 
     /// The store path of a copy whose hash is `hash`.

@@ -198,7 +198,8 @@ fn expr<'a>(heap: &Heap<'a>) -> (&'a Expr<'a>, Env<'a>) {
 
 fn lambda<'a>(heap: &Heap<'a>) -> (&'a LambdaExpr<'a>, Env<'a>) {
     let body = Expr::Const(Value::TRUE);
-    let lambda = LambdaExpr { pos: Pos(17), name: None, arg: None, formals: None, body };
+    let lambda =
+        LambdaExpr { pos: Pos(17), name: None, arg: None, formals: None, body, index: 0, slots: 1, rest: None };
     (heap.arena().alloc(lambda), heap.env(None, 2))
 }
 

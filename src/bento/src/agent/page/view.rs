@@ -105,6 +105,6 @@ fn result(last: &Report) -> Markup {
         ", release " (last.serial) ", "
         time datetime=(last.finished) title=(last.finished) { (ago) " ago" }
         @if last.stage == Stage::Reboot { ", waits for a restart" }
-        @if let Some(reason) = &last.reason { p.reason { (reason) } }
+        @if let Some(reason) = last.reason.as_ref().or(last.note.as_ref()) { p.reason { (reason) } }
     }
 }

@@ -1,0 +1,66 @@
+//! A connection that has so much time to log in.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// Says that whoever is at the door has logged in, and may stay.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Admission(Arc<AtomicBool>);
+
+impl Admission {
+    pub(super) fn grant(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_granted(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A stream from which nothing can be read any more once the time is over, if nobody was admitted. So whatever reads it ends,
+/// at whichever point of the protocol it is.
+pub(super) struct Doorway<S> {
+    stream: S,
+    end: Pin<Box<Sleep>>,
+    admission: Admission,
+}
+
+impl<S> Doorway<S> {
+    pub(super) fn new(stream: S, time: Duration, admission: Admission) -> Self {
+        Self { stream, end: Box::pin(tokio::time::sleep(time)), admission }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Doorway<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.admission.is_granted() && self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "it has not logged in in time")));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Doorway<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
