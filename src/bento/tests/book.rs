@@ -111,11 +111,17 @@ exec bash "$SCRIPT" 2>&1
 "#;
 
 #[test]
-fn the_tutorial_does_what_it_shows() {
+fn the_tutorial_and_what_goes_on_from_it_do_what_they_show() {
     if !common::available() {
         return;
     }
-    let (script, commands) = script(&fs::read_to_string(format!("{BOOK}/tutorial.md")).unwrap());
+    let mut pages = fs::read_to_string(format!("{BOOK}/tutorial.md")).unwrap();
+    if Command::new("jq").arg("--version").output().is_ok() {
+        pages.push_str(&fs::read_to_string(format!("{BOOK}/howto-ci.md")).unwrap());
+    } else {
+        println!("skipped: there is no jq for the commands of howto-ci.md, only those of the tutorial were run");
+    }
+    let (script, commands) = script(&pages);
     assert!(commands.len() > 20, "only {} commands", commands.len());
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -140,7 +146,8 @@ fn the_tutorial_does_what_it_shows() {
     // what each command said, by its number
     let mut outputs: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     let mut number = None;
-    for line in said.lines() {
+    // of users that this machine lacks is said whenever a host's turn comes
+    for line in said.lines().filter(|line| !line.contains(": this machine has no user ")) {
         match line.strip_prefix("@@ ") {
             Some(next) => number = Some(next.parse().unwrap()),
             None => {
@@ -331,6 +338,97 @@ fn every_page_is_in_the_summary_and_every_link_leads_somewhere() {
             let file = target.split('#').next().unwrap();
             let outside = target.contains("://") || file.is_empty() || after.starts_with(char::is_whitespace);
             assert!(outside || folder.join(file).exists(), "{name} leads to {target}, which is not there");
+        }
+    }
+}
+
+/// The calls of bento in a text: in lines that are commands, and between backticks.
+fn calls(page: &str) -> Vec<&str> {
+    let lines = page.lines().filter_map(|line| {
+        let line = line.strip_prefix("    ").or_else(|| line.strip_prefix("$ "))?;
+        let line = line.strip_prefix("$ ").unwrap_or(line);
+        Some(line.find(" $(bento ").map_or(line, |at| &line[at + 3..]))
+    });
+    let quoted = page.split('`').skip(1).step_by(2).filter(|quoted| !quoted.contains('\n'));
+    lines.chain(quoted).filter(|call| call.starts_with("bento ")).collect()
+}
+
+#[test]
+fn every_command_in_the_book_is_one() {
+    let mut all = BTreeMap::new();
+    pages(Path::new(BOOK), &mut all);
+    for name in ["README.md", "CONTRIBUTING.md", "templates/servers/README.md"] {
+        all.insert(PathBuf::from(name), fs::read_to_string(Path::new(ROOT).join(name)).unwrap());
+    }
+    let (mut tried, mut wrong) = (0, Vec::new());
+    for (page, text) in &all {
+        for call in calls(text) {
+            // what follows is another command, or goes to another program
+            let call = call.split(['#', '|', '>', '&', ')', ';']).next().unwrap();
+            let words = call.split_whitespace().skip(1).take_while(|word| *word != "--");
+            // what may be there, and what stands for something
+            let words: Vec<String> = words
+                .map(|word| word.replace("$PART/$PARTS", "1/2").replace("SHELL", "bash"))
+                .map(|word| match word.strip_prefix('\'') {
+                    Some(quoted) => quoted.trim_end_matches('\'').to_owned(),
+                    None => word.replace(['[', ']'], "").replace("...", ""),
+                })
+                .filter(|word| !word.is_empty())
+                .collect();
+            if words.first().is_none_or(|word| word.starts_with(|first: char| first.is_uppercase() || first == '-')) {
+                continue;
+            }
+            // an option that there is not is an error, whoever asks for help besides
+            let output = Command::new(BENTO).args(&words).arg("--help").stdin(Stdio::null()).output().unwrap();
+            if !output.status.success() {
+                wrong.push(format!("{}: `{call}`: {}", page.display(), String::from_utf8_lossy(&output.stderr)));
+            }
+            tried += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(tried > 150, "only {tried} commands were found");
+}
+
+/// The values of an attribute in a page of HTML.
+fn attributes<'p>(page: &'p str, name: &str) -> Vec<&'p str> {
+    let before = format!(" {name}=\"");
+    page.match_indices(&before).filter_map(|(at, _)| page[at + before.len()..].split('"').next()).collect()
+}
+
+#[test]
+fn the_book_can_be_built_and_its_links_lead_to_headings() {
+    let dir = tempfile::tempdir().unwrap();
+    let built =
+        Command::new("mdbook").arg("build").arg("--dest-dir").arg(dir.path()).arg(format!("{ROOT}/docs")).output();
+    let Ok(output) = built else {
+        println!("skipped: there is no mdbook (`cargo install mdbook`)");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("WARN") && !said.contains("ERROR"), "{said}");
+    let mut sources = BTreeMap::new();
+    pages(Path::new(BOOK), &mut sources);
+    sources.remove(Path::new("SUMMARY.md"));
+    let page = |source: &Path| fs::read_to_string(dir.path().join(source.with_extension("html"))).unwrap();
+    let html: BTreeMap<PathBuf, String> =
+        sources.keys().map(|source| (source.with_extension("html"), page(source))).collect();
+    for (name, text) in &html {
+        for link in attributes(text, "href").into_iter().filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            // what is no page is the theme's, or looked for among the sources
+            if !file.is_empty() && !file.ends_with(".html") {
+                continue;
+            }
+            let target = match file {
+                "" => name.clone(),
+                file => fs::canonicalize(dir.path().join(name.parent().unwrap()).join(file))
+                    .unwrap_or_else(|error| panic!("{} leads to {link}: {error}", name.display())),
+            };
+            let target = target.strip_prefix(fs::canonicalize(dir.path()).unwrap()).unwrap_or(&target).to_owned();
+            let found =
+                heading.is_empty() || html.get(&target).is_some_and(|text| attributes(text, "id").contains(&heading));
+            assert!(found, "{} leads to {link}, and there is no such heading", name.display());
         }
     }
 }

@@ -24,10 +24,8 @@ impl Display {
     /// Shows to standard error; with `VERBOSE` in the environment, also what builders print.
     pub(super) fn new() -> Self {
         let verbose = std::env::var_os("VERBOSE").is_some_and(|value| !value.is_empty());
-        let screen = MultiProgress::new();
-        // on one that can't move its cursor, or is not to, nothing would be drawn, and nothing be said above it
-        let terminal = std::io::stderr().is_terminal() && !screen.is_hidden();
-        Self { terminal, verbose, screen, lines: Mutex::default() }
+        let terminal = std::io::stderr().is_terminal();
+        Self { terminal, verbose, screen: MultiProgress::new(), lines: Mutex::default() }
     }
 
     /// Whether there are lines that change.
@@ -37,12 +35,10 @@ impl Display {
 
     /// Says something above the lines, for good.
     pub(super) fn say(&self, text: &str) {
-        if self.terminal {
-            // if nobody can read it, it is lost
-            let _ = self.screen.println(text);
-        } else {
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
-        }
+        // if nobody can read it, it is lost; the screen's own way to print shows nothing on a terminal that has no width, as a serial one
+        // may not
+        let say = || writeln!(std::io::stderr().lock(), "{text}");
+        let _ = if self.terminal { self.screen.suspend(say) } else { say() };
     }
 
     /// Says how far a host is.
