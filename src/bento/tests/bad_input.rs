@@ -132,8 +132,7 @@ fn an_unreadable_file() {
     lab.write("fleet/config.sh", &format!("CHROOT_DIR={}\n", lab.path("nobody").display()));
     fs::create_dir(lab.path("nobody")).unwrap();
     std::os::unix::fs::chown(lab.path("nobody"), Some(65534), Some(65534)).unwrap();
-    // the program itself may lie where nobody can go
-    fs::copy(env!("CARGO_BIN_EXE_bento"), lab.path("bento")).unwrap();
+    lab.copy_program();
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(lab.path("bento"))

@@ -254,8 +254,8 @@ fn a_hub_that_is_full_read_only_or_somebody_elses_keeps_its_release_and_says_why
     mounted(&mount, &remount).fails_with(&["cannot lock", ".bento.lock", "Read-only file system"]);
     fs::remove_dir_all(lab.path("chroot.copy")).unwrap_or_default();
     assert_eq!(common::fingerprint(&chroot.join("web")), before);
-    // somebody who may not write there; the program itself may lie where he can't go
-    fs::copy(bento, lab.path("bento")).unwrap();
+    // somebody who may not write there
+    lab.copy_program();
     let nobody =
         format!("exec setpriv --reuid=65534 --regid=65534 --clear-groups {} deploy web", lab.path("bento").display());
     lab.shell(&nobody).fails_with(&["cannot read the signing key", "Permission denied"]);

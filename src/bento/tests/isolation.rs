@@ -340,8 +340,7 @@ fn the_embedded_hub_needs_no_root_and_makes_its_own_key() {
         "fleet/bento.toml",
         &format!("[hub]\ndirectory = \"{}\"\n[hosts.web]\nkeys = [\"{}\"]\n", hub.display(), key.trim()),
     );
-    // the program itself may lie where he can't go
-    fs::copy(env!("CARGO_BIN_EXE_bento"), lab.path("bento")).unwrap();
+    lab.copy_program();
     let nobody = |arguments: &[&str]| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(lab.path("bento")).args(arguments);

@@ -184,6 +184,12 @@ impl Lab {
         self.dir.path().join(path)
     }
 
+    /// Copies the program to `bento`, as it may lie where others can't go. Another process does it: a file that this one has open to
+    /// write can't be started as long as what a test beside this one started has it open, too.
+    pub fn copy_program(&self) {
+        assert!(Command::new("cp").arg(BENTO).arg(self.path("bento")).status().unwrap().success());
+    }
+
     /// A command in the namespace.
     fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
