@@ -8,11 +8,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
+use bento::provision::template::FILES;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const BENTO: &str = env!("CARGO_BIN_EXE_bento");
+/// The key of who may log in to servers.
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGq573wedqowvWicwgDRToY66/aZd5yYqikW+aDQgeE admin";
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SYSTEMS: [&str; 4] = ["aarch64-darwin", "aarch64-linux", "x86_64-darwin", "x86_64-linux"];
 /// The store that C++ Nix copies sources to: one for all tests, as nixpkgs takes its time.
@@ -55,12 +59,33 @@ impl Flakes {
         let tree = corpora.join("nixpkgs-26.11");
         flakes.write("nixpkgs/flake.nix", &include_str!("flake/nixpkgs.nix").replace("TREE", tree.to_str().unwrap()));
         flakes.write("nixpkgs/absent.nix", include_str!("../../../checks/hosts/absent.nix"));
+        let hosts = include_str!("flake/eval-config.nix").replace("TREE", tree.to_str().unwrap());
+        flakes.write("nixpkgs/nixos/lib/eval-config.nix", &hosts);
+        let packages = include_str!("flake/packages.nix").replace("TREE", tree.to_str().unwrap());
+        flakes.write("nixpkgs/default.nix", &packages);
         let all = [("BENTO", flakes.bento()), ("NIXPKGS", flakes.name("nixpkgs")), ("USER", flakes.name("user"))];
         let text = include_str!("flake/all.nix").to_owned();
         flakes.write("all/flake.nix", &all.iter().fold(text, |text, (name, value)| text.replace(name, value)));
         fs::create_dir(flakes.path("user")).unwrap();
         flakes.nix(&["flake", "init", "--template", &flakes.bento()], "user");
         Some(flakes)
+    }
+
+    /// The template `servers` as `nix flake init` lays it out, for somebody with a key, on the sources of this machine.
+    fn lay_out_servers(&self) {
+        fs::create_dir(self.path("servers")).unwrap();
+        self.nix(&["flake", "init", "--template", &format!("{}#servers", self.bento())], "servers");
+        let template = Path::new(ROOT).join("templates/servers");
+        for file in FILES.map(|(file, _)| file) {
+            let laid_out = fs::read(self.path("servers").join(file)).unwrap();
+            assert_eq!(laid_out, fs::read(template.join(file)).unwrap(), "{file}");
+        }
+        let users = fs::read_to_string(self.path("servers/hosts/common/users.nix")).unwrap();
+        self.write("servers/hosts/common/users.nix", &users.replace("keys = [ ];", &format!("keys = [ \"{KEY}\" ];")));
+        // what would read files that the trees lack is replaced
+        let disko = std::env::var("BENTO_DISKO").unwrap_or_else(|_| format!("{ROOT}/src/bento/tests/disko"));
+        let sources = include_str!("flake/sources.nix").replace("NIXPKGS", &self.name("nixpkgs"));
+        self.write("servers/npins/default.nix", &sources.replace("DISKO", &disko));
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -140,6 +165,13 @@ fn nix_takes_the_flake(variable: &str) {
     let user =
         [&["flake", "check", "--no-build"], &override_nixpkgs[..], &["--override-input", "bento", &bento]].concat();
     flakes.nix(&user, "user");
+
+    // the other template has its inputs from npins: here they are this machine's, which only an impure evaluation reads
+    flakes.lay_out_servers();
+    let shown: Value = serde_json::from_str(&flakes.nix(&["flake", "show", "--json", "--impure"], "servers")).unwrap();
+    assert_eq!(names(&shown), ["devShells", "nixosConfigurations"]);
+    assert_eq!(names(&shown["nixosConfigurations"]), ["dev-142", "dev-365", "dev-605", "dev-901"]);
+    flakes.nix(&["flake", "check", "--no-build", "--impure"], "servers");
 }
 
 #[test]
@@ -152,36 +184,63 @@ fn nix_2_26_shows_and_checks_it() {
     nix_takes_the_flake("BENTO_NIX_2_26");
 }
 
-#[test]
-fn every_derivation_is_the_one_of_nix() {
+/// The derivations of a part of all that there is: a system, or the hosts. This program comes to the same ones as C++ Nix.
+fn derivations(flakes: &Flakes, part: &str) -> Value {
+    let reference = format!("path:{}#drvPaths.{part}", flakes.name("all"));
+    let said = flakes.nix(&["eval", "--json", "--no-write-lock-file", &reference], "all");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    // a flake at a time, as there are at most 4 GiB for values
+    for name in names(&said) {
+        let reference = format!("{reference}.{name}");
+        let ours = ["eval", "--strict", "--json", "--no-write-lock-file", "--flake", &reference];
+        let ours: Value = serde_json::from_str(&flakes.run(Path::new(BENTO), &ours, "all")).unwrap();
+        assert_eq!(ours, said[name], "{part}.{name}");
+    }
+    said
+}
+
+/// Every derivation for a system is the one of C++ Nix. It is a test for each, one after the other, as one process that evaluates all of
+/// it would need more memory than a small machine has.
+fn every_derivation_is_the_one_of_nix(system: &str) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // whatever became of another one
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(flakes) = Flakes::new("BENTO_NIX") else { return };
-    let mut theirs = serde_json::Map::new();
-    // a part at a time, as one process that evaluates all of it would need more memory than a small machine has; and ours, which has
-    // at most 4 GiB for values, a flake at a time
-    for part in SYSTEMS.into_iter().chain(["hosts"]) {
-        let reference = format!("path:{}#drvPaths.{part}", flakes.name("all"));
-        let said = flakes.nix(&["eval", "--json", "--no-write-lock-file", &reference], "all");
-        let said: Value = serde_json::from_str(&said).unwrap();
-        for name in names(&said) {
-            let reference = format!("{reference}.{name}");
-            let ours = ["eval", "--strict", "--json", "--no-write-lock-file", "--flake", &reference];
-            let ours: Value = serde_json::from_str(&flakes.run(Path::new(BENTO), &ours, "all")).unwrap();
-            assert_eq!(ours, said[name], "{part}.{name}");
-        }
-        theirs.insert(part.to_owned(), said);
-    }
-    assert_eq!(names(&theirs["hosts"]), ["hub", "web"]);
-    for system in SYSTEMS {
-        let part = &theirs[system];
-        // with and without flakes it is one package
-        assert_eq!(part["without-flakes"], part["bento"]["packages"]["bento"], "{system}");
-        assert_eq!(names(&part["user"]["apps"]), APPS, "{system}");
-    }
+    // so that the trees are read once, and not for each evaluation
+    flakes.nix(&["flake", "lock"], "all");
+    let part = derivations(&flakes, system);
+    // with and without flakes it is one package
+    assert_eq!(part["without-flakes"], part["bento"]["packages"]["bento"]);
+    assert_eq!(names(&part["user"]["apps"]), APPS);
     // a user's checks are the systems of his hosts
-    let toplevels = &theirs["hosts"];
-    let checks = json!({ "host-hub": toplevels["hub"], "host-web": toplevels["web"] });
-    assert_eq!(theirs["x86_64-linux"]["user"]["checks"], checks);
-    assert_eq!(theirs["aarch64-linux"]["user"]["checks"], json!({}));
+    let checks = if system == "x86_64-linux" {
+        let toplevels = derivations(&flakes, "hosts");
+        assert_eq!(names(&toplevels), ["hub", "web"]);
+        json!({ "host-hub": toplevels["hub"], "host-web": toplevels["web"] })
+    } else {
+        json!({})
+    };
+    assert_eq!(part["user"]["checks"], checks);
+}
+
+#[test]
+fn every_derivation_for_aarch64_darwin_is_the_one_of_nix() {
+    every_derivation_is_the_one_of_nix("aarch64-darwin");
+}
+
+#[test]
+fn every_derivation_for_aarch64_linux_is_the_one_of_nix() {
+    every_derivation_is_the_one_of_nix("aarch64-linux");
+}
+
+#[test]
+fn every_derivation_for_x86_64_darwin_is_the_one_of_nix() {
+    every_derivation_is_the_one_of_nix("x86_64-darwin");
+}
+
+#[test]
+fn every_derivation_for_x86_64_linux_is_the_one_of_nix() {
+    every_derivation_is_the_one_of_nix("x86_64-linux");
 }
 
 /// The apps of a flake whose source is the folder `source`, as scripts in `dir`: where this program is bento's package, and the
