@@ -130,6 +130,17 @@ impl HubAddress {
         Ok(Connection { sftp })
     }
 
+    /// As [`HubAddress::connect`], but a hub that is there and does not get round to an answer in time is asked once more: as a rule many
+    /// others asked it in the same moment.
+    pub fn connect_patiently(&self) -> Result<Connection> {
+        /// libssh2's `LIBSSH2_ERROR_TIMEOUT`
+        const LATE: ErrorCode = ErrorCode::Session(-9);
+        let is_late = |cause: &(dyn std::error::Error + 'static)| {
+            cause.downcast_ref::<ssh2::Error>().is_some_and(|error| error.code() == LATE)
+        };
+        self.connect().or_else(|error| if error.chain().any(is_late) { self.connect() } else { Err(error) })
+    }
+
     /// Opens a TCP connection to the first of the hub's addresses that answers.
     fn open_stream(&self, timeout: Duration) -> Result<TcpStream> {
         let hub = self.name();

@@ -5,6 +5,11 @@
 
 mod common;
 
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use common::Lab;
 
 #[test]
@@ -40,4 +45,48 @@ fn a_fleet_is_deployed_pulled_and_reported() {
     let report = &lab.reports("web")[1];
     assert_eq!(report["outcome"], "success");
     assert!(lab.log("web", report).contains("switching (test)"));
+}
+
+/// A way to the hub at `port` on which the first connection gets no answer, as if the hub had too much to do; gives the port, and how
+/// many connections there were.
+fn busy_at_first(port: u16) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        let mut unanswered = Vec::new();
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+                unanswered.push(stream);
+                continue;
+            }
+            let hub = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut to) in [(stream.try_clone().unwrap(), hub.try_clone().unwrap()), (hub, stream)] {
+                std::thread::spawn(move || {
+                    // whoever goes first ends it for both
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    (own, count)
+}
+
+#[test]
+fn a_hub_that_has_too_much_to_do_is_asked_once_more() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "text = \"one\";");
+    lab.bento(&["deploy"]).succeeds();
+    let (port, connections) = busy_at_first(lab.port);
+    let config = lab.read("hosts/web/agent.toml");
+    let through = config
+        .replace(&format!("port = {}", lab.port), &format!("port = {port}"))
+        .replace("timeout = 10", "timeout = 3");
+    lab.write("hosts/web/agent.toml", &through);
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+    assert!(connections.load(Ordering::Relaxed) > 1);
 }

@@ -408,7 +408,7 @@ impl<'a> Agent<'a> {
 
     /// Asks the hub and takes up what is new.
     fn poll(&mut self, asked: bool) -> Result<Polled> {
-        let hub = self.config.hub.connect()?;
+        let hub = self.config.hub.connect_patiently()?;
         // a hub that takes no reports may still have the release that mends that; the run ends with another try
         if let Err(error) = self.deliver_over(&hub) {
             self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
