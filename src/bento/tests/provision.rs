@@ -310,18 +310,22 @@ fn a_program_that_is_not_there_is_named() {
     assert!(error.contains("/nowhere/nixos-anywhere") && error.contains("installed"), "{error}");
 }
 
-/// Runs the program in a fleet's directory.
-fn bento(fleet: &Path, path: &str, arguments: &[&str]) -> Output {
-    Command::new(BENTO)
-        .args(arguments)
+/// A program that sees a fleet's directory, and these programs.
+fn in_fleet(program: &str, fleet: &Path, path: &str) -> Command {
+    let mut command = Command::new(program);
+    command
         .env("BENTO_DIR", fleet)
         .env("HOME", fleet.parent().unwrap().join("home"))
         .env("PATH", path)
         .env_remove("NAME")
         .env_remove("NIX_PATH")
-        .env_remove("XDG_STATE_HOME")
-        .output()
-        .unwrap()
+        .env_remove("XDG_STATE_HOME");
+    command
+}
+
+/// Runs the program in a fleet's directory.
+fn bento(fleet: &Path, path: &str, arguments: &[&str]) -> Output {
+    in_fleet(BENTO, fleet, path).args(arguments).output().unwrap()
 }
 
 /// A fleet of one host, `web`, whose system has the revision of the pinned nixpkgs in its name.
@@ -408,14 +412,8 @@ fn updates_are_shown_and_deployed_or_taken_back() {
 /// it succeeded, and what was on the terminal.
 fn on_terminal(fleet: &Path, path: &str, arguments: &[&str], question: &str, answer: &str) -> (bool, String) {
     // script(1) is where every Debian has it, and on NixOS; the status of the command is its own
-    let mut terminal = Command::new("script")
+    let mut terminal = in_fleet("script", fleet, path)
         .args(["--quiet", "--return", "--flush", "--command", &[&[BENTO], arguments].concat().join(" "), "/dev/null"])
-        .env("BENTO_DIR", fleet)
-        .env("HOME", fleet.parent().unwrap().join("home"))
-        .env("PATH", path)
-        .env_remove("NAME")
-        .env_remove("NIX_PATH")
-        .env_remove("XDG_STATE_HOME")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
