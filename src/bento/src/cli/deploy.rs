@@ -490,28 +490,20 @@ impl Deploy {
         let now = Timestamp::now();
         let secrets = releases.secrets(fleet_host, *digest_key)?;
         let candidate = releases.candidate(host, tree, secrets, evaluation, search_path, now)?;
-        let package = Some(candidate.package.digest());
-        let toplevel_text = Some(toplevel.to_string());
-        if self.dry_run {
-            let plan = publish::plan(hub, &candidate, releases.key, now)?;
-            let (outcome, serial) = match plan.published {
-                Published::New { serial } => ("would-publish", serial),
+        let line = |published, new, why| {
+            let (outcome, serial) = match published {
+                Published::New { serial } => (new, serial),
                 Published::Unchanged { serial } => ("unchanged", serial),
             };
-            let why = plan.why;
-            return Ok(Line {
-                serial: Some(serial),
-                toplevel: toplevel_text,
-                package,
-                why,
-                ..Line::new(fleet_host, outcome)
-            });
+            let (toplevel, package) = (Some(toplevel.to_string()), Some(candidate.package.digest()));
+            Line { serial: Some(serial), toplevel, package, why, ..Line::new(fleet_host, outcome) }
+        };
+        if self.dry_run {
+            let plan = publish::plan(hub, &candidate, releases.key, now)?;
+            return Ok(line(plan.published, "would-publish", plan.why));
         }
         let done = publish::publish(hub, &candidate, releases.signer, now)?;
-        let (outcome, serial) = match done.published {
-            Published::New { serial } => ("published", serial),
-            Published::Unchanged { serial } => ("unchanged", serial),
-        };
+        let (Published::New { serial } | Published::Unchanged { serial }) = done.published;
         if (self.built || self.builds(releases.config, fleet_host)) && toplevel.as_path().exists() {
             publish::keep_releases(hub, &host.name, serial, |link| builder.keep(toplevel, link))?;
         }
@@ -521,8 +513,7 @@ impl Deploy {
                 host.name
             ));
         }
-        let why = done.why;
-        Ok(Line { serial: Some(serial), toplevel: toplevel_text, package, why, ..Line::new(fleet_host, outcome) })
+        Ok(line(done.published, "published", done.why))
     }
 }
 
