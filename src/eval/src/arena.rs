@@ -16,6 +16,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 /// The size of the range that 32 bits can address, and what the start of each arena is a multiple of.
 ///
@@ -25,6 +26,11 @@ pub(crate) const REGION: usize = if cfg!(miri) { 1 << 20 } else { 1 << 32 };
 
 /// How much is put to use at a time.
 const STEP: usize = if cfg!(miri) { 512 << 10 } else { 2 << 20 };
+
+/// How long getting a step in large pages may take, so that they are worth it. A machine that has the memory at hand needs a
+/// tenth of a millisecond. Where it is a virtual one that gives free memory back to its host, its large free blocks are those that
+/// are gone: to get them again takes 6 ms (512 faults of the host's), small pages out of what was used lately take 1 ms.
+const LARGE_PAGES: Duration = Duration::from_millis(2);
 
 /// What lies at the start and is never given out, so that small offsets can have other meanings.
 const RESERVED: usize = 64;
@@ -41,6 +47,8 @@ pub(crate) struct Arena {
     used: Cell<usize>,
     committed: Cell<usize>,
     limit: usize,
+    /// Whether large pages are asked for: until they were slow to come, once.
+    large_pages: Cell<bool>,
     scratch: OnceCell<Borrowed>,
 }
 
@@ -94,7 +102,14 @@ impl Arena {
         let limit = limit.clamp(STEP, REGION).next_multiple_of(STEP);
         let base = reserve_region(limit)?;
         base.as_ptr().expose_provenance();
-        Ok(Arena { base, used: Cell::new(RESERVED), committed: Cell::new(0), limit, scratch: OnceCell::new() })
+        Ok(Arena {
+            base,
+            used: Cell::new(RESERVED),
+            committed: Cell::new(0),
+            limit,
+            large_pages: Cell::new(true),
+            scratch: OnceCell::new(),
+        })
     }
 
     /// Takes all further memory from `scratch`.
@@ -170,6 +185,12 @@ impl Arena {
             match scratch {
                 Some(scratch) if wanted - scratch.start <= scratch.present => look_at(place, size),
                 Some(_) => populate_from_file(place, size),
+                None if self.large_pages.get() => {
+                    let begun = Instant::now();
+                    ask_for_large_pages(place, size);
+                    populate(place, size);
+                    self.large_pages.set(begun.elapsed() <= LARGE_PAGES * (size / STEP) as u32);
+                }
                 None => populate(place, size),
             }
         }
@@ -268,15 +289,19 @@ unsafe fn protect(start: *mut u8, size: usize) -> bool {
     unsafe { libc::mprotect(start.cast(), size, libc::PROT_READ | libc::PROT_WRITE) == 0 }
 }
 
-/// Gets the pages of usable memory of the process's own all at once instead of with one fault for each, and large ones, where the
-/// kernel knows how to do that.
+/// Has the kernel use large pages for usable memory of the process's own, where it knows how to do that.
+#[cfg(not(miri))]
+unsafe fn ask_for_large_pages(start: *mut u8, size: usize) {
+    // SAFETY: the caller names a range of its own mapping.
+    unsafe { libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE) };
+}
+
+/// Gets the pages of usable memory of the process's own all at once instead of with one fault for each, where the kernel knows how to do
+/// that.
 #[cfg(not(miri))]
 unsafe fn populate(start: *mut u8, size: usize) {
     // SAFETY: the caller names a range of its own mapping.
-    unsafe {
-        libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE);
-        libc::madvise(start.cast(), size, libc::MADV_POPULATE_WRITE);
-    }
+    unsafe { libc::madvise(start.cast(), size, libc::MADV_POPULATE_WRITE) };
 }
 
 /// As [`populate`], for memory of a file. (The kernel maps several of a file's pages at a time only for who asks to read; that they
@@ -357,6 +382,9 @@ fn anonymous_file() -> io::Result<File> {
 unsafe fn protect(_: *mut u8, _: usize) -> bool {
     true
 }
+
+#[cfg(miri)]
+unsafe fn ask_for_large_pages(_: *mut u8, _: usize) {}
 
 #[cfg(miri)]
 unsafe fn populate(_: *mut u8, _: usize) {}
