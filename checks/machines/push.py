@@ -180,18 +180,18 @@ class Lab:
     def change(self, text, name="t1"):
         self.desk.write(f"/fleet/change-{name}.nix", change(text))
 
-    def deploy(self, arguments, works=True, timeout=300):
-        """Pushes; gives what was said."""
-        status, said = self.desk.execute(f"cd /fleet && bento deploy {patient(arguments)} 2>&1", timeout)
+    def deploy(self, arguments, works=True, timeout=300, before=""):
+        """Pushes, with the variables of `before` in the environment; gives what was said."""
+        status, said = self.desk.execute(f"cd /fleet && {before} bento deploy {patient(arguments)} 2>&1", timeout)
         self.last = said.rstrip().rsplit("\n", 1)[-1]
         if (status == 0) != works:
             raise Failure(f"bento deploy {arguments} ended with {status}:\n{said}\n{self.journals()}")
         return said
 
-    def begin(self, arguments):
+    def begin(self, arguments, before=""):
         """Begins a push, and leaves it alone; its events are in /tmp/events."""
         self.desk.succeed("rm -f /tmp/events /tmp/said /tmp/status; touch /tmp/events")
-        command = f"cd /fleet && bento deploy --json {patient(arguments)} > /tmp/events 2> /tmp/said; echo $? > /tmp/status"
+        command = f"cd /fleet && {before} bento deploy --json {patient(arguments)} > /tmp/events 2> /tmp/said; echo $? > /tmp/status"
         self.desk.succeed(f"systemd-run --quiet --unit=push --setenv=PATH=\"$PATH\" --setenv=HOME=/root --setenv=NIX_REMOTE=local -- /bin/sh -c {shlex.quote(command)}")
 
     def wait_for_step(self, step):
@@ -571,6 +571,69 @@ def doas_password(lab):
     says(lab.deploy("deploy@t1 --escalation doas", works=False), "doas wants a password")
     lab.desk.write("/root/password", "secret\n")
     says(lab.deploy("deploy@t1 --escalation doas --password-file /root/password"), "1 pushed")
+    lab.new()
+
+
+# what ssh finds a token by, and what says its PIN where nobody types it
+PROVIDER = "/usr/lib/softhsm/libsofthsm2.so"
+ASKPASS = "#!/bin/sh\ncat /root/pin\n"
+
+
+@scenario("push: a key on a token")
+def token(lab):
+    desk = lab.desk
+    # a token that is a folder: its key is made elsewhere, and then nowhere but there
+    desk.write("/root/askpass", ASKPASS)
+    desk.write("/root/pin", "1234\n")
+    key = desk.succeed("mkdir -p /var/lib/softhsm/tokens && softhsm2-util --init-token --free --label desk --pin 1234 --so-pin 4321 > /dev/null",
+                       "chmod 755 /root/askpass; cd /root && ssh-keygen -q -t ecdsa -m PKCS8 -N '' -C token -f new && softhsm2-util --import new --token desk --label token --id 01 --pin 1234 > /dev/null",
+                       "rm /root/new", "cat /root/new.pub").strip()
+    keys = 'users.users.root.openssh.authorizedKeys.keys = [ "%s" ];'
+    lab.change(f'users.users.root.openssh.authorizedKeys.keys = [ "{lab.keys["admin"]}" "{key}" ];')
+    says(lab.deploy("t1"), "1 pushed")
+    first = lab.one()
+    # from here on nothing else lets the desk in
+    desk.succeed("rm /root/.ssh/id_ed25519*")
+    says(lab.deploy("t1", works=False), "Permission denied", "takes none of your keys")
+    config = f"Host t1\n  HostName 192.168.1.101\n  PKCS11Provider {PROVIDER}\n"
+    desk.write("/root/.ssh/config", config)
+    asking = "SSH_ASKPASS=/root/askpass SSH_ASKPASS_REQUIRE=force"
+    lab.change(keys % key + MOTD % "by its provider")
+    says(lab.deploy("t1", before=asking), "1 pushed")
+    second = lab.one()
+    assert second != first and lab.get("t1").succeed("cat /etc/motd") == "by its provider"
+    # a system that would not let it in is refused, as with any other key
+    lab.change(keys % lab.keys["admin"])
+    says(lab.deploy("t1", works=False, before=asking), "the key that you came with .SHA256:", "would not be let in any more")
+    # a PIN that is wrong
+    desk.write("/root/pin", "4711\n")
+    lab.change(keys % key + MOTD % "by an agent")
+    says(lab.deploy("t1", works=False, before=asking), "unreachable: t1", "its PIN right")
+    desk.write("/root/pin", "1234\n")
+    # an agent has it
+    desk.write("/root/.ssh/config", config.replace("PKCS11Provider", "#"))
+    desk.succeed(f"ssh-agent -a /run/agent > /dev/null; SSH_AUTH_SOCK=/run/agent {asking} ssh-add -s {PROVIDER} 2>&1")
+    agent = "SSH_AUTH_SOCK=/run/agent"
+    says(lab.deploy("t1", before=agent), "1 pushed")
+    third = lab.one()
+    assert third != second and lab.get("t1").succeed("cat /etc/motd") == "by an agent"
+    # it is pulled out while the system is on trial: nobody can confirm that any more
+    lab.change(keys % key + SLOW % "without a token")
+    lab.begin("t1", before=agent)
+    lab.wait_for_step("activate")
+    desk.succeed("mv /var/lib/softhsm/tokens /var/lib/softhsm/away && mkdir /var/lib/softhsm/tokens")
+    status, said = lab.end()
+    says(said, "rolled back", "no new connection")
+    if status != 1 or lab.one() != third:
+        raise Failure(f"it ended with {status}, and not in what ran before:\n{said}\n{lab.journals()}")
+    # and who has none does not get in
+    lab.change(keys % key + MOTD % "with the token")
+    says(lab.deploy("t1", works=False, before=agent), "unreachable: t1", "is the token plugged in")
+    desk.write("/root/.ssh/config", config)
+    says(lab.deploy("t1", works=False, before=asking), "unreachable: t1", "by its PKCS11Provider: is the token plugged in")
+    assert lab.one() == third
+    desk.succeed("rmdir /var/lib/softhsm/tokens && mv /var/lib/softhsm/away /var/lib/softhsm/tokens")
+    says(lab.deploy("t1", before=asking), "1 pushed")
     lab.new()
 
 
