@@ -19,6 +19,8 @@ from driver import Container, Failure, make_network, options, overlay, perform, 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 NOTHING = "{ }\n"
+# the machine with a systemd that has run0
+NEWER = "t11"
 INSTALL = """
     set -e
     export NIX_REMOTE=local NIX_CONFIG='sandbox = false
@@ -102,15 +104,16 @@ def patient(arguments):
 class Lab:
     """A desk, and machines that are pushed to; each is installed when it is first needed."""
 
-    def __init__(self, base, tools, work):
-        self.base, self.tools, self.work = Path(base), Path(tools), Path(work)
+    def __init__(self, lowers, work, newer=None):
+        """`lowers` are the folders that the machines' files come from, the uppermost first; `newer` has those of the one with run0."""
+        self.lowers, self.work, self.newer = lowers, Path(work), newer
         run("mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "bento-lab", str(self.work))
         make_network()
         (self.work / "machines").mkdir()
         self.binds = [f"{os.environ['BENTO']}:/usr/local/bin/bento", f"{ROOT}/checks/fixture:/fixture",
                       f"{HERE}/bootctl:/usr/local/bin/bootctl", f"{HERE}/bootloader:/sbin/bootloader"]
         self.keys = {}
-        for name in ("desk", "admin", "jump", *(f"t{index}" for index in range(1, 11))):
+        for name in ("desk", "admin", "jump", *(f"t{index}" for index in range(1, 11)), NEWER):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.work / name))
             self.keys[name] = (self.work / f"{name}.pub").read_text().strip()
         self.modules = {"desk": {"configuration.nix": DESK.replace("@t1@", self.keys["t1"]), "hub.nix": (ROOT / "modules/hub.nix").read_text()}}
@@ -130,7 +133,8 @@ class Lab:
     def install(self, name):
         """A machine on whose disk its first system is installed."""
         layer = self.work / "layers" / name
-        root = overlay(layer, [self.tools, self.base])
+        lowers = [self.newer] if name == NEWER else self.lowers
+        root = overlay(layer, lowers)
         for path in ("usr/local/bin/bento", "usr/local/bin/bootctl", "sbin/bootloader"):
             (root / path).touch()
         (root / "fixture").mkdir()
@@ -145,7 +149,9 @@ class Lab:
             "--resolv-conf=off", "--timezone=off", "--console=pipe", *[f"--bind-ro={bind}" for bind in self.binds],
             "/bin/sh", "-c", INSTALL, stdin=subprocess.DEVNULL)
         run("umount", str(root))
-        return Container(name, [layer / "upper", self.tools, self.base], self.work / "machines", self.binds)
+        # which wants to be asked for before it takes what older kernels have
+        words = ["SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"] if name == NEWER else []
+        return Container(name, [layer / "upper", *lowers], self.work / "machines", self.binds, words)
 
     def fresh(self, *names):
         """The desk and these machines as they were at first, and no other."""
@@ -247,11 +253,14 @@ class Lab:
 
 
 SCENARIOS = []
+# what scenarios need that may not be there, by their names
+NEEDS = {}
 HEADING = "| what happens to a push | the machines run | what `bento deploy` said last, or what was counted |"
 
 
-def scenario(name, *machines, quick=False):
+def scenario(name, *machines, quick=False, needs=None):
     def add(function):
+        NEEDS[name] = needs
         SCENARIOS.append((name, machines or ("t1",), quick, function))
         return function
     return add
@@ -574,12 +583,49 @@ def doas_password(lab):
     lab.new()
 
 
+# what a polkit asks before it lets somebody start units, which is what run0 does
+RULE = """polkit.addRule(function(action, subject) {
+  if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.@result@;
+});
+"""
+
+
+@scenario("push: run0 with a rule and with a password", NEWER, needs="newer")
+def run0(lab):
+    machine = lab.get(NEWER)
+    lab.change(MOTD % "hello", NEWER)
+    push = f"deploy@{NEWER} --escalation run0"
+    machine.succeed("echo deploy:secret | chpasswd", "mkdir -p /etc/polkit-1/rules.d")
+    machine.write("/etc/polkit-1/rules.d/10-deploy.rules", RULE.replace("@result@", "AUTH_SELF"))
+    says(lab.deploy(push, works=False), "run0 wants a password: give it with --ask-password or --password-file")
+    lab.old(NEWER)
+    lab.desk.write("/root/wrong", "terces\n")
+    lab.desk.write("/root/password", "secret\n")
+    lab.deploy(f"{push} --password-file /root/wrong", works=False)
+    lab.old(NEWER)
+    says(lab.deploy(f"{push} --password-file /root/password"), "1 pushed")
+    lab.new(NEWER)
+    before = lab.one(NEWER)
+    machine.write("/etc/polkit-1/rules.d/10-deploy.rules", RULE.replace("@result@", "YES"))
+    machine.succeed("systemctl restart polkit")
+    lab.change(MOTD % "hello again", NEWER)
+    says(lab.deploy(push), "1 pushed")
+    if lab.one(NEWER) == before:
+        raise Failure("the second push has changed nothing")
+    # one that does not work out
+    before = lab.one(NEWER)
+    lab.change('systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; };', NEWER)
+    says(lab.deploy(push, works=False), r"rolled back to /nix/store/\S+: units failed: bad\.service")
+    if lab.one(NEWER) != before:
+        raise Failure("it runs another system than before")
+
+
 # what ssh finds a token by, and what says its PIN where nobody types it
 PROVIDER = "/usr/lib/softhsm/libsofthsm2.so"
 ASKPASS = "#!/bin/sh\ncat /root/pin\n"
 
 
-@scenario("push: a key on a token")
+@scenario("push: a key on a token", needs="token")
 def token(lab):
     desk = lab.desk
     # a token that is a folder: its key is made elsewhere, and then nowhere but there
@@ -806,7 +852,7 @@ def killed_rollout(lab):
 
 
 def main():
-    parser = options("base", "tools", "work")
+    parser = options("base", "tools", "token", "newer", "work")
     parser.add_argument("--book", action="store_true")
     arguments = parser.parse_args()
 
@@ -814,12 +860,17 @@ def main():
         if arguments.book:
             write_row(HEADING, [entry[0] for entry in SCENARIOS], name, cells())
 
+    def lacks(entry):
+        needs = NEEDS[entry[0]]
+        return f"there is no {getattr(arguments, needs)}" if needs and not Path(getattr(arguments, needs)).is_dir() else None
+
     perform(
         SCENARIOS, arguments,
-        make=lambda: Lab(arguments.base, arguments.tools, arguments.work),
+        make=lambda: Lab([folder for folder in map(Path, (arguments.token, arguments.tools, arguments.base)) if folder.is_dir()], arguments.work, Path(arguments.newer)),
         prepare=lambda lab, machines: lab.fresh(*machines),
-        ended=lambda lab, entry, note: row(entry[0], lambda: (lab.outcome(*entry[1]), note or lab.last)),
+        ended=lambda lab, entry, note: row(entry[0], lambda: (lab.outcome(*entry[1]), note or lab.last)) if lab else None,
         broken=lambda lab, entry: row(entry[0]),
+        lacks=lacks,
     )
 
 
