@@ -628,6 +628,7 @@ ASKPASS = "#!/bin/sh\ncat /root/pin\n"
 @scenario("push: a key on a token", needs="token")
 def token(lab):
     desk = lab.desk
+    desk.write("/etc/softhsm/softhsm2.conf", "directories.tokendir = /var/lib/softhsm/tokens\nobjectstore.backend = file\n")
     # a token that is a folder: its key is made elsewhere, and then nowhere but there
     desk.write("/root/askpass", ASKPASS)
     desk.write("/root/pin", "1234\n")

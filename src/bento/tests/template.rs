@@ -247,7 +247,8 @@ fn npins_itself_pins_the_sources_of_servers_and_brings_them_up_to_date() {
         assert!(ok, "{said}");
     }
     // npins' own file and the one that is shipped give the same, and both evaluators find that in them
-    let sources = "builtins.mapAttrs (_: pin: { inherit (pin) outPath revision; files = builtins.readDir pin.outPath; }) (import ./npins)";
+    let sources = "let pins = import ./npins; of = pin: { path = pin.outPath; inherit (pin) revision; files = builtins.readDir pin.outPath; };
+        in { nixpkgs = of pins.nixpkgs; disko = of pins.disko; nixos-anywhere = of pins.nixos-anywhere; }";
     let mut found = Vec::new();
     for file in [&own, &shipped] {
         fs::write(at.join("npins/default.nix"), file).unwrap();
