@@ -583,41 +583,33 @@ def doas_password(lab):
     lab.new()
 
 
-# what a polkit asks before it lets somebody start units, which is what run0 does
+# what polkit goes by when somebody starts a unit, which is what run0 does
 RULE = """polkit.addRule(function(action, subject) {
-  if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.@result@;
+  if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.YES;
 });
 """
 
 
-@scenario("push: run0 with a rule and with a password", NEWER, needs="newer")
+@scenario("push: run0 with a rule", NEWER, needs="newer")
 def run0(lab):
     machine = lab.get(NEWER)
     lab.change(MOTD % "hello", NEWER)
     push = f"deploy@{NEWER} --escalation run0"
-    machine.succeed("echo deploy:secret | chpasswd", "mkdir -p /etc/polkit-1/rules.d")
-    machine.write("/etc/polkit-1/rules.d/10-deploy.rules", RULE.replace("@result@", "AUTH_SELF"))
     says(lab.deploy(push, works=False), "run0 wants a password: give it with --ask-password or --password-file")
     lab.old(NEWER)
-    lab.desk.write("/root/wrong", "terces\n")
-    lab.desk.write("/root/password", "secret\n")
-    lab.deploy(f"{push} --password-file /root/wrong", works=False)
-    lab.old(NEWER)
-    says(lab.deploy(f"{push} --password-file /root/password"), "1 pushed")
-    lab.new(NEWER)
-    before = lab.one(NEWER)
-    machine.write("/etc/polkit-1/rules.d/10-deploy.rules", RULE.replace("@result@", "YES"))
+    machine.write("/etc/polkit-1/rules.d/10-deploy.rules", RULE)
     machine.succeed("systemctl restart polkit")
-    lab.change(MOTD % "hello again", NEWER)
     says(lab.deploy(push), "1 pushed")
-    if lab.one(NEWER) == before:
-        raise Failure("the second push has changed nothing")
+    lab.new(NEWER)
     # one that does not work out
     before = lab.one(NEWER)
     lab.change('systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; };', NEWER)
     says(lab.deploy(push, works=False), r"rolled back to /nix/store/\S+: units failed: bad\.service")
     if lab.one(NEWER) != before:
         raise Failure("it runs another system than before")
+    lab.change(MOTD % "hello again", NEWER)
+    says(lab.deploy(f"{push} --build-on target"), "1 pushed")
+    lab.new(NEWER)
 
 
 # what ssh finds a token by, and what says its PIN where nobody types it
