@@ -743,7 +743,7 @@ def killed_rollout(lab):
 
 
 def main():
-    parser = options("base", "tools", "work")
+    parser = options("base", "tools")
     parser.add_argument("--book", action="store_true")
     arguments = parser.parse_args()
 
