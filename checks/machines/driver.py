@@ -376,19 +376,20 @@ def options(*own):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--lanes", type=int, default=1)
-    # what a lane is started with: the folder in which all of them say what they have taken, and whether it is for what is alone
+    parser.add_argument("--busy-lanes", type=int, default=1)
+    # what a lane is started with: the folder in which all of them say what they have taken, and whether it is for what keeps it busy
     parser.add_argument("--claims", type=Path)
-    parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--busy", action="store_true")
     parser.add_argument("names", nargs="*")
     return parser
 
 
 def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: None, broken=lambda lab, entry: None, lacks=lambda entry: None,
-            alone=lambda entry: False):
+            busy=lambda entry: False):
     """Runs those of `scenarios` that the arguments ask for, on what `make` makes, and exits. Each is a name, what `prepare` needs to know
     for it to begin, whether it is quick, and a function. `lacks` says what is missing for one to be run, `ended` and `broken` hear what
-    came of it, `ended` also of one that is skipped: without a laboratory, and with the reason as its note. They are run in so many lanes
-    as the arguments say, each with a laboratory of its own, and those that keep a processor busy by themselves, as `alone` says, in another."""
+    came of it, `ended` also of one that is skipped: without a laboratory, and with the reason as its note. They are begun in this order, in so
+    many lanes as the arguments say, each with a laboratory of its own; those that keep a processor busy, as `busy` says, in lanes of their own."""
     unknown = [name for name in arguments.names if not any(name in entry[0] for entry in scenarios)]
     if unknown:
         sys.exit(f"no scenario of this name: {', '.join(unknown)}; there are: {', '.join(entry[0] for entry in scenarios)}")
@@ -401,10 +402,10 @@ def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: 
         run_lane(entries, claims, make, prepare, ended, broken, lacks)
 
     if arguments.claims:
-        return lane([entry for entry in wanted if alone(entry) == arguments.alone])
+        return lane([entry for entry in wanted if busy(entry) == arguments.busy])
     claims.mkdir()
-    together = [entry for entry in wanted if not alone(entry)]
-    lanes = [[] for _ in together[:arguments.lanes]] + [["--alone"]] * (len(together) < len(wanted))
+    lanes = [["--busy"] for _ in list(filter(busy, wanted))[:arguments.busy_lanes]]
+    lanes += [[] for _ in [entry for entry in wanted if not busy(entry)][:arguments.lanes]]
     folders = [work / f"lane-{number}" for number in range(len(lanes))]
     for folder in folders:
         folder.mkdir()
@@ -428,7 +429,9 @@ def start_lane(folder, claims, *more):
     """Starts this program as one of the lanes that share its scenarios, with a network and a folder of its own."""
     # the containers of each have the same names
     script = 'mkdir -p /run/systemd/nspawn && mount -t tmpfs -o mode=755 nspawn /run/systemd/nspawn && exec "$@"'
-    return subprocess.Popen(["unshare", "--mount", "--net", "sh", "-c", script, "sh", sys.executable, *sys.argv,
+    # those that would keep all processors busy leave them to those that mostly wait
+    polite = ["nice"] if "--busy" in more else []
+    return subprocess.Popen([*polite, "unshare", "--mount", "--net", "sh", "-c", script, "sh", sys.executable, *sys.argv,
                              "--work", str(folder), "--claims", str(claims), *more])
 
 
@@ -437,13 +440,17 @@ def run_lane(scenarios, claims, make, prepare, ended, broken, lacks):
     begin = time.monotonic()
     lab = make()
     print(f"the first machines are installed ({time.monotonic() - begin:.0f} s; this machine is slower by {SLOWNESS:.1f})", flush=True)
-    # one that takes long is not begun last
-    for entry in sorted(scenarios, key=lambda entry: entry[2]):
+    remaining, last = list(scenarios), None
+    while remaining:
+        # what another begins with is made anew
+        entry = next((entry for entry in remaining if entry[1] == last), remaining[0])
+        remaining.remove(entry)
         name, needs, _, function = entry
         try:
             (claims / name).touch(exist_ok=False)
         except FileExistsError:
             continue
+        last = needs
         missing = lacks(entry)
         if missing:
             ended(None, entry, missing)
