@@ -521,7 +521,7 @@ def executed(trace):
 
 
 def main():
-    arguments = push.options("base", "work", "packages", "disks").parse_args()
+    arguments = push.options("base", "packages", "disks").parse_args()
     lacks, able = bare.lacks(arguments.packages, arguments.disks), SCENARIOS
     if lacks:
         able = [entry for entry in SCENARIOS if not entry[1]["bare"]]

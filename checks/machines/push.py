@@ -845,7 +845,7 @@ def killed_rollout(lab):
 
 
 def main():
-    parser = options("base", "tools", "token", "newer", "work")
+    parser = options("base", "tools", "token", "newer")
     parser.add_argument("--book", action="store_true")
     arguments = parser.parse_args()
 
