@@ -433,7 +433,7 @@ def start_lane(folder, claims, *more):
     # the containers of each have the same names
     script = 'mkdir -p /run/systemd/nspawn && mount -t tmpfs -o mode=755 nspawn /run/systemd/nspawn && exec "$@"'
     # those that would keep all processors busy leave them to those that mostly wait
-    polite = ["nice"] if "--busy" in more else []
+    polite = ["nice", "-n", "5"] if "--busy" in more else []
     return subprocess.Popen([*polite, "unshare", "--mount", "--net", "sh", "-c", script, "sh", sys.executable, *sys.argv,
                              "--work", str(folder), "--claims", str(claims), *more])
 
