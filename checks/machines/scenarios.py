@@ -67,6 +67,8 @@ INSTALL = """
     nix-env --profile /nix/var/nix/profiles/system --set "$system"
     "$system/bin/switch-to-configuration" boot
 """
+# a unit that fails
+BAD = 'systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; serviceConfig.Type = "oneshot"; };'
 
 
 def change(text):
@@ -308,6 +310,20 @@ def unit_that_failed_before(lab):
     assert lab.reports()[-1]["failed_units"] == ["sick.service"]
 
 
+@scenario("unit that fails, and may")
+def unit_that_may_fail(lab):
+    # the running system's settings judge the next one
+    accept = 'services.bento.agent.confirm.failedUnits = "accept";'
+    lab.publish(change(accept))
+    lab.poll()
+    before = lab.expect_new()
+    lab.publish(change(accept + BAD))
+    lab.poll()
+    lab.expect("up-to-date")
+    assert lab.expect_new() != before
+    assert lab.reports()[-1]["failed_units"] == ["bad.service"], lab.reports()[-1]
+
+
 @scenario("user's checks")
 def user_checks(lab):
     checks = """services.bento.agent.settings.confirm.checks = [
@@ -546,8 +562,7 @@ def real_deaf(lab):
 
 @scenario("rollback target garbage-collected")
 def collected(lab):
-    lab.publish(change("""system.activationScripts.collect = "nix-store --gc > /dev/null 2>&1 || true; nix-env -p /nix/var/nix/profiles/system --delete-generations old || true; nix-store --gc > /dev/null";
-      systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; serviceConfig.Type = "oneshot"; };"""))
+    lab.publish(change("""system.activationScripts.collect = "nix-store --gc > /dev/null 2>&1 || true; nix-env -p /nix/var/nix/profiles/system --delete-generations old || true; nix-store --gc > /dev/null";\n""" + BAD))
     lab.poll(works=False)
     lab.expect("rollbacked")
     lab.expect_first("units failed")
@@ -850,9 +865,8 @@ def states_of_agent():
 @scenario("agent killed in every state, also across restarts")
 def killed_in_every_state(lab):
     restarts = "boot.kernelPackages = pkgs.linuxPackagesOf \"%s\";"
-    bad = 'systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; serviceConfig.Type = "oneshot"; };'
     # what becomes of a release, and the runs in which that happens
-    kinds = {"rollback": (bad, 1), "restart": (restarts, 2), "restart and back": (restarts + DEAF, 3)}
+    kinds = {"rollback": (BAD, 1), "restart": (restarts, 2), "restart and back": (restarts + DEAF, 3)}
     lab.hub.succeed("touch /fleet/hosts/web/REBOOT")
     lab.web.write("/root/killer", KILLER)
     lab.web.write("/etc/systemd/system/bento-upgrade.service.d/killer.conf", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=\nExecStart=/root/killer\n")
