@@ -6,6 +6,7 @@ Everything is in name spaces of the process that `checks/machines/run` starts, a
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import re
@@ -61,6 +62,13 @@ def overlay(place, lowers):
 def write_row(heading, names, name, cells=None):
     """Puts a scenario's row in the book's table with this heading in the place of its last one, in the order of `names`; without
     cells, takes it out."""
+    with open(BOOK) as lock:
+        # other lanes write theirs
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        replace_row(heading, names, name, cells)
+
+
+def replace_row(heading, names, name, cells):
     before, found, after = BOOK.read_text().partition(heading + "\n")
     if not found:
         raise Failure(f"{BOOK} has no table with the heading {heading}")
@@ -230,10 +238,12 @@ class Machine:
 
 
 class Container(Machine):
-    """A container. `lowers` are the folders that its files come from, the uppermost first; `binds` what it sees of this machine."""
+    """A container. `lowers` are the folders that its files come from, the uppermost first; `binds` what it sees of this machine;
+    `words` are for the kernel's command line."""
 
-    def __init__(self, name, lowers, work, binds):
+    def __init__(self, name, lowers, work, binds, words=()):
         super().__init__(name, work)
+        self.words = words
         self.lowers = lowers
         self.binds = binds
         self.leader = None
@@ -275,13 +285,14 @@ class Container(Machine):
                    "--keep-unit", f"--network-bridge={BRIDGE}", "--kill-signal=SIGRTMIN+3", "--console=pipe",
                    "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
         command += [f"--bind-ro={bind}" for bind in self.binds]
-        self.process = subprocess.Popen([*command, "/sbin/bootloader"], stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=self.own_group)
+        self.process = subprocess.Popen([*command, "/sbin/bootloader", *self.words], stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=self.own_group)
 
     def own_group(self):
         """Puts the process that calls it into control groups of this machine's own: two systemds in one would end each other's
         units."""
         for hierarchy in HIERARCHIES:
-            group = hierarchy / f"bento-{os.stat('/proc/self/ns/pid').st_ino}-{self.name}"
+            # no other lane, and no other run, has this network
+            group = hierarchy / f"bento-{os.stat('/proc/self/ns/net').st_ino}-{self.name}"
             group.mkdir(exist_ok=True)
             # the writer itself, whatever its number is elsewhere
             (group / "cgroup.procs").write_text("0")
@@ -360,34 +371,92 @@ def subtest(name):
 
 
 def options(*own):
-    """The options of a program that runs scenarios; `own` are names of ones that say what it works with."""
+    """The options of a program that runs scenarios; `own` are names of ones that say what it works with, and `work` is where the files
+    of its machines are."""
     parser = argparse.ArgumentParser()
-    for name in own:
+    for name in (*own, "work"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--busy-lanes", type=int, default=1)
+    # what a lane is started with: the folder in which all of them say what they have taken, and whether it is for what keeps it busy
+    parser.add_argument("--claims", type=Path)
+    parser.add_argument("--busy", action="store_true")
     parser.add_argument("names", nargs="*")
     return parser
 
 
-def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: None, broken=lambda lab, entry: None, lacks=lambda entry: None):
+def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: None, broken=lambda lab, entry: None, lacks=lambda entry: None,
+            busy=lambda entry: False):
     """Runs those of `scenarios` that the arguments ask for, on what `make` makes, and exits. Each is a name, what `prepare` needs to know
     for it to begin, whether it is quick, and a function. `lacks` says what is missing for one to be run, `ended` and `broken` hear what
-    came of it, `ended` also of one that is skipped: without a laboratory, and with the reason as its note."""
+    came of it, `ended` also of one that is skipped: without a laboratory, and with the reason as its note. They are begun in this order, in so
+    many lanes as the arguments say, each with a laboratory of its own; those that keep a processor busy, as `busy` says, in lanes of their own."""
     unknown = [name for name in arguments.names if not any(name in entry[0] for entry in scenarios)]
     if unknown:
         sys.exit(f"no scenario of this name: {', '.join(unknown)}; there are: {', '.join(entry[0] for entry in scenarios)}")
     wanted = [entry for entry in scenarios
               if (entry[2] or not arguments.quick) and (not arguments.names or any(name in entry[0] for name in arguments.names))]
     begin = time.monotonic()
+    work, claims = Path(arguments.work), arguments.claims or Path(arguments.work) / "claims"
+
+    def lane(entries):
+        run_lane(entries, claims, make, prepare, ended, broken, lacks)
+
+    if arguments.claims:
+        return lane([entry for entry in wanted if busy(entry) == arguments.busy])
+    claims.mkdir()
+    lanes = [["--busy"] for _ in list(filter(busy, wanted))[:arguments.busy_lanes]]
+    lanes += [[] for _ in [entry for entry in wanted if not busy(entry)][:arguments.lanes]]
+    folders = [work / f"lane-{number}" for number in range(len(lanes))]
+    for folder in folders:
+        folder.mkdir()
+    if len(lanes) == 1:
+        arguments.work = folders[0]
+        lane(wanted)
+    else:
+        for started in [start_lane(folder, claims, *more) for folder, more in zip(folders, lanes)]:
+            started.wait()
+    outcomes = {entry[0]: (claims / entry[0]).read_text() if (claims / entry[0]).exists() else "" for entry in wanted}
+    for name, outcome in outcomes.items():
+        if not outcome:
+            print(f"FAILED: {name}: its lane came to no end")
+    passed, skipped = (list(outcomes.values()).count(outcome) for outcome in ("passed", "skipped"))
+    failed = len(outcomes) - passed - skipped
+    print(f"{passed} passed, {failed} failed, {skipped} skipped ({time.monotonic() - begin:.0f} s)")
+    sys.exit(1 if failed else 0)
+
+
+def start_lane(folder, claims, *more):
+    """Starts this program as one of the lanes that share its scenarios, with a network and a folder of its own."""
+    # the containers of each have the same names
+    script = 'mkdir -p /run/systemd/nspawn && mount -t tmpfs -o mode=755 nspawn /run/systemd/nspawn && exec "$@"'
+    # those that would keep all processors busy leave them to those that mostly wait
+    polite = ["nice"] if "--busy" in more else []
+    return subprocess.Popen([*polite, "unshare", "--mount", "--net", "sh", "-c", script, "sh", sys.executable, *sys.argv,
+                             "--work", str(folder), "--claims", str(claims), *more])
+
+
+def run_lane(scenarios, claims, make, prepare, ended, broken, lacks):
+    """Runs those of the scenarios that no other lane has taken, see `perform`. What came of one is in its file in `claims`."""
+    begin = time.monotonic()
     lab = make()
     print(f"the first machines are installed ({time.monotonic() - begin:.0f} s; this machine is slower by {SLOWNESS:.1f})", flush=True)
-    passed = failed = skipped = 0
-    for entry in wanted:
+    remaining, last = list(scenarios), None
+    while remaining:
+        # what another begins with is made anew
+        entry = next((entry for entry in remaining if entry[1] == last), remaining[0])
+        remaining.remove(entry)
         name, needs, _, function = entry
+        try:
+            (claims / name).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        last = needs
         missing = lacks(entry)
         if missing:
-            skipped += 1
             ended(None, entry, missing)
+            (claims / name).write_text("skipped")
             print(f"skipped: {name}: {missing}", flush=True)
             continue
         start = time.monotonic()
@@ -395,12 +464,12 @@ def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: 
             prepare(lab, needs)
             ready = time.monotonic()
             note = function(lab)
-            passed += 1
             ended(lab, entry, note)
+            (claims / name).write_text("passed")
             print(f"ok: {name} ({ready - start:.1f} s + {time.monotonic() - ready:.1f} s)" + (f": {note}" if note else ""), flush=True)
         # whatever it is, the others are run too
         except Exception as error:
-            failed += 1
+            (claims / name).write_text("failed")
             print(f"FAILED: {name} ({time.monotonic() - start:.1f} s): {error}", flush=True)
             if not isinstance(error, Failure):
                 traceback.print_exc()
@@ -408,8 +477,6 @@ def perform(scenarios, arguments, make, prepare, ended=lambda lab, entry, note: 
             broken(lab, entry)
     for machine in lab.machines.values():
         machine.crash()
-    print(f"{passed} passed, {failed} failed, {skipped} skipped ({time.monotonic() - begin:.0f} s)")
-    sys.exit(1 if failed else 0)
 
 
 def make_network():

@@ -10,7 +10,11 @@
       { version = config.emulated.kernel; passthru.target = "bzImage"; }
       "mkdir -p $out/lib/modules; cp /machine/kernel $out/bzImage");
     system.build.initialRamdisk = lib.mkForce (pkgs.runCommand "initrd-${config.emulated.kernel}" { } "mkdir $out; cp /machine/initrd $out/initrd");
-    boot.kernelParams = [ "console=ttyS0" "quiet" "systemd.getty_auto=0" "systemd.show_status=0" "systemd.journald.forward_to_console=1" ];
+    boot.kernelParams = [
+      "console=ttyS0" "quiet" "systemd.getty_auto=0" "systemd.show_status=0"
+      # an emulator has no use for what guards a processor's guesses, and each change of page tables is dear to it
+      "mitigations=off" "rcupdate.rcu_expedited=1"
+    ];
 
     # it is a slow machine, and stands still while this one has other work
     services.bento.agent.timeout = lib.mkForce 20;

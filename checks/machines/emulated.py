@@ -3,6 +3,8 @@ kernel by systemd-boot or by GRUB, from a disk. They have the calls of the conta
 """
 
 import base64
+import json
+import queue
 import re
 import shutil
 import socket
@@ -144,14 +146,22 @@ class Emulated(Machine):
         self.door = self.monitor = None
         self.number = 0
         self.answers = {}
+        self.replies = queue.Queue()
+        # the memory that it goes on with when it is switched on
+        self.memory_image = None
 
     # --- life
 
     def reset(self):
+        self.make(self.disk, "raw", FIRMWARE / "OVMF_VARS_4M.fd")
+
+    def make(self, disk, form, variables):
+        """Makes it with what is on a disk of this format, and what its firmware knows."""
         self.destroy()
+        self.memory_image = None
         self.work.mkdir(parents=True)
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.disk, self.work / "disk")
-        shutil.copy(FIRMWARE / "OVMF_VARS_4M.fd", self.work / "variables")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", disk, self.work / "disk")
+        shutil.copy(variables, self.work / "variables")
         run("ip", "tuntap", "add", "dev", self.link(), "mode", "tap")
         run("ip", "link", "set", self.link(), "master", BRIDGE, "up")
 
@@ -164,17 +174,44 @@ class Emulated(Machine):
     def is_there(self):
         return self.work.exists()
 
+    def freeze(self, folder):
+        """Keeps in a folder what it is now, while it runs: its disk and its memory. It is off then."""
+        folder.mkdir(parents=True)
+        self.ask("migrate", uri=f"exec:cat > {folder}/memory")
+        while (status := self.ask("query-migrate")["status"]) != "completed":
+            if status in ("failed", "cancelled"):
+                raise Failure(f"{self.name} can't be frozen")
+            time.sleep(0.1)
+        self.crash()
+        for name in ("disk", "variables", "console.log"):
+            shutil.move(self.work / name, folder / name)
+
+    def thaw(self, folder):
+        """Makes it what it was when it was frozen; when it is switched on it goes on from there."""
+        self.make(folder / "disk", "qcow2", folder / "variables")
+        shutil.copy(folder / "console.log", self.work)
+        self.memory_image = folder / "memory"
+
+    def ask(self, command, **arguments):
+        """Has QEMU itself do something; gives what it answers."""
+        self.monitor.sendall(json.dumps({"execute": command, "arguments": arguments, "id": command}).encode() + b"\n")
+        reply = self.replies.get(timeout=60)
+        if "error" in reply:
+            raise Failure(f"{self.name}: {command}: {reply['error']['desc']}")
+        return reply["return"]
+
     def boot(self):
         door, monitor = self.work / "door", self.work / "monitor"
         for file in (door, monitor):
             file.unlink(missing_ok=True)
         console = open(self.work / "console.log", "ab")
+        image, self.memory_image = self.memory_image, None
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-machine", "q35,smm=off,hpet=off", "-accel", "tcg", "-cpu", "Nehalem", "-m", str(self.memory), "-nographic",
              "-monitor", "none", "-serial", "stdio", "-no-reboot", "-qmp", f"unix:{monitor},server=on,wait=off",
              "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}/OVMF_CODE_4M.fd",
              "-drive", f"if=pflash,format=raw,file={self.work}/variables",
-             *self.drives(),
+             *self.drives(), *(["-incoming", f"exec:cat {image}"] if image else []),
              "-netdev", f"tap,id=net,ifname={self.link()},script=no,downscript=no", "-device", "virtio-net-pci,netdev=net,romfile=",
              "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
              "-chardev", f"socket,path={door},server=on,wait=off,id=door", "-device", "virtserialport,chardev=door,name=door"],
@@ -207,6 +244,8 @@ class Emulated(Machine):
             process, restarts = self.process, False
             for line in lines(self.monitor):
                 restarts = restarts or '"guest-reset"' in line
+                if '"id"' in line and line.endswith("\n"):
+                    self.replies.put(json.loads(line))
             # somebody else has ended it
             if self.process is not process:
                 return
