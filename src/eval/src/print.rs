@@ -133,7 +133,7 @@ impl<'a> Evaluator<'a> {
         let shown = if strict && handle.as_thunk().is_none() { Seen::Value(handle) } else { look(handle) };
         match shown {
             Seen::Value(value) => {
-                self.nested(Pos::NONE, || self.print_value(value, Some(handle), strict, seen, out))?
+                self.nested(Pos::NONE, || self.print_value(value, Some(handle), strict, seen, out))?;
             }
             Seen::Unevaluated => out.extend_from_slice(b"<CODE>"),
             Seen::BlackHole => out.extend_from_slice("«potential infinite recursion»".as_bytes()),
