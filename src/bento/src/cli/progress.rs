@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::build::Watcher;
 use crate::build::log::Progress;
 use crate::host::Host;
+use crate::printable::printable;
 
 /// Shows how far something is for several hosts.
 pub(super) struct Display {
@@ -37,6 +38,7 @@ impl Display {
     pub(super) fn say(&self, text: &str) {
         // if nobody can read it, it is lost; the screen's own way to print shows nothing on a terminal that has no width, as a serial one
         // may not
+        let text = printable(text, self.terminal);
         let say = || writeln!(std::io::stderr().lock(), "{text}");
         let _ = if self.terminal { self.screen.suspend(say) } else { say() };
     }
