@@ -240,10 +240,12 @@ class Machine:
 
 
 class Container(Machine):
-    """A container. `lowers` are the folders that its files come from, the uppermost first; `binds` what it sees of this machine."""
+    """A container. `lowers` are the folders that its files come from, the uppermost first; `binds` what it sees of this machine;
+    `words` are for the kernel's command line."""
 
-    def __init__(self, name, lowers, work, binds):
+    def __init__(self, name, lowers, work, binds, words=()):
         super().__init__(name, work)
+        self.words = words
         self.lowers = lowers
         self.binds = binds
         self.leader = None
@@ -285,7 +287,7 @@ class Container(Machine):
                    "--keep-unit", f"--network-bridge={BRIDGE}", "--kill-signal=SIGRTMIN+3", "--console=pipe",
                    "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
         command += [f"--bind-ro={bind}" for bind in self.binds]
-        self.process = subprocess.Popen([*command, "/sbin/bootloader"], stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=self.own_group)
+        self.process = subprocess.Popen([*command, "/sbin/bootloader", *self.words], stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=self.own_group)
 
     def own_group(self):
         """Puts the process that calls it into control groups of this machine's own: two systemds in one would end each other's

@@ -17,7 +17,6 @@ import select
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -169,10 +168,11 @@ LIMITS = {"kexec": (60, 600), "disko": (60, 300), "install": (120, 600), "reboot
 class Lab(push.Lab):
     """A desk with a hub, and a machine with Debian: a container, or a bare one."""
 
-    def __init__(self, base, tools, packages, disks, work):
-        self.packages, self.disks = Path(packages), Path(disks)
+    def __init__(self, base, packages, disks, work):
+        self.base, self.packages, self.disks = Path(base), Path(packages), Path(disks)
         self.kinds, self.bare = {}, False
-        super().__init__(base, tools, work)
+        # nothing but what is in Debian's base is needed at the desk, and on a container
+        super().__init__([self.base], work)
 
     def get(self, name):
         if name == "t1":
@@ -530,13 +530,11 @@ def main():
                 print(f"skipped: {name}: {lacks}", flush=True)
                 if arguments.names and not any(part in entry[0] for entry in able for part in arguments.names):
                     sys.exit(77)
-    # nothing but what is in Debian's base is needed at the desk, and on a container
-    with tempfile.TemporaryDirectory() as tools:
-        push.perform(
-            able, arguments,
-            make=lambda: Lab(arguments.base, tools, arguments.packages, arguments.disks, arguments.work),
-            prepare=lambda lab, kind: lab.fresh(**kind),
-        )
+    push.perform(
+        able, arguments,
+        make=lambda: Lab(arguments.base, arguments.packages, arguments.disks, arguments.work),
+        prepare=lambda lab, kind: lab.fresh(**kind),
+    )
 
 
 if __name__ == "__main__":

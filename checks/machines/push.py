@@ -19,6 +19,8 @@ from driver import Container, Failure, make_network, options, overlay, perform, 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 NOTHING = "{ }\n"
+# the machine with a systemd that has run0
+NEWER = "t11"
 INSTALL = """
     set -e
     export NIX_REMOTE=local NIX_CONFIG='sandbox = false
@@ -102,15 +104,16 @@ def patient(arguments):
 class Lab:
     """A desk, and machines that are pushed to; each is installed when it is first needed."""
 
-    def __init__(self, base, tools, work):
-        self.base, self.tools, self.work = Path(base), Path(tools), Path(work)
+    def __init__(self, lowers, work, newer=None):
+        """`lowers` are the folders that the machines' files come from, the uppermost first; `newer` has those of the one with run0."""
+        self.lowers, self.work, self.newer = lowers, Path(work), newer
         run("mount", "-t", "tmpfs", "-o", "size=8g,mode=755", "bento-lab", str(self.work))
         make_network()
         (self.work / "machines").mkdir()
         self.binds = [f"{os.environ['BENTO']}:/usr/local/bin/bento", f"{ROOT}/checks/fixture:/fixture",
                       f"{HERE}/bootctl:/usr/local/bin/bootctl", f"{HERE}/bootloader:/sbin/bootloader"]
         self.keys = {}
-        for name in ("desk", "admin", "jump", *(f"t{index}" for index in range(1, 11))):
+        for name in ("desk", "admin", "jump", *(f"t{index}" for index in range(1, 11)), NEWER):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(self.work / name))
             self.keys[name] = (self.work / f"{name}.pub").read_text().strip()
         self.modules = {"desk": {"configuration.nix": DESK.replace("@t1@", self.keys["t1"]), "hub.nix": (ROOT / "modules/hub.nix").read_text()}}
@@ -130,7 +133,8 @@ class Lab:
     def install(self, name):
         """A machine on whose disk its first system is installed."""
         layer = self.work / "layers" / name
-        root = overlay(layer, [self.tools, self.base])
+        lowers = [self.newer] if name == NEWER else self.lowers
+        root = overlay(layer, lowers)
         for path in ("usr/local/bin/bento", "usr/local/bin/bootctl", "sbin/bootloader"):
             (root / path).touch()
         (root / "fixture").mkdir()
@@ -145,7 +149,9 @@ class Lab:
             "--resolv-conf=off", "--timezone=off", "--console=pipe", *[f"--bind-ro={bind}" for bind in self.binds],
             "/bin/sh", "-c", INSTALL, stdin=subprocess.DEVNULL)
         run("umount", str(root))
-        return Container(name, [layer / "upper", self.tools, self.base], self.work / "machines", self.binds)
+        # which wants to be asked for before it takes what older kernels have
+        words = ["SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"] if name == NEWER else []
+        return Container(name, [layer / "upper", *lowers], self.work / "machines", self.binds, words)
 
     def fresh(self, *names):
         """The desk and these machines as they were at first, and no other."""
@@ -180,18 +186,18 @@ class Lab:
     def change(self, text, name="t1"):
         self.desk.write(f"/fleet/change-{name}.nix", change(text))
 
-    def deploy(self, arguments, works=True, timeout=300):
-        """Pushes; gives what was said."""
-        status, said = self.desk.execute(f"cd /fleet && bento deploy {patient(arguments)} 2>&1", timeout)
+    def deploy(self, arguments, works=True, timeout=300, before=""):
+        """Pushes, with the variables of `before` in the environment; gives what was said."""
+        status, said = self.desk.execute(f"cd /fleet && {before} bento deploy {patient(arguments)} 2>&1", timeout)
         self.last = said.rstrip().rsplit("\n", 1)[-1]
         if (status == 0) != works:
             raise Failure(f"bento deploy {arguments} ended with {status}:\n{said}\n{self.journals()}")
         return said
 
-    def begin(self, arguments):
+    def begin(self, arguments, before=""):
         """Begins a push, and leaves it alone; its events are in /tmp/events."""
         self.desk.succeed("rm -f /tmp/events /tmp/said /tmp/status; touch /tmp/events")
-        command = f"cd /fleet && bento deploy --json {patient(arguments)} > /tmp/events 2> /tmp/said; echo $? > /tmp/status"
+        command = f"cd /fleet && {before} bento deploy --json {patient(arguments)} > /tmp/events 2> /tmp/said; echo $? > /tmp/status"
         self.desk.succeed(f"systemd-run --quiet --unit=push --setenv=PATH=\"$PATH\" --setenv=HOME=/root --setenv=NIX_REMOTE=local -- /bin/sh -c {shlex.quote(command)}")
 
     def wait_for_step(self, step):
@@ -247,11 +253,14 @@ class Lab:
 
 
 SCENARIOS = []
+# what scenarios need that may not be there, by their names
+NEEDS = {}
 HEADING = "| what happens to a push | the machines run | what `bento deploy` said last, or what was counted |"
 
 
-def scenario(name, *machines, quick=False):
+def scenario(name, *machines, quick=False, needs=None):
     def add(function):
+        NEEDS[name] = needs
         SCENARIOS.append((name, machines or ("t1",), quick, function))
         return function
     return add
@@ -574,6 +583,99 @@ def doas_password(lab):
     lab.new()
 
 
+# what polkit goes by when somebody starts a unit, which is what run0 does
+RULE = """polkit.addRule(function(action, subject) {
+  if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.YES;
+});
+"""
+
+
+@scenario("push: run0 with a rule", NEWER, needs="newer")
+def run0(lab):
+    machine = lab.get(NEWER)
+    lab.change(MOTD % "hello", NEWER)
+    push = f"deploy@{NEWER} --escalation run0"
+    says(lab.deploy(push, works=False), "run0 wants a password: give it with --ask-password or --password-file")
+    lab.old(NEWER)
+    machine.write("/etc/polkit-1/rules.d/10-deploy.rules", RULE)
+    machine.succeed("systemctl restart polkit")
+    says(lab.deploy(push), "1 pushed")
+    lab.new(NEWER)
+    # one that does not work out
+    before = lab.one(NEWER)
+    lab.change('systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "exit 1"; };', NEWER)
+    says(lab.deploy(push, works=False), r"rolled back to /nix/store/\S+: units failed: bad\.service")
+    if lab.one(NEWER) != before:
+        raise Failure("it runs another system than before")
+    lab.change(MOTD % "hello again", NEWER)
+    says(lab.deploy(f"{push} --build-on target"), "1 pushed")
+    lab.new(NEWER)
+
+
+# what ssh finds a token by, and what says its PIN where nobody types it
+PROVIDER = "/usr/lib/softhsm/libsofthsm2.so"
+ASKPASS = "#!/bin/sh\ncat /root/pin\n"
+
+
+@scenario("push: a key on a token", needs="token")
+def token(lab):
+    desk = lab.desk
+    desk.write("/etc/softhsm/softhsm2.conf", "directories.tokendir = /var/lib/softhsm/tokens\nobjectstore.backend = file\n")
+    # a token that is a folder: its key is made elsewhere, and then nowhere but there
+    desk.write("/root/askpass", ASKPASS)
+    desk.write("/root/pin", "1234\n")
+    key = desk.succeed("mkdir -p /var/lib/softhsm/tokens && softhsm2-util --init-token --free --label desk --pin 1234 --so-pin 4321 > /dev/null",
+                       "chmod 755 /root/askpass; cd /root && ssh-keygen -q -t ecdsa -m PKCS8 -N '' -C token -f new && softhsm2-util --import new --token desk --label token --id 01 --pin 1234 > /dev/null",
+                       "rm /root/new", "cat /root/new.pub").strip()
+    keys = 'users.users.root.openssh.authorizedKeys.keys = [ "%s" ];'
+    lab.change(f'users.users.root.openssh.authorizedKeys.keys = [ "{lab.keys["admin"]}" "{key}" ];')
+    says(lab.deploy("t1"), "1 pushed")
+    first = lab.one()
+    # from here on nothing else lets the desk in
+    desk.succeed("rm /root/.ssh/id_ed25519*")
+    says(lab.deploy("t1", works=False), "Permission denied", "takes none of your keys")
+    config = f"Host t1\n  HostName 192.168.1.101\n  PKCS11Provider {PROVIDER}\n"
+    desk.write("/root/.ssh/config", config)
+    asking = "SSH_ASKPASS=/root/askpass SSH_ASKPASS_REQUIRE=force"
+    lab.change(keys % key + MOTD % "by its provider")
+    says(lab.deploy("t1", before=asking), "1 pushed")
+    second = lab.one()
+    assert second != first and lab.get("t1").succeed("cat /etc/motd") == "by its provider"
+    # a system that would not let it in is refused, as with any other key
+    lab.change(keys % lab.keys["admin"])
+    says(lab.deploy("t1", works=False, before=asking), "the key that you came with .SHA256:", "would not be let in any more")
+    # a PIN that is wrong
+    desk.write("/root/pin", "4711\n")
+    lab.change(keys % key + MOTD % "by an agent")
+    says(lab.deploy("t1", works=False, before=asking), "unreachable: t1", "its PIN right")
+    desk.write("/root/pin", "1234\n")
+    # an agent has it
+    desk.write("/root/.ssh/config", config.replace("PKCS11Provider", "#"))
+    desk.succeed(f"ssh-agent -a /run/agent > /dev/null; SSH_AUTH_SOCK=/run/agent {asking} ssh-add -s {PROVIDER} 2>&1")
+    agent = "SSH_AUTH_SOCK=/run/agent"
+    says(lab.deploy("t1", before=agent), "1 pushed")
+    third = lab.one()
+    assert third != second and lab.get("t1").succeed("cat /etc/motd") == "by an agent"
+    # it is pulled out while the system is on trial: nobody can confirm that any more
+    lab.change(keys % key + SLOW % "without a token")
+    lab.begin("t1", before=agent)
+    lab.wait_for_step("activate")
+    desk.succeed("mv /var/lib/softhsm/tokens /var/lib/softhsm/away && mkdir /var/lib/softhsm/tokens")
+    status, said = lab.end()
+    says(said, "rolled back", "no new connection")
+    if status != 1 or lab.one() != third:
+        raise Failure(f"it ended with {status}, and not in what ran before:\n{said}\n{lab.journals()}")
+    # and who has none does not get in
+    lab.change(keys % key + MOTD % "with the token")
+    says(lab.deploy("t1", works=False, before=agent), "unreachable: t1", "is the token plugged in")
+    desk.write("/root/.ssh/config", config)
+    says(lab.deploy("t1", works=False, before=asking), "unreachable: t1", "by its PKCS11Provider: is the token plugged in")
+    assert lab.one() == third
+    desk.succeed("rmdir /var/lib/softhsm/tokens && mv /var/lib/softhsm/away /var/lib/softhsm/tokens")
+    says(lab.deploy("t1", before=asking), "1 pushed")
+    lab.new()
+
+
 @scenario("push: through a jump host", "t1", "jump")
 def jump_host(lab):
     lab.change(MOTD % "hello")
@@ -743,7 +845,7 @@ def killed_rollout(lab):
 
 
 def main():
-    parser = options("base", "tools")
+    parser = options("base", "tools", "token", "newer")
     parser.add_argument("--book", action="store_true")
     arguments = parser.parse_args()
 
@@ -751,12 +853,17 @@ def main():
         if arguments.book:
             write_row(HEADING, [entry[0] for entry in SCENARIOS], name, cells())
 
+    def lacks(entry):
+        needs = NEEDS[entry[0]]
+        return f"there is no {getattr(arguments, needs)}" if needs and not Path(getattr(arguments, needs)).is_dir() else None
+
     perform(
         SCENARIOS, arguments,
-        make=lambda: Lab(arguments.base, arguments.tools, arguments.work),
+        make=lambda: Lab([folder for folder in map(Path, (arguments.token, arguments.tools, arguments.base)) if folder.is_dir()], arguments.work, Path(arguments.newer)),
         prepare=lambda lab, machines: lab.fresh(*machines),
-        ended=lambda lab, entry, note: row(entry[0], lambda: (lab.outcome(*entry[1]), note or lab.last)),
+        ended=lambda lab, entry, note: row(entry[0], lambda: (lab.outcome(*entry[1]), note or lab.last)) if lab else None,
         broken=lambda lab, entry: row(entry[0]),
+        lacks=lacks,
     )
 
 

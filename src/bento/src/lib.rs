@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod nix;
 pub mod nix_conf;
 pub mod package;
+pub mod printable;
 pub mod process;
 pub mod provision;
 pub mod publish;

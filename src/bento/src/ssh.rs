@@ -1,5 +1,6 @@
 //! The hub as a host sees it: SFTP over SSH, with the hub's keys pinned.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -130,15 +131,34 @@ impl HubAddress {
         Ok(Connection { sftp })
     }
 
-    /// As [`HubAddress::connect`], but a hub that is there and does not get round to an answer in time is asked once more: as a rule many
-    /// others asked it in the same moment.
+    /// As [`HubAddress::connect`], but a hub that is there and does not get round to an answer in time is asked once more, and one that
+    /// hangs up several times, after a pause: as a rule many others asked it in the same moment.
     pub fn connect_patiently(&self) -> Result<Connection> {
         /// libssh2's `LIBSSH2_ERROR_TIMEOUT`
         const LATE: ErrorCode = ErrorCode::Session(-9);
-        let is_late = |cause: &(dyn std::error::Error + 'static)| {
-            cause.downcast_ref::<ssh2::Error>().is_some_and(|error| error.code() == LATE)
-        };
-        self.connect().or_else(|error| if error.chain().any(is_late) { self.connect() } else { Err(error) })
+        /// libssh2's `LIBSSH2_ERROR_SOCKET_DISCONNECT` and `LIBSSH2_ERROR_SOCKET_RECV`, of a connection that is closed or reset
+        const HUNG_UP: [ErrorCode; 2] = [ErrorCode::Session(-13), ErrorCode::Session(-43)];
+        /// seconds, after each of which there is another try
+        const PAUSES: [u64; 3] = [1, 2, 4];
+
+        let mut pauses = PAUSES.into_iter();
+        let mut asked_again = false;
+        loop {
+            let error = match self.connect() {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            let code = error.chain().find_map(|cause| Some(cause.downcast_ref::<ssh2::Error>()?.code()));
+            if code == Some(LATE) && !asked_again {
+                asked_again = true;
+            } else if code.is_some_and(|code| HUNG_UP.contains(&code))
+                && let Some(seconds) = pauses.next()
+            {
+                std::thread::sleep(Duration::from_secs(seconds).mul_f64(0.5 + chance()));
+            } else {
+                return Err(error);
+            }
+        }
     }
 
     /// Opens a TCP connection to the first of the hub's addresses that answers.
@@ -157,6 +177,11 @@ impl HubAddress {
         let error = last.map_or_else(|| anyhow!("it has no address"), anyhow::Error::from);
         Err(error.context(format!("cannot reach the hub {hub}")))
     }
+}
+
+/// A number from 0 to 1, another one each time, so that those who were refused together do not come back together.
+fn chance() -> f64 {
+    f64::from(RandomState::new().hash_one(()) as u32) / f64::from(u32::MAX)
 }
 
 /// The fingerprint of the key that the server has shown, as `ssh-keygen -l` writes it.

@@ -25,18 +25,18 @@ const BOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src");
 /// Where the test writes the reference, instead of comparing with it, if this is set.
 const WRITE: &str = "BENTO_WRITE_REFERENCE";
 
-/// A fenced block of a page: what stands after the fence, and the lines.
+/// A fenced block of a page: what stands after the fence, and the lines, without the spaces that the fence begins with.
 fn blocks(page: &str) -> Vec<(String, Vec<String>)> {
     let mut blocks: Vec<(String, Vec<String>)> = Vec::new();
-    let mut inside = false;
+    let mut inside = None;
     for line in page.lines() {
-        if let Some(info) = line.strip_prefix("```") {
-            inside = !inside;
-            if inside {
+        if let Some((spaces, info)) = line.split_once("```").filter(|(spaces, _)| spaces.trim().is_empty()) {
+            inside = inside.is_none().then_some(spaces.len());
+            if inside.is_some() {
                 blocks.push((info.to_owned(), Vec::new()));
             }
-        } else if inside {
-            blocks.last_mut().unwrap().1.push(line.to_owned());
+        } else if let Some(spaces) = inside {
+            blocks.last_mut().unwrap().1.push(line.get(spaces..).unwrap_or_default().to_owned());
         }
     }
     blocks
@@ -110,19 +110,12 @@ cd "$HOME"
 exec bash "$SCRIPT" 2>&1
 "#;
 
-#[test]
-fn the_tutorial_and_what_goes_on_from_it_do_what_they_show() {
-    if !common::available() {
-        return;
-    }
-    let mut pages = fs::read_to_string(format!("{BOOK}/tutorial.md")).unwrap();
-    if Command::new("jq").arg("--version").output().is_ok() {
-        pages.push_str(&fs::read_to_string(format!("{BOOK}/howto-ci.md")).unwrap());
-    } else {
-        println!("skipped: there is no jq for the commands of howto-ci.md, only those of the tutorial were run");
-    }
-    let (script, commands) = script(&pages);
-    assert!(commands.len() > 20, "only {} commands", commands.len());
+/// Runs the commands of pages that go on from one another, on a machine that has nothing yet: each has to print what is shown.
+#[track_caller]
+fn run_pages(pages: &[&str]) {
+    let text: String = pages.iter().map(|page| fs::read_to_string(format!("{BOOK}/{page}.md")).unwrap()).collect();
+    let (script, commands) = script(&text);
+    assert!(commands.len() > 3, "{pages:?} has only {} commands", commands.len());
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nix");
@@ -156,16 +149,52 @@ fn the_tutorial_and_what_goes_on_from_it_do_what_they_show() {
             }
         }
     }
-    assert_eq!(number, Some(commands.len() - 1), "not all commands were run: {said}");
+    assert_eq!(number, Some(commands.len() - 1), "{pages:?}: not all commands were run: {said}");
     for (number, shown) in commands.iter().enumerate() {
         let lines = outputs.remove(&number).unwrap_or_default();
         assert!(
             all_fit(&shown.output, &lines),
-            "`{}` prints\n{}\nand not, as it is shown,\n{}",
+            "{pages:?}: `{}` prints\n{}\nand not, as it is shown,\n{}",
             shown.command,
             lines.join("\n"),
             shown.output.join("\n"),
         );
+    }
+}
+
+/// Whether pages can be run here that need these programs.
+fn can_run(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| Command::new(program).arg("--version").output().is_err());
+    if let Some(program) = missing {
+        println!("skipped: there is no {program}");
+    }
+    missing.is_none() && common::available()
+}
+
+#[test]
+fn the_tutorial_and_what_goes_on_from_it_do_what_they_show() {
+    // without jq, only the tutorial itself
+    if can_run(&["jq"]) {
+        run_pages(&["tutorial", "howto-ci"]);
+    } else if can_run(&[]) {
+        run_pages(&["tutorial"]);
+    }
+}
+
+#[test]
+fn moving_from_other_tools_goes_as_it_is_shown() {
+    if can_run(&[]) {
+        run_pages(&["howto-from-deploy-rs"]);
+        run_pages(&["howto-from-colmena"]);
+        run_pages(&["howto-from-bento"]);
+    }
+}
+
+#[test]
+fn small_hosts_and_secrets_go_as_it_is_shown() {
+    if can_run(&["jq"]) {
+        run_pages(&["howto-small-hosts"]);
+        run_pages(&["secrets"]);
     }
 }
 

@@ -21,6 +21,11 @@ fn sftp(lab: &Lab, host: &str, command: &str) -> (bool, String) {
 
 /// The same, with a key that may be another host's.
 fn sftp_as(lab: &Lab, host: &str, key: &str, command: &str) -> (bool, String) {
+    sftp_from(lab, "127.0.0.1", host, key, command)
+}
+
+/// The same, from another address of this machine.
+fn sftp_from(lab: &Lab, address: &str, host: &str, key: &str, command: &str) -> (bool, String) {
     let batch = lab.path("batch");
     fs::write(&batch, format!("{command}\n")).unwrap();
     let output = Command::new("sftp")
@@ -34,6 +39,8 @@ fn sftp_as(lab: &Lab, host: &str, key: &str, command: &str) -> (bool, String) {
             "IdentitiesOnly=yes",
             "-o",
             "BatchMode=yes",
+            "-o",
+            &format!("BindAddress={address}"),
         ])
         .arg("-i")
         .arg(lab.path(&format!("keys/{key}")))
@@ -434,19 +441,83 @@ fn the_embedded_hub_sends_those_away_who_do_not_log_in() {
     assert_eq!(lab.read("home/one"), lab.read("home/two"));
 }
 
+/// The hub as `web` has it in its settings.
+fn address(lab: &Lab, timeout: u64) -> HubAddress {
+    HubAddress {
+        address: "127.0.0.1".to_owned(),
+        port: lab.port,
+        user: "web".to_owned(),
+        host_keys: vec![HostKey::try_from(lab.read("hub.pub").trim().to_owned()).unwrap()],
+        identity: lab.path("keys/web"),
+        timeout,
+    }
+}
+
+/// Connects to the hub, and says nothing.
+fn silent(lab: &Lab) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", lab.port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+}
+
+const REFUSAL: &str = "too many connections from this address have not logged in";
+
+#[test]
+fn one_address_cannot_hold_the_places_of_all_others() {
+    let Some(lab) = lab(Kind::Embedded) else { return };
+    bento::serve::raise_limits().unwrap();
+    let crowd: Vec<TcpStream> = (0..2000).map(|_| silent(&lab)).collect();
+    // what the last one of them hears
+    let mut said = String::new();
+    crowd.last().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, format!("{REFUSAL}\r\n"));
+    let (worked, said) = sftp(&lab, "web", "get manifest.json");
+    assert!(!worked, "{said}");
+    let start = Instant::now();
+    let (worked, said) = sftp_from(&lab, "127.0.0.2", "web", "web", "get manifest.json");
+    assert!(worked && start.elapsed() < Duration::from_secs(20), "{:?}: {said}", start.elapsed());
+    let log = lab.read("sshd.log");
+    assert_eq!(log.matches("127.0.0.1: 1000 connections have not logged in").count(), 1, "{log}");
+    // when they have gone, the address is like any other
+    drop(crowd);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !lab.read("sshd.log").contains("127.0.0.1: 1001 connections were refused") {
+        assert!(Instant::now() < deadline, "{}", lab.read("sshd.log"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (worked, said) = sftp(&lab, "web", "get manifest.json");
+    assert!(worked, "{said}");
+}
+
+#[test]
+fn who_has_logged_in_is_not_counted_and_who_is_refused_comes_back() {
+    let Some(mut lab) = lab(Kind::Embedded) else { return };
+    lab.serve_hub(&["--per-address", "2"]);
+    let address = address(&lab, 20);
+    let sessions: Vec<_> = (0..4).map(|_| address.connect().unwrap()).collect();
+    let crowd = [silent(&lab), silent(&lab)];
+    let mut said = String::new();
+    silent(&lab).read_to_string(&mut said).unwrap();
+    assert_eq!(said, format!("{REFUSAL}\r\n"));
+    assert!(address.connect().is_err());
+    // those who are in go on
+    for session in &sessions {
+        assert!(session.read("manifest.json", 1 << 20).unwrap().starts_with(b"{"));
+    }
+    // an agent tries again, and gets in when there is a place
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| address.connect_patiently().map(|hub| hub.exists("manifest.json").unwrap()));
+        std::thread::sleep(Duration::from_millis(300));
+        drop(crowd);
+        assert!(patient.join().unwrap().unwrap());
+    });
+}
+
 #[test]
 fn a_thousand_agents_poll_the_embedded_hub_at_once() {
     const AGENTS: usize = 1000;
     let Some(lab) = lab(Kind::Embedded) else { return };
-    let key = lab.read("hub.pub").trim().to_owned();
-    let address = HubAddress {
-        address: "127.0.0.1".to_owned(),
-        port: lab.port,
-        user: "web".to_owned(),
-        host_keys: vec![HostKey::try_from(key).unwrap()],
-        identity: lab.path("keys/web"),
-        timeout: 300,
-    };
+    let address = address(&lab, 300);
     let start = std::time::Instant::now();
     let failures: Vec<String> = std::thread::scope(|scope| {
         let polls: Vec<_> = (0..AGENTS)

@@ -181,3 +181,118 @@ fn the_flake_takes_its_sources_from_the_pins() {
     assert!(!output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("hash mismatch in file downloaded from"), "{output:?}");
 }
+
+/// Runs git in a directory, as somebody who has no settings.
+fn git(dir: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command.args(["-c", "user.name=Admin", "-c", "user.email=admin@example.org"]).args(arguments).current_dir(dir);
+    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "git {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The template `servers` with what npins itself makes of repositories on this machine, which stand for nixpkgs, disko and
+/// nixos-anywhere.
+#[test]
+fn npins_itself_pins_the_sources_of_servers_and_brings_them_up_to_date() {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &&str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    if let Some(program) = ["npins", "nix-prefetch-git", "nix-store", "jq"].iter().find(|program| !is_there(program)) {
+        eprintln!("skipped: {program} is missing");
+        return;
+    }
+    let dir = laid_out();
+    let at = dir.path().join("fleet");
+    for sub in ["nixpkgs/nixos/lib", "disko", "nixos-anywhere"] {
+        fs::create_dir_all(dir.path().join("git").join(sub)).unwrap();
+    }
+    let system = r#"{ system, modules, specialArgs }: { config.system.build.toplevel = derivation {
+        name = "nixos-system-${import ../../release.nix}-${(builtins.elemAt modules 5).networking.hostName}";
+        builder = "/bin/sh"; system = "x86_64-linux"; disko = "${builtins.head modules}";
+    }; }"#;
+    fs::write(dir.path().join("git/nixpkgs/nixos/lib/eval-config.nix"), system).unwrap();
+    fs::write(dir.path().join("git/nixpkgs/release.nix"), "\"one\"\n").unwrap();
+    fs::write(dir.path().join("git/disko/module.nix"), "{ }\n").unwrap();
+    fs::write(dir.path().join("git/nixos-anywhere/README"), "of its own\n").unwrap();
+    let repository = |name: &str| dir.path().join("git").join(name);
+    let commit = |name: &str| {
+        git(&repository(name), &["add", "."]);
+        git(&repository(name), &["commit", "--quiet", "--message", "a change"]);
+        git(&repository(name), &["rev-parse", "HEAD"])
+    };
+    // what npins fetches goes into a store of its own
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&at).env("BENTO_DIR", &at).env("HOME", dir.path().join("home"));
+        command.env("NIX_REMOTE", dir.path().join("store")).env_remove("NIX_PATH").env_remove("XDG_CACHE_HOME");
+        let output = command.output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), said)
+    };
+    let shipped = fs::read_to_string(at.join("npins/default.nix")).unwrap();
+    // the pins that are shipped are of a form that npins reads
+    let (ok, said) = run("npins", &["show"]);
+    assert!(ok && said.contains("nixos-anywhere") && said.contains("1.13.0"), "{said}");
+    fs::remove_dir_all(at.join("npins")).unwrap();
+    let (ok, said) = run("npins", &["init", "--bare"]);
+    assert!(ok, "{said}");
+    let own = fs::read_to_string(at.join("npins/default.nix")).unwrap();
+    let mut first = String::new();
+    for name in ["disko", "nixos-anywhere", "nixpkgs"] {
+        git(&repository(name), &["init", "--quiet", "--initial-branch", "main"]);
+        first = commit(name);
+        let url = format!("file://{}", repository(name).display());
+        let (ok, said) = run("npins", &["add", "--name", name, "git", &url, "--branch", "main"]);
+        assert!(ok, "{said}");
+    }
+    // npins' own file and the one that is shipped give the same, and both evaluators find that in them
+    let sources = "let pins = import ./npins; of = pin: { path = pin.outPath; inherit (pin) revision; files = builtins.readDir pin.outPath; };
+        in { nixpkgs = of pins.nixpkgs; disko = of pins.disko; nixos-anywhere = of pins.nixos-anywhere; }";
+    let mut found = Vec::new();
+    for file in [&own, &shipped] {
+        fs::write(at.join("npins/default.nix"), file).unwrap();
+        let (ok, said) = run(BENTO, &["eval", "--strict", "--json", "-E", sources]);
+        assert!(ok, "{said}");
+        found.push(serde_json::from_str::<Value>(&said).unwrap());
+        if let Some(programs) = std::env::var_os("BENTO_NIX") {
+            let nix = Path::new(&programs).join("nix-instantiate");
+            let (ok, said) = run(nix.to_str().unwrap(), &["--eval", "--strict", "--json", "-E", sources]);
+            assert!(ok, "{said}");
+            found.push(serde_json::from_str(said.lines().last().unwrap()).unwrap());
+        }
+    }
+    assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{found:#?}");
+    assert_eq!(found[0]["nixpkgs"]["revision"], json!(first));
+    assert_eq!(found[0]["nixpkgs"]["files"]["release.nix"], json!("regular"));
+    fs::write(at.join("npins/default.nix"), &own).unwrap();
+
+    let settings = format!("[hub]\ndirectory = \"{}/hub\"\n[build]\nlocal = false\n", dir.path().display());
+    fs::write(at.join("bento.toml"), settings).unwrap();
+    let (ok, said) = run(BENTO, &["deploy"]);
+    assert!(ok && said.contains("-nixos-system-one-dev-365"), "{said}");
+    let pins = || fs::read_to_string(at.join("npins/sources.json")).unwrap();
+    let pinned = pins();
+    let (ok, said) = run(BENTO, &["update", "--yes"]);
+    assert!(ok && said.contains("everything is up to date") && pins() == pinned, "{said}");
+    // a newer nixpkgs: looked at, refused, and deployed
+    fs::write(dir.path().join("git/nixpkgs/release.nix"), "\"two\"\n").unwrap();
+    let second = commit("nixpkgs");
+    let moved = format!("nixpkgs: {first} -> {second}");
+    let (ok, said) = run(BENTO, &["update", "--dry-run"]);
+    assert!(ok && said.contains(&moved) && said.contains("nixos-system-two-dev-365") && pins() == pinned, "{said}");
+    let (ok, said) = run(BENTO, &["update", "--yes"]);
+    assert!(ok && said.contains(&moved), "{said}");
+    for host in ["dev-142", "dev-365", "dev-605", "dev-901"] {
+        assert!(said.contains(&format!("{host}: published release 2")), "{host}: {said}");
+        let manifest = fs::read(dir.path().join("hub").join(host).join("manifest.json")).unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let toplevel = manifest["toplevel"].as_str().unwrap();
+        assert!(toplevel.ends_with(&format!("-nixos-system-two-{host}")), "{toplevel}");
+    }
+    // a repository that is gone: the pins stay what they were
+    let pinned = pins();
+    fs::rename(repository("disko"), repository("away")).unwrap();
+    let (ok, said) = run(BENTO, &["update", "--yes"]);
+    assert!(!ok && said.contains("npins ended with") && said.contains("as they were") && pins() == pinned, "{said}");
+}

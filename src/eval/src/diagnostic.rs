@@ -198,8 +198,11 @@ impl Places<'_, '_> {
     }
 }
 
-/// The lines of a text; `\n`, `\r\n` and a lone `\r` end one.
+/// The lines of a text; `\n`, `\r\n` and a lone `\r` end one. An empty text has none.
 fn split_lines(text: &[u8]) -> Rc<[String]> {
+    if text.is_empty() {
+        return Rc::default();
+    }
     let text = String::from_utf8_lossy(text);
     text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r')).map(str::to_owned).collect()
 }

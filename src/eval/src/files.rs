@@ -7,7 +7,7 @@ use crate::fs::{FileSystem, FileType, FsError, Resolve, bytes_of, canonical, pat
 use crate::position::Origin;
 use crate::resolve::Resolver;
 use crate::symbol::Symbol;
-use crate::syntax::{self, ParseOptions};
+use crate::syntax::{self, ParseOptions, Warning};
 use crate::value::{Attrs, Pos, Value};
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
@@ -102,7 +102,15 @@ impl<'a> Evaluator<'a> {
         self.with_parse_arena(|arena| {
             let parsed = syntax::parse(arena, &self.symbols, text, &options);
             for warning in warnings.take() {
-                self.host.warn(&self.render_warning(&warning.message, place(warning.pos)));
+                self.host.warn(&match warning {
+                    Warning::Literal { pos, message } => self.render_warning(&message, place(pos)),
+                    Warning::OrAsArgument { pos, text } => format!(
+                        "at {}: This expression uses `or` as an identifier in a way that will change in a future Nix release.\n\
+                         Wrap this entire expression in parentheses to preserve its current meaning:\n    ({text})\n\
+                         Give feedback at https://github.com/NixOS/nix/pull/11121",
+                        self.show_pos(place(pos)),
+                    ),
+                });
             }
             let node = parsed.map_err(|error| {
                 let mut message = error.message;

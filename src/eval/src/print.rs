@@ -96,7 +96,8 @@ impl<'a> Evaluator<'a> {
     pub fn print(&self, value: Value<'a>, strict: bool) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         let mut seen = FxHashSet::default();
-        self.print_value(value.resolved(), value, strict, &mut seen, &mut out)?;
+        // what is asked for is no place that what is in it could refer to
+        self.print_value(value.resolved(), None, strict, &mut seen, &mut out)?;
         Ok(out)
     }
 
@@ -131,7 +132,9 @@ impl<'a> Evaluator<'a> {
     ) -> Result<()> {
         let shown = if strict && handle.as_thunk().is_none() { Seen::Value(handle) } else { look(handle) };
         match shown {
-            Seen::Value(value) => self.nested(Pos::NONE, || self.print_value(value, handle, strict, seen, out))?,
+            Seen::Value(value) => {
+                self.nested(Pos::NONE, || self.print_value(value, Some(handle), strict, seen, out))?;
+            }
             Seen::Unevaluated => out.extend_from_slice(b"<CODE>"),
             Seen::BlackHole => out.extend_from_slice("«potential infinite recursion»".as_bytes()),
         }
@@ -141,7 +144,7 @@ impl<'a> Evaluator<'a> {
     fn print_value(
         &self,
         value: Value<'a>,
-        handle: Value<'a>,
+        handle: Option<Value<'a>>,
         strict: bool,
         seen: &mut FxHashSet<usize>,
         out: &mut Vec<u8>,
@@ -163,7 +166,7 @@ impl<'a> Evaluator<'a> {
             }
             Kind::List(list) => {
                 // A list is known again by the place that it was evaluated in.
-                if !list.is_empty() && !seen.insert(handle.address()) {
+                if !list.is_empty() && handle.is_some_and(|handle| !seen.insert(handle.address())) {
                     out.extend_from_slice("«repeated»".as_bytes());
                     return Ok(());
                 }

@@ -13,7 +13,7 @@ use std::hash::Hasher;
 pub struct Symbol(pub u32);
 
 /// The first symbols of every table. The order is that of C++ Nix 2.34, because programs can see it: `deepSeq` and `==` go
-/// through a set in the order of its symbols.
+/// through a set in the order of its symbols, and of the arguments that a function lacks the first in that order is named.
 #[rustfmt::skip]
 const WELL_KNOWN: &[&str] = &[
     // Symbol(0) stands for "no name" where one is optional.
@@ -54,8 +54,6 @@ const WELL_KNOWN: &[&str] = &[
     "getFlake", "__parseFlakeRef", "parseFlakeRef", "__flakeRefToString", "flakeRefToString",
     // what the definition of `derivation` adds
     "derivation", "strict", "drvAttrs", "commonAttrs", "outputsList", "x", "outputToAttrListElement",
-    // what only this evaluator has a constant for
-    "__curPos", "allOutputs", "success", "recursive", "sha256", "version",
 ];
 
 /// The symbol of a text that every table holds.
@@ -118,13 +116,6 @@ pub mod sym {
     pub const FIND_FILE: Symbol = well_known("__findFile");
     pub const NIX_PATH: Symbol = well_known("__nixPath");
     pub const BODY: Symbol = well_known("body");
-    pub const CUR_POS: Symbol = well_known("__curPos");
-    pub const ALL_OUTPUTS: Symbol = well_known("allOutputs");
-    pub const SUCCESS: Symbol = well_known("success");
-    pub const FILTER: Symbol = well_known("filter");
-    pub const RECURSIVE: Symbol = well_known("recursive");
-    pub const SHA256: Symbol = well_known("sha256");
-    pub const VERSION: Symbol = well_known("version");
 }
 
 /// All names of one evaluation. Texts are bytes: Nix strings need not be UTF-8.

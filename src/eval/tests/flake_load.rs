@@ -671,6 +671,11 @@ fn circles_are_refused() {
     both_refuse(&oracle, &sandbox.url("path", "c"), "follow cycle detected: [");
     sandbox.flake("d", "a.follows = \"b/c\";");
     both_refuse(&oracle, &sandbox.url("path", "d"), "input 'a' follows a non-existent input 'b/c'");
+    // of several faults the one is named whose path comes first
+    sandbox.flake("leaf", "dep.follows = \"\";");
+    let leaf = sandbox.url("path", "leaf");
+    sandbox.flake("f", &format!("n.url = \"{leaf}\"; n.inputs.dep.follows = \"nowhere\"; u.follows = \"u/v\";"));
+    both_refuse(&oracle, &sandbox.url("path", "f"), "input 'n/dep' follows a non-existent input 'nowhere'");
     sandbox.flake("e", "self.foo = true;");
     both_refuse(&oracle, &sandbox.url("path", "e"), "flake 'self' attribute 'foo' is not supported");
 }

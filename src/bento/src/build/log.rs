@@ -8,6 +8,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::printable::printable;
+
 /// How many of a builder's last lines are kept to explain its failure.
 const TAIL: usize = 25;
 
@@ -145,8 +147,8 @@ impl BuildLog {
                 self.changed |= *place != counted;
                 *place = counted;
             }
-            Line::Msg { level: 0, msg } => self.errors.push(plain(&msg)),
-            Line::Msg { level: 1, msg } => return Some(plain(&msg)),
+            Line::Msg { level: 0, msg } => self.errors.push(printable(&msg, false)),
+            Line::Msg { level: 1, msg } => return Some(printable(&msg, false)),
             _ => {}
         }
         None
@@ -195,19 +197,4 @@ fn derivation_name(path: &str) -> String {
     let base = path.rsplit('/').next().unwrap_or(path);
     let name = base.split_once('-').map_or(base, |(_, name)| name);
     name.strip_suffix(".drv").unwrap_or(name).to_owned()
-}
-
-/// A message without the codes that colour it.
-fn plain(text: &str) -> String {
-    let mut plain = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        if c != '\x1b' {
-            plain.push(c);
-        } else if chars.next() == Some('[') {
-            // up to the letter that ends the sequence
-            chars.by_ref().find(char::is_ascii_alphabetic);
-        }
-    }
-    plain
 }

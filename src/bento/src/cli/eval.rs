@@ -14,7 +14,7 @@ use bento_eval::fs::{bytes_of, path_of};
 use bento_eval::syntax::Lint;
 use bento_eval::text::strings::canon_path;
 use bento_eval::value::{Attrs, Pos, Value};
-use bento_eval::{Coerce, Error, Evaluator, Origin, RenderOptions, SearchPath, Settings};
+use bento_eval::{Aborted, Coerce, Error, Evaluator, Origin, RenderOptions, SearchPath, Settings};
 
 use clap::{ArgAction, Args};
 
@@ -261,9 +261,16 @@ impl Eval {
             store.close();
             // The values are the operating system's to free, all at once.
             std::process::exit(i32::from(failed.is_some()))
-        })
-        .context("cannot start the evaluation")?;
-        Ok(ExitCode::from(code))
+        });
+        match code {
+            Ok(code) => Ok(ExitCode::from(code)),
+            Err(error @ Aborted::Memory { .. }) => {
+                bail!(
+                    "{error}, which is all that one can have: evaluate its parts by themselves, each with a -A of its own"
+                )
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The evaluator's settings, and whether whole traces are shown.

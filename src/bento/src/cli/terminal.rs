@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use bento_eval::Host;
 use bento_eval::store::Store;
 
+use crate::printable::printable;
 use crate::store::NixStore;
 
 /// The evaluator's messages go to standard error.
@@ -19,8 +20,7 @@ pub(super) struct Terminal {
 impl Terminal {
     /// Standard error as it is: with colours if somebody sees them and wants them. What has to be built is built in `store`.
     pub(super) fn new(store: NixStore) -> Terminal {
-        let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Terminal { color, store }
+        Terminal { color: coloured(), store }
     }
 
     fn message(&self, kind: &str, message: &str) {
@@ -58,7 +58,12 @@ fn indented(text: &str, depth: usize) -> String {
     lines.join(&format!("\n{}", " ".repeat(depth)))
 }
 
-/// Writes a line to standard error; if nobody can read it, it is lost.
+/// Whether standard error shows colours, and somebody wants them.
+fn coloured() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// Writes a line to standard error, without codes that a terminal would obey; if nobody can read it, it is lost.
 pub(super) fn say(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(message, coloured()));
 }

@@ -23,6 +23,8 @@ const TIMED_OUT: i32 = 124;
 /// Where NixOS has its programs, for those whose login shell does not say so.
 const MORE_PATH: &str =
     ":/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/sbin:/sbin";
+/// What `ssh -v` says of a library for tokens by which it comes to no key.
+const TOKENLESS: [&str; 3] = ["returned no keys", "C_Initialize for provider", "is not a PKCS11 library"];
 /// A connection that is silent for so many seconds, three times, is gone.
 const ALIVE: u64 = 5;
 
@@ -264,6 +266,13 @@ fn explain(destination: &Destination, options: &[String], lines: &[String], late
     };
     let hint = if has("Host key verification failed").is_some() || has("REMOTE HOST IDENTIFICATION").is_some() {
         Some("compare its host key, and add it to known_hosts with ssh-keyscan or by one `ssh` by hand")
+    } else if has("signing failed for").is_some() {
+        Some(
+            "that key is let in, but what has it did not sign: is the token plugged in, and its PIN right? `ssh-add -s PROVIDER` gives a token \
+             to the agent anew",
+        )
+    } else if lines.iter().any(|line| TOKENLESS.iter().any(|words| line.contains(words))) {
+        Some("ssh finds no key by its PKCS11Provider: is the token plugged in?")
     } else if has("Permission denied").is_some() {
         Some(
             "it takes none of your keys: `ssh-add -l` lists those of the agent; users.users.NAME.openssh.authorizedKeys.keys are let in",

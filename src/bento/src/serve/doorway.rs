@@ -2,25 +2,34 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Says that whoever is at the door has logged in, and may stay.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Admission(Arc<AtomicBool>);
+use super::crowd::Waiting;
+
+/// Says that whoever is at the door has logged in, and may stay: it waits no longer.
+#[derive(Clone, Debug)]
+pub(super) struct Admission(Arc<Mutex<Option<Waiting>>>);
 
 impl Admission {
+    pub(super) fn new(waiting: Waiting) -> Self {
+        Self(Arc::new(Mutex::new(Some(waiting))))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn grant(&self) {
-        self.0.store(true, Ordering::Release);
+        *self.waiting() = None;
     }
 
     fn is_granted(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.waiting().is_none()
     }
 }
 

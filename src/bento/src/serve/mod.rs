@@ -3,6 +3,7 @@
 //! A host logs in under its name with its own key, sees its directory as the root of everything, reads it, and writes below
 //! `logs/`. There is no shell, no command, no forwarding of anything, and no other way to log in.
 
+mod crowd;
 mod doorway;
 mod root;
 mod sftp;
@@ -20,7 +21,7 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{PrivateKey, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::files;
@@ -28,11 +29,15 @@ use crate::fleet::config::{Config, key_file, read_keys};
 use crate::host::HostName;
 use crate::hub::Hub;
 
+use crowd::Crowd;
 use doorway::{Admission, Doorway};
 pub use root::Quota;
 
 /// How many connections there may be at a time; more of them wait.
 const CONNECTIONS: usize = 2000;
+/// What somebody hears for whom there is no place. Before a server says its version it may say other lines (RFC 4253, 4.2), and clients
+/// show them.
+const REFUSAL: &[u8] = b"too many connections from this address have not logged in\r\n";
 /// How many channels one connection may have open.
 const CHANNELS: usize = 4;
 /// A connection that says nothing for so long is closed.
@@ -106,6 +111,8 @@ pub struct Server {
     pub quota: Quota,
     /// A connection that has not logged in after so long is closed.
     pub login_grace: Duration,
+    /// How many connections from one address may not have logged in at a time; more of them are refused.
+    pub per_address: usize,
 }
 
 impl Server {
@@ -122,6 +129,7 @@ impl Server {
             ..russh::server::Config::default()
         });
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let crowd = Arc::new(Crowd::new(self.per_address));
         let server = Arc::new(self);
         loop {
             let place = places.clone().acquire_owned().await.context("cannot serve any more")?;
@@ -134,10 +142,14 @@ impl Server {
                     continue;
                 }
             };
+            let Some(waiting) = crowd.join(peer.ip(), places.available_permits() + 1) else {
+                refuse(&stream);
+                continue;
+            };
             let (config, server) = (config.clone(), server.clone());
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
-                let admission = Admission::default();
+                let admission = Admission::new(waiting);
                 let stream = Doorway::new(stream, server.login_grace, admission.clone());
                 let visitor = Visitor { server, peer, admission, host: None, channels: HashMap::new() };
                 let served = match russh::server::run_stream(config, stream, visitor).await {
@@ -154,6 +166,11 @@ impl Server {
             });
         }
     }
+}
+
+/// Says that there is no place, if that can be said at once.
+fn refuse(stream: &TcpStream) {
+    let _ = stream.try_write(REFUSAL);
 }
 
 /// One connection.

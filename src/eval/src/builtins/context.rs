@@ -117,7 +117,7 @@ fn get_context<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluate
                 attrs.push((sym::PATH, Pos::NONE, Value::TRUE));
             }
             if info.all_outputs {
-                attrs.push((sym::ALL_OUTPUTS, Pos::NONE, Value::TRUE));
+                attrs.push((ev.symbols.intern_kept(b"allOutputs"), Pos::NONE, Value::TRUE));
             }
             if !info.outputs.is_empty() {
                 let outputs =
@@ -175,7 +175,7 @@ fn append_info<'a>(
     {
         elements.push(Element::Opaque(name.clone()));
     }
-    if let Some((cell, pos)) = info.find(sym::ALL_OUTPUTS)
+    if let Some((cell, pos)) = info.find(ev.symbols.intern_kept(b"allOutputs"))
         && ev.force_bool(cell.get(), pos, "while evaluating the `allOutputs` attribute of a string context")?
     {
         if !path.is_derivation() {

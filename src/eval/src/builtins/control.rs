@@ -82,7 +82,7 @@ fn try_eval<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], _: Pos) -> Evaluated<'a>
         Err(error) if matches!(error.kind, ErrorKind::Throw | ErrorKind::Assert) => (Value::FALSE, Value::FALSE),
         Err(error) => return Err(error),
     };
-    let mut entries = vec![(sym::SUCCESS, Pos::NONE, success), (sym::VALUE, Pos::NONE, value)];
+    let mut entries = vec![(ev.symbols.intern_kept(b"success"), Pos::NONE, success), (sym::VALUE, Pos::NONE, value)];
     Ok(ev.heap.attrs(&mut entries).into())
 }
 

@@ -589,26 +589,26 @@ fn path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let mut context = 0;
     for (symbol, attr_pos, cell) in ev.heap.flat(attrs).iter() {
         let value = cell.get();
-        match symbol {
-            sym::PATH => {
+        match ev.symbols.text(symbol) {
+            b"path" => {
                 let what = "while evaluating the 'path' attribute passed to 'builtins.path'";
                 source = Some(ev.coerce_to_path(value, &mut context, attr_pos, what)?);
             }
-            sym::NAME => {
+            b"name" => {
                 let what = "while evaluating the `name` attribute passed to builtins.path";
                 copying.name = lossy(ev.force_string_no_context(value, attr_pos, what)?);
             }
-            sym::FILTER => {
+            b"filter" => {
                 let what = "while evaluating the `filter` parameter passed to builtins.path";
                 copying.filter = Some(ev.force_function(value, attr_pos, what)?);
             }
-            sym::RECURSIVE => {
+            b"recursive" => {
                 let what = "while evaluating the `recursive` attribute passed to builtins.path";
                 if !ev.force_bool(value, attr_pos, what)? {
                     copying.method = ContentAddressMethod::Flat;
                 }
             }
-            sym::SHA256 => {
+            b"sha256" => {
                 let what = "while evaluating the `sha256` attribute passed to builtins.path";
                 let text = lossy(ev.force_string_no_context(value, attr_pos, what)?);
                 copying.expected = Some(parse_hash(ev, &text, Some(HashAlgo::Sha256))?);

@@ -292,8 +292,10 @@ fn replace_strings<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Eval
 fn parse_drv_name<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
     let what = "while evaluating the first argument passed to builtins.parseDrvName";
     let (name, version) = version::parse_drv_name(ev.force_string_no_context(args[0], pos, what)?);
-    let mut attrs =
-        vec![(sym::NAME, Pos::NONE, ev.heap.string(name)), (sym::VERSION, Pos::NONE, ev.heap.string(version))];
+    let mut attrs = vec![
+        (sym::NAME, Pos::NONE, ev.heap.string(name)),
+        (ev.symbols.intern_kept(b"version"), Pos::NONE, ev.heap.string(version)),
+    ];
     Ok(ev.heap.attrs(&mut attrs).into())
 }
 

@@ -218,32 +218,47 @@ impl LockFile {
         Ok(Some(position))
     }
 
-    /// Checks that every `follows` leads to a node.
-    ///
-    /// # Errors
-    /// When one does not, or goes round in circles.
-    pub fn check(&self) -> Result<(), FlakeError> {
-        let mut todo = vec![(InputPath::new(), ROOT)];
+    /// Calls `visit` with every input and a path to it from the root. What several paths lead to is entered by the first of them, in
+    /// the order of the names, as Nix does it.
+    pub fn visit_inputs<'l>(&'l self, mut visit: impl FnMut(&InputPath, &'l Edge)) {
         let mut done = vec![false; self.nodes.len()];
+        let mut todo = vec![(InputPath::new(), ROOT)];
         while let Some((prefix, index)) = todo.pop() {
             if std::mem::replace(&mut done[index], true) {
                 continue;
             }
-            for (name, edge) in &self.nodes[index].inputs {
+            // what is pushed last is entered first
+            for (name, edge) in self.nodes[index].inputs.iter().rev() {
                 let mut path = prefix.clone();
                 path.push(name.clone());
-                match edge {
-                    Edge::Node(child) => todo.push((path, *child)),
-                    Edge::Follows(target) => {
-                        if !target.is_empty() && self.find(target)?.is_none() {
-                            return Err(FlakeError::Follows(format!(
-                                "input '{}' follows a non-existent input '{}'",
-                                show_input_path(&path),
-                                show_input_path(target)
-                            )));
-                        }
-                    }
+                visit(&path, edge);
+                if let Edge::Node(child) = edge {
+                    todo.push((path, *child));
                 }
+            }
+        }
+    }
+
+    /// Checks that every `follows` leads to a node.
+    ///
+    /// # Errors
+    /// When one does not, or goes round in circles: the first, in the order of the paths.
+    pub fn check(&self) -> Result<(), FlakeError> {
+        let mut follows = BTreeMap::new();
+        self.visit_inputs(|path, edge| {
+            if let Edge::Follows(target) = edge
+                && !target.is_empty()
+            {
+                follows.insert(path.clone(), target);
+            }
+        });
+        for (path, target) in follows {
+            if self.find(target)?.is_none() {
+                return Err(FlakeError::Follows(format!(
+                    "input '{}' follows a non-existent input '{}'",
+                    show_input_path(&path),
+                    show_input_path(target)
+                )));
             }
         }
         Ok(())

@@ -888,7 +888,7 @@ fn outside_of_source(flake_ref: &FlakeRef, dir: &Path) -> FlakeError {
 
 /// The differences between two lock files, a line for each input.
 fn describe_changes(old: &LockFile, new: &LockFile) -> String {
-    let (old, new) = (all_inputs(old), all_inputs(new));
+    let (old, new) = (shown_inputs(old), shown_inputs(new));
     let mut lines = Vec::new();
     for path in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let shown = show_input_path(path);
@@ -904,35 +904,23 @@ fn describe_changes(old: &LockFile, new: &LockFile) -> String {
     lines.join("\n")
 }
 
-/// What each input is, by its path from the root.
-fn all_inputs(lock: &LockFile) -> BTreeMap<InputPath, String> {
-    let mut found = BTreeMap::new();
-    let mut done = vec![false; lock.nodes.len()];
-    let mut todo = vec![(InputPath::new(), ROOT)];
-    while let Some((prefix, index)) = todo.pop() {
-        if std::mem::replace(&mut done[index], true) {
-            continue;
-        }
-        for (name, edge) in &lock.nodes[index].inputs {
-            let mut path = prefix.clone();
-            path.push(name.clone());
-            let shown = match edge {
-                Edge::Follows(target) => format!("follows '{}'", show_input_path(target)),
-                Edge::Node(child) => {
-                    todo.push((path.clone(), *child));
-                    lock.nodes[*child].lock.as_ref().map_or_else(String::new, |lock| {
-                        let date = SourceInfo::of(&lock.locked.input)
-                            .ok()
-                            .and_then(|info| info.last_modified_date())
-                            .filter(|date| date.len() == 14)
-                            .map(|date| format!(" ({}-{}-{})", &date[..4], &date[4..6], &date[6..8]))
-                            .unwrap_or_default();
-                        format!("'{}'{date}", lock.locked)
-                    })
-                }
-            };
-            found.insert(path, shown);
-        }
-    }
-    found
+/// What each input is, as text, by its path from the root.
+fn shown_inputs(lock: &LockFile) -> BTreeMap<InputPath, String> {
+    let show = |edge: &Edge| match edge {
+        Edge::Follows(target) => format!("follows '{}'", show_input_path(target)),
+        Edge::Node(child) => lock.nodes[*child].lock.as_ref().map_or_else(String::new, |lock| {
+            let date = SourceInfo::of(&lock.locked.input)
+                .ok()
+                .and_then(|info| info.last_modified_date())
+                .filter(|date| date.len() == 14)
+                .map(|date| format!(" ({}-{}-{})", &date[..4], &date[4..6], &date[6..8]))
+                .unwrap_or_default();
+            format!("'{}'{date}", lock.locked)
+        }),
+    };
+    let mut inputs = BTreeMap::new();
+    lock.visit_inputs(|path, edge| {
+        inputs.insert(path.clone(), show(edge));
+    });
+    inputs
 }

@@ -15,6 +15,26 @@ pub struct ParseError {
     pub previous: Option<Pos>,
 }
 
+/// What the parser says of a text that it reads all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A discouraged literal.
+    Literal {
+        /// Where, as a byte offset.
+        pos: Pos,
+        /// The message in Nix's words.
+        message: String,
+    },
+    /// A call of a function with the variable `or`, as an argument, an element or a default: `or` is to be a variable like others, and
+    /// then this will be something else.
+    OrAsArgument {
+        /// Where the call begins, as a byte offset.
+        pos: Pos,
+        /// Its text.
+        text: String,
+    },
+}
+
 /// What the parser's functions give. The error is boxed to keep the good case small.
 pub(super) type Result<T> = std::result::Result<T, Box<ParseError>>;
 

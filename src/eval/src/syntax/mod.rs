@@ -11,7 +11,7 @@ mod show;
 mod strings;
 mod token;
 
-pub use error::ParseError;
+pub use error::{ParseError, Warning};
 pub use parser::{Lint, Lints, MAX_DEPTH, MAX_HEIGHT, ParseOptions, parse};
 pub use position::{LineIndex, line_column};
 pub use show::{show, show_identifier};

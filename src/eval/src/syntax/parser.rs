@@ -6,7 +6,7 @@
 
 use super::ast::{AttrName, Attrs, BinaryOp, Expr, Formal, Formals, Lambda, NO_POS, Node, Pos};
 use super::attrs::Bindings;
-use super::error::{ParseError, Result, fail};
+use super::error::{ParseError, Result, Warning, fail};
 use super::lexer::{Lexer, PathPiece};
 use super::strings::IndentedPart;
 use super::token::{Grouping, Token, level};
@@ -38,8 +38,8 @@ pub struct ParseOptions<'o> {
     pub pipe_operators: bool,
     /// What is to be said about discouraged literals.
     pub lints: Lints,
-    /// Where the warnings of `lints` go; without it they are lost.
-    pub warnings: Option<&'o RefCell<Vec<ParseError>>>,
+    /// Where the warnings go; without it they are lost.
+    pub warnings: Option<&'o RefCell<Vec<Warning>>>,
 }
 
 /// What to do about a discouraged way to write something.
@@ -108,6 +108,7 @@ pub fn parse<'p>(
         parts: Vec::new(),
         names: Vec::new(),
         formals: Vec::new(),
+        or_call: None,
         indented: Vec::new(),
         buffer: Vec::new(),
         bindings: Bindings::default(),
@@ -129,6 +130,8 @@ pub(super) struct Parser<'p, 's, 't> {
     pub(super) parts: Vec<(Pos, Node<'p>)>,
     pub(super) names: Vec<AttrName<'p>>,
     formals: Vec<Formal<'p>>,
+    /// From where to where the last [`Self::select`] read a call with the variable `or` that is not in parentheses.
+    or_call: Option<(Pos, Pos)>,
     pub(super) indented: Vec<(Pos, IndentedPart<'p>)>,
     pub(super) buffer: Vec<u8>,
     pub(super) bindings: Bindings<'p>,
@@ -204,10 +207,15 @@ impl<'p, 's> Parser<'p, 's, '_> {
         if fatal {
             return fail(pos, message);
         }
-        if let Some(warnings) = self.options.warnings {
-            warnings.borrow_mut().push(ParseError { pos, message, previous: None });
-        }
+        self.warn(Warning::Literal { pos, message });
         Ok(())
+    }
+
+    #[cold]
+    fn warn(&self, warning: Warning) {
+        if let Some(warnings) = self.options.warnings {
+            warnings.borrow_mut().push(warning);
+        }
     }
 
     #[cold]
@@ -703,7 +711,7 @@ impl<'p, 's> Parser<'p, 's, '_> {
             }
         };
         while self.token().starts_operand() {
-            let arg = self.select(None)?;
+            let arg = self.operand()?;
             height = height.max(self.height + 1);
             self.nodes.push(arg);
         }
@@ -711,6 +719,16 @@ impl<'p, 's> Parser<'p, 's, '_> {
         let call = self.call(pos, function, &self.nodes[base..]);
         self.nodes.truncate(base);
         Ok(call)
+    }
+
+    /// `expr_select` where it is a part of something else, which is where `f or` has another meaning than a variable would give it.
+    fn operand(&mut self) -> Result<Node<'p>> {
+        let node = self.select(None)?;
+        if let Some((pos, end)) = self.or_call.take() {
+            let text = String::from_utf8_lossy(self.lexer.slice(pos as usize, end as usize));
+            self.warn(Warning::OrAsArgument { pos, text: text.replace("\r\n", "\n").replace('\r', "\n") });
+        }
+        Ok(node)
     }
 
     /// `expr_select`.
@@ -729,21 +747,26 @@ impl<'p, 's> Parser<'p, 's, '_> {
                 if self.token() == Token::OrKeyword {
                     self.advance()?;
                     self.enter()?;
-                    default = Some(self.select(None)?);
+                    default = Some(self.operand()?);
                     self.leave();
                     height = height.max(self.height);
                 }
                 self.grow(height, 1)?;
+                self.or_call = None;
                 Ok(self.node(Expr::Select { pos, subject, path, default }))
             }
             // `f or` calls `f` with the variable `or`: there was a function of that name before there was the keyword
             Token::OrKeyword => {
+                self.or_call = Some((pos, self.lexer.pos() + self.lexer.text().len() as Pos));
                 self.advance()?;
                 self.grow(self.height, 1)?;
                 let or = self.node(Expr::Var { pos, name: sym::OR });
                 Ok(self.call(pos, subject, &[or]))
             }
-            _ => Ok(subject),
+            _ => {
+                self.or_call = None;
+                Ok(subject)
+            }
         }
     }
 
@@ -760,8 +783,12 @@ impl<'p, 's> Parser<'p, 's, '_> {
 
     fn variable(&mut self, pos: Pos, text: &[u8]) -> Node<'p> {
         self.height = 0;
+        // no symbol of C++ Nix's
+        if text == b"__curPos" {
+            return self.node(Expr::CurPos(pos));
+        }
         let name = self.intern(text);
-        self.node(if name == sym::CUR_POS { Expr::CurPos(pos) } else { Expr::Var { pos, name } })
+        self.node(Expr::Var { pos, name })
     }
 
     /// `expr_simple`.
@@ -831,7 +858,7 @@ impl<'p, 's> Parser<'p, 's, '_> {
             if !self.token().starts_operand() {
                 return self.unexpected(&[]);
             }
-            let element = self.select(None)?;
+            let element = self.operand()?;
             height = height.max(self.height);
             self.nodes.push(element);
         }

@@ -1,0 +1,1 @@
+({ zzz, version, success, sha256, recursive, allOutputs }: zzz) { }
