@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::syncfs;
 
 /// Every temporary name that bento makes begins with this, so that the next run can clear what a crash left.
 pub const TEMPORARY: &str = ".tmp-";
@@ -20,6 +21,12 @@ fn parent(path: &Path) -> Result<&Path> {
 /// Makes the entries of a directory durable.
 pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).with_context(|| format!("cannot sync {}", dir.display()))
+}
+
+/// Makes all that was written to the file system durable on which a directory lies.
+pub fn sync_file_system(dir: &Path) -> Result<()> {
+    let context = || format!("cannot sync the file system of {}", dir.display());
+    syncfs(File::open(dir).with_context(context)?).with_context(context)
 }
 
 /// Replaces a file's content: written beside it, synced, then moved over it by one rename(2).

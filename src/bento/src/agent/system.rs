@@ -183,6 +183,7 @@ impl<'a> System<'a> {
     /// `toplevel`.
     pub fn boot_once(&self, toplevel: &StorePath, standby: &StorePath, log: &mut Log) -> Result<()> {
         self.mark_boot_entry(log);
+        self.sync_disks(log);
         self.set_profile(toplevel, log)?;
         self.activate(standby, Action::Boot, log)?;
         let loader = self.loader();
@@ -199,6 +200,7 @@ impl<'a> System<'a> {
             log.say(&format!("the boot loader knows no single boot: this system will be booted {until}: {error:#}"))?;
             self.activate(toplevel, Action::Boot, log)?;
         }
+        self.sync_disks(log);
         files::remove(&self.root(BOOT_ENTRY))
     }
 
@@ -213,14 +215,32 @@ impl<'a> System<'a> {
         }
     }
 
+    /// Has everything that a boot needs reach the disks: Nix calls paths valid whose files are in memory only, and not every boot
+    /// loader's installer waits for what it wrote. Only these file systems: one of another machine's might never answer. What can't be
+    /// done is logged: the boot entry matters more.
+    fn sync_disks(&self, log: &mut Log) {
+        let system = &self.config.system;
+        let mut places = vec![PathBuf::from("/nix/store")];
+        places.extend(["boot", "efi", "boot/efi"].map(|place| system.root.join(place)));
+        places.extend(system.profile().parent().map(Path::to_owned));
+        for place in places.iter().filter(|place| place.is_dir()) {
+            if let Err(error) = files::sync_file_system(place) {
+                // no log can be written either
+                let _ = log.say(&format!("{error:#}: going on without"));
+            }
+        }
+    }
+
     /// Has all boots be of `toplevel`, which the profile names from now on too.
     pub fn boot_always(&self, toplevel: &StorePath, log: &mut Log) -> Result<()> {
         self.mark_boot_entry(log);
+        self.sync_disks(log);
         self.set_profile(toplevel, log)?;
         self.activate(toplevel, Action::Boot, log)?;
         if let Some(loader) = self.loader() {
             loader.boot_regularly(log)?;
         }
+        self.sync_disks(log);
         files::remove(&self.root(BOOT_ENTRY))
     }
 
