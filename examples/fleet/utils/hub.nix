@@ -179,6 +179,11 @@ in
         default = true;
         description = "Whether the firewall lets hosts through to it.";
       };
+      perAddress = mkOption {
+        type = types.ints.between 1 65535;
+        default = 1000;
+        description = "How many connections from one address (of IPv6, from one /64) may wait to log in at a time. More of them are refused, and hosts try again.";
+      };
       user = mkOption {
         type = types.strMatching ".+";
         default = "bento-hub";
@@ -345,6 +350,7 @@ in
         description = "bento hub: releases for the fleet's hosts";
         serviceConfig = {
           ExecStart = "${cfg.package}/bin/bento hub serve --listen ${cfg.embedded.listen} --host-key /var/lib/${directory}/host_key"
+            + " --per-address ${toString cfg.embedded.perAddress}"
             + lib.optionalString (cfg.quota != null) " --quota ${toString cfg.quota}"
             + lib.optionalString cfg.web.enable " --web=${cfg.web.listen}${tokenArguments}";
           User = cfg.embedded.user;
