@@ -6,6 +6,7 @@
 //! [`status`]. The command line in [`cli`] only strings these together.
 
 pub mod agent;
+pub mod ansi;
 pub mod build;
 pub mod builtin;
 pub mod cli;
@@ -20,7 +21,6 @@ pub mod manifest;
 pub mod nix;
 pub mod nix_conf;
 pub mod package;
-pub mod printable;
 pub mod process;
 pub mod provision;
 pub mod publish;

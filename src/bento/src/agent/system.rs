@@ -182,24 +182,48 @@ impl<'a> System<'a> {
     /// Has the next boot be one of `toplevel` and all others of `standby`. Where the boot loader can't do that, all are of
     /// `toplevel`.
     pub fn boot_once(&self, toplevel: &StorePath, standby: &StorePath, log: &mut Log) -> Result<()> {
+        self.change_boot(toplevel, log, |log| {
+            self.activate(standby, Action::Boot, log)?;
+            let loader = self.loader();
+            let once = match &loader {
+                Some(loader) => loader.boot_once(toplevel, log),
+                None => Err(anyhow!("there is neither systemd-boot nor GRUB")),
+            };
+            if let Err(error) = once {
+                let until = if loader.is_some_and(|loader| loader.counts(toplevel)) {
+                    "until it counts it as bad"
+                } else {
+                    "from now on"
+                };
+                log.say(&format!(
+                    "the boot loader knows no single boot: this system will be booted {until}: {error:#}"
+                ))?;
+                self.activate(toplevel, Action::Boot, log)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Has all boots be of `toplevel`, which the profile names from now on too.
+    pub fn boot_always(&self, toplevel: &StorePath, log: &mut Log) -> Result<()> {
+        self.change_boot(toplevel, log, |log| {
+            self.activate(toplevel, Action::Boot, log)?;
+            self.loader().map_or(Ok(()), |loader| loader.boot_regularly(log))
+        })
+    }
+
+    /// Has the profile name `toplevel` and `change` the boot entry, so that a power cut at any time leaves what boots, and what
+    /// tells that the two may not agree.
+    fn change_boot(
+        &self,
+        toplevel: &StorePath,
+        log: &mut Log,
+        change: impl FnOnce(&mut Log) -> Result<()>,
+    ) -> Result<()> {
         self.mark_boot_entry(log);
         self.sync_disks(log);
         self.set_profile(toplevel, log)?;
-        self.activate(standby, Action::Boot, log)?;
-        let loader = self.loader();
-        let once = match &loader {
-            Some(loader) => loader.boot_once(toplevel, log),
-            None => Err(anyhow!("there is neither systemd-boot nor GRUB")),
-        };
-        if let Err(error) = once {
-            let until = if loader.is_some_and(|loader| loader.counts(toplevel)) {
-                "until it counts it as bad"
-            } else {
-                "from now on"
-            };
-            log.say(&format!("the boot loader knows no single boot: this system will be booted {until}: {error:#}"))?;
-            self.activate(toplevel, Action::Boot, log)?;
-        }
+        change(log)?;
         self.sync_disks(log);
         files::remove(&self.root(BOOT_ENTRY))
     }
@@ -229,19 +253,6 @@ impl<'a> System<'a> {
                 let _ = log.say(&format!("{error:#}: going on without"));
             }
         }
-    }
-
-    /// Has all boots be of `toplevel`, which the profile names from now on too.
-    pub fn boot_always(&self, toplevel: &StorePath, log: &mut Log) -> Result<()> {
-        self.mark_boot_entry(log);
-        self.sync_disks(log);
-        self.set_profile(toplevel, log)?;
-        self.activate(toplevel, Action::Boot, log)?;
-        if let Some(loader) = self.loader() {
-            loader.boot_regularly(log)?;
-        }
-        self.sync_disks(log);
-        files::remove(&self.root(BOOT_ENTRY))
     }
 
     /// The boot loader that decides what comes after this boot: only where the system is this machine's own, as its tools

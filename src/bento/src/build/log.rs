@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::printable::printable;
+use crate::ansi::filter_escapes;
 
 /// How many of a builder's last lines are kept to explain its failure.
 const TAIL: usize = 25;
@@ -147,8 +147,8 @@ impl BuildLog {
                 self.changed |= *place != counted;
                 *place = counted;
             }
-            Line::Msg { level: 0, msg } => self.errors.push(printable(&msg, false)),
-            Line::Msg { level: 1, msg } => return Some(printable(&msg, false)),
+            Line::Msg { level: 0, msg } => self.errors.push(filter_escapes(&msg, false)),
+            Line::Msg { level: 1, msg } => return Some(filter_escapes(&msg, false)),
             _ => {}
         }
         None

@@ -136,6 +136,11 @@ fn print_on(text: &str) -> Result<bool> {
     }
 }
 
+/// Whether to use colours: on a terminal, unless `NO_COLOR` is set to something.
+fn coloured(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Prints a command's result as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n"))

@@ -7,10 +7,10 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::ansi::filter_escapes;
 use crate::build::Watcher;
 use crate::build::log::Progress;
 use crate::host::Host;
-use crate::printable::printable;
 
 /// Shows how far something is for several hosts.
 pub(super) struct Display {
@@ -38,7 +38,7 @@ impl Display {
     pub(super) fn say(&self, text: &str) {
         // if nobody can read it, it is lost; the screen's own way to print shows nothing on a terminal that has no width, as a serial one
         // may not
-        let text = printable(text, self.terminal);
+        let text = filter_escapes(text, super::coloured(self.terminal));
         let say = || writeln!(std::io::stderr().lock(), "{text}");
         let _ = if self.terminal { self.screen.suspend(say) } else { say() };
     }

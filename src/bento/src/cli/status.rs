@@ -57,7 +57,7 @@ impl Status {
             super::print(&table::render(
                 &hosts,
                 Timestamp::now(),
-                coloured(terminal),
+                super::coloured(terminal),
                 window().map(|(width, _)| width),
             ))?;
         }
@@ -71,17 +71,12 @@ pub(super) fn expected(config: &Config) -> Result<Expected> {
     Ok(Expected { interval: config.status.interval_seconds(), keys: config.host_keys()? })
 }
 
-/// Whether to use colours: on a terminal, unless `NO_COLOR` is set to something.
-fn coloured(terminal: bool) -> bool {
-    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
 /// Shows the table for as long as someone looks.
 fn stay(hub: &Hub, read: impl Fn() -> Result<Vec<HostStatus>>, delay: Duration, terminal: bool) -> Result<ExitCode> {
     let watch = Watch::new(hub)?;
     loop {
         let size = window();
-        let text = table::render(&read()?, Timestamp::now(), coloured(terminal), size.map(|(width, _)| width));
+        let text = table::render(&read()?, Timestamp::now(), super::coloured(terminal), size.map(|(width, _)| width));
         if terminal {
             // to the upper left corner, and nothing left of what was below; a line that is too long is cut, or it would be two
             let text = shown(&text, size.map(|(_, height)| height));

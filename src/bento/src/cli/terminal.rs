@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use bento_eval::Host;
 use bento_eval::store::Store;
 
-use crate::printable::printable;
+use crate::ansi::filter_escapes;
 use crate::store::NixStore;
 
 /// The evaluator's messages go to standard error.
@@ -60,10 +60,10 @@ fn indented(text: &str, depth: usize) -> String {
 
 /// Whether standard error shows colours, and somebody wants them.
 fn coloured() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    super::coloured(std::io::stderr().is_terminal())
 }
 
 /// Writes a line to standard error, without codes that a terminal would obey; if nobody can read it, it is lost.
 pub(super) fn say(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printable(message, coloured()));
+    let _ = writeln!(std::io::stderr().lock(), "{}", filter_escapes(message, coloured()));
 }

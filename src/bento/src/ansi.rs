@@ -1,10 +1,10 @@
-//! Text from elsewhere, as it may be shown: what evaluated code, a builder or a host says can contain codes that a terminal obeys.
+//! Codes that a terminal obeys, in text from elsewhere: what evaluated code, a builder or a host says can contain them.
 
 use unicode_width::UnicodeWidthChar;
 
 /// A text without the codes that a terminal obeys, but those for colours if `colours` says so, and with spaces for tabs: what Nix
 /// makes of all that it shows.
-pub fn printable(text: &str, colours: bool) -> String {
+pub fn filter_escapes(text: &str, colours: bool) -> String {
     let mut shown = String::with_capacity(text.len());
     // as Nix counts, a line goes on where the one before it ended
     let mut column = 0;
