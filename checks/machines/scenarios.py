@@ -755,13 +755,16 @@ def large_disk(lab):
     lab.web.succeed("rm -f /var/lib/bento/fill; mount -o remount,size=1g /var/lib/bento")
 
 
-# what the agent does durably, and what the hub sees of it, happens with these system calls
-STEPS = "rename,renameat,renameat2,fsync"
+# what the agent does durably, and what the hub sees of it, happens with these system calls; and what it does to its journal, with these
+STEPS = ("rename,renameat,renameat2,fsync", "")
+JOURNAL_STEPS = ("rename,renameat,renameat2", "-P /var/lib/bento/state.json")
 
 
-def killed_at(lab, number):
+def killed_at(lab, number, steps=STEPS):
     """Runs the agent, and kills it at the step of this number; gives whether it got that far."""
-    status, output = lab.web.execute(f"strace -qq -o /tmp/strace -e trace={STEPS} -e inject={STEPS}:signal=KILL:when={number} bento agent run --now", 120 * lab.slowness)
+    calls, which = steps
+    status, output = lab.web.execute(f"strace -qq -o /tmp/strace {which} -e trace={calls} -e inject={calls}:signal=KILL:when={number} bento agent run --now",
+                                     2 * lab.patience * lab.slowness)
     return "killed by SIGKILL" in lab.web.execute("tail -n 1 /tmp/strace")[1] or status == 137, status, output
 
 
@@ -798,16 +801,17 @@ def killed_everywhere(lab):
     return f"{len(outcomes)} steps: {outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one"
 
 
-@scenario("power cut at every step")
-def cut_everywhere(lab):
-    outcomes = []
+def cut_at_each(lab, steps):
+    """Cuts the host's power at each of these steps of the agent; gives what came of it, and the states that the agent was in."""
+    outcomes, states = [], set()
     for number in range(1, 100):
         lab.publish(change(f'environment.etc."motd".text = "{number}";'))
-        killed, status, output = killed_at(lab, number)
+        killed, status, output = killed_at(lab, number, steps)
         if not killed:
             if status != 0:
                 raise Failure(f"step {number}: the agent ended with {status}: {output}")
             break
+        states.add(lab.journal_of_agent()[1])
         lab.web.crash()
         lab.web.start()
         # nobody starts the agent but its timer
@@ -820,7 +824,21 @@ def cut_everywhere(lab):
         raise Failure("there is no end of steps")
     if set(outcomes) != {"success", "rollback"}:
         raise Failure(f"the power was not cut in all of its states: {outcomes}")
+    return outcomes, states
+
+
+@scenario("power cut at every step")
+def cut_everywhere(lab):
+    outcomes, _ = cut_at_each(lab, STEPS)
     return f"{len(outcomes)} steps: {outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one"
+
+
+# QEMU is killed, as above
+@scenario("a real machine is reset at every step of the journal", "systemd-boot")
+def real_reset_everywhere(lab):
+    outcomes, states = cut_at_each(lab, JOURNAL_STEPS)
+    return (f"{len(outcomes)} steps, in {len(states)} states; "
+            f"{outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one")
 
 
 # the agent as systemd starts it, killed in one of its runs when it is about to write its journal for the so manieth time
@@ -958,7 +976,7 @@ def costs(lab):
 
 
 # what takes minutes, and is begun first
-LONG = (killed_in_every_state, cut_everywhere, killed_everywhere, cut_transfer, crowd)
+LONG = (killed_in_every_state, cut_everywhere, killed_everywhere, cut_transfer, crowd, real_reset_everywhere)
 
 
 def main():
