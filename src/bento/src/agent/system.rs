@@ -1,5 +1,6 @@
 //! The machine that the agent works on: what runs, building, activating, booting.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -343,6 +344,7 @@ impl<'a> System<'a> {
             }
         };
         command.args(&self.config.nix.build_options);
+        write_through(&mut command);
         log.run(&mut command, None).context(match manifest.mode {
             ReleaseMode::Source => "the build failed",
             ReleaseMode::Closure => "the system could not be fetched: is it in a binary cache that this host uses?",
@@ -386,6 +388,7 @@ impl<'a> System<'a> {
                 command.args(["-A", TOPLEVEL, "-E"]).arg(non_flake_expression(tree)?);
             }
         }
+        write_through(&mut command);
         log.run(&mut command, None)?;
         let derivation = StorePath::behind(&link)
             .with_context(|| format!("the evaluation left no store path in {}", link.display()))?;
@@ -457,4 +460,12 @@ impl<'a> System<'a> {
         command.arg("--profile").arg(profile).arg("--set").arg(toplevel.as_path());
         log.run(&mut command, None)
     }
+}
+
+/// Has a command, or the daemon that it starts, sync what it adds to the store before Nix calls it valid: else a power cut leaves
+/// paths that are valid and empty, which nothing replaces. What the environment says of that itself counts more.
+fn write_through(command: &mut Command) {
+    let mut config = OsString::from("sync-before-registering = true\n");
+    config.extend(std::env::var_os("NIX_CONFIG"));
+    command.env("NIX_CONFIG", config);
 }
