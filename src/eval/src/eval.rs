@@ -992,13 +992,8 @@ impl<'a> Evaluator<'a> {
     #[cold]
     fn unexpected_argument(&self, lambda: &LambdaExpr<'a>, given: &[Symbol], pos: Pos) -> Box<Error> {
         let formals = lambda.formals.as_ref().map_or(&[][..], |formals| formals.formals);
-        let mut unexpected: Vec<(&[u8], Symbol)> = given
-            .iter()
-            .filter(|name| !formals.iter().any(|formal| formal.name == **name))
-            .map(|&name| (self.symbols.text(name), name))
-            .collect();
-        unexpected.sort();
-        let name = unexpected.swap_remove(0).1;
+        let mut unexpected = given.iter().filter(|name| !formals.iter().any(|formal| formal.name == **name));
+        let name = *unexpected.next().expect("more arguments were given than there are names for");
         let (function, shown) = (self.function_name(lambda), self.attr_name(name));
         let message = format!("function '{function}' called with unexpected argument '{shown}'");
         let mut error = Error::eval(lambda.pos, message).traced(pos, CALL_SITE);

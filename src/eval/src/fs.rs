@@ -97,8 +97,10 @@ pub struct DirEntry {
 pub enum Operation {
     /// Asking what a path is.
     Stat,
-    /// Reading a file's contents.
+    /// Opening a file.
     ReadFile,
+    /// Reading so many bytes of a file that is open.
+    Read(u64),
     /// Listing a directory.
     ReadDir,
     /// Reading where a symbolic link points.
@@ -148,6 +150,7 @@ impl fmt::Display for FsError {
             _ if self.source.kind() == io::ErrorKind::NotFound => write!(f, "path '{path}' does not exist"),
             Operation::Stat => write!(f, "getting status of \"{path}\": {reason}"),
             Operation::ReadFile => write!(f, "opening file '{path}': {reason}"),
+            Operation::Read(bytes) => write!(f, "read of {bytes} bytes: {reason}"),
             Operation::ReadDir => write!(f, "cannot read directory \"{path}\": {reason}"),
             Operation::ReadLink => write!(f, "reading symbolic link \"{path}\": {reason}"),
             Operation::Resolve => write!(f, "infinite symlink recursion in path '{path}'"),
@@ -246,20 +249,32 @@ fn not_found(operation: Operation, path: &Path) -> FsError {
 pub struct RealFs;
 
 impl RealFs {
-    /// The contents of a regular file, and what the system said of it before they were read.
+    /// The contents of a regular file, and what the system said of it before they were read: so many bytes as it said then, so none
+    /// of a file that the system makes up as it is read. C++ Nix 2.34 reads no more.
     pub(crate) fn read(path: &Path) -> Result<(Vec<u8>, std::fs::Metadata), FsError> {
         use io::Read;
-        let read = || {
-            let mut file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+        let open = || {
+            let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
             let metadata = file.metadata()?;
-            let mut contents = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-            // the system knows no size of files that it makes up as they are read
-            let limit = if metadata.len() == 0 { u64::MAX } else { metadata.len() };
-            (&mut file).take(limit).read_to_end(&mut contents)?;
-            Ok((contents, metadata))
+            Ok((file, metadata))
         };
-        read().map_err(|error| FsError::new(Operation::ReadFile, path, error))
+        let (file, metadata) = open().map_err(|error| failure(Operation::ReadFile, path, error))?;
+        let size = metadata.len();
+        let mut contents = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        let read = file.take(size).read_to_end(&mut contents);
+        read.map_err(|error| failure(Operation::Read(size.min(READ_AT_ONCE)), path, error))?;
+        Ok((contents, metadata))
     }
+}
+
+/// The most bytes that C++ Nix reads at once.
+const READ_AT_ONCE: u64 = 64 * 1024;
+
+/// The error of an operation, one of a path that is not there if an ancestor of it is no directory.
+fn failure(operation: Operation, path: &Path, source: io::Error) -> FsError {
+    let is_below_file = source.kind() == io::ErrorKind::NotADirectory
+        && std::fs::symlink_metadata(path).is_err_and(|error| is_absence(&error));
+    if is_below_file { not_found(operation, path) } else { FsError::new(operation, path, source) }
 }
 
 impl FileSystem for RealFs {
@@ -285,13 +300,13 @@ impl FileSystem for RealFs {
             entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             Ok(entries)
         };
-        list().map_err(|error| FsError::new(Operation::ReadDir, path, error))
+        list().map_err(|error| failure(Operation::ReadDir, path, error))
     }
 
     fn read_link(&self, path: &Path) -> Result<OsString, FsError> {
         std::fs::read_link(path)
             .map(PathBuf::into_os_string)
-            .map_err(|error| FsError::new(Operation::ReadLink, path, error))
+            .map_err(|error| failure(Operation::ReadLink, path, error))
     }
 
     /// Always: nothing is kept of what was read.

@@ -69,7 +69,18 @@ fn errors_read_as_nix_words_them() {
         RealFs.read_dir(&a).unwrap_err().to_string(),
         format!("cannot read directory \"{}\": Not a directory", a.display())
     );
+    for below in [RealFs.read_file(&a.join("below")).map(drop), RealFs.read_dir(&a.join("below")).map(drop)] {
+        assert_eq!(below.unwrap_err().to_string(), format!("path '{}/below' does not exist", a.display()));
+    }
+    // a directory's size is the file system's affair
+    let size = std::fs::symlink_metadata(dir.path()).unwrap().len();
+    assert_eq!(RealFs.read_file(dir.path()).unwrap_err().to_string(), format!("read of {size} bytes: Is a directory"));
     assert!(RealFs.read_file(&dir.path().join("link")).is_err(), "the last link is not followed");
+}
+
+#[test]
+fn no_more_is_read_of_a_file_than_its_size_says() {
+    assert_eq!(RealFs.read_file(Path::new("/proc/version")).unwrap(), b"", "as C++ Nix 2.34 reads it");
 }
 
 #[test]

@@ -1,0 +1,1 @@
+builtins.readFile ./read-below-file.nix/x

@@ -1,0 +1,1 @@
+({ }: 1) { null = 1; zebra = 2; type = 3; antelope = 4; }
