@@ -949,24 +949,15 @@ impl<'a> Evaluator<'a> {
         let mut used = 0;
         for (index, formal) in formals.formals.iter().enumerate() {
             let slot = first + index as u32;
-            match attrs.get(formal.name) {
-                Some(cell) => {
+            match (attrs.get(formal.name), &formal.default) {
+                (Some(cell), _) => {
                     used += 1;
                     env.set(slot, cell.get());
                 }
-                None => match &formal.default {
-                    // Set below, when all arguments that were given are there.
-                    Some(_) => {}
-                    None => return Err(self.missing_argument(lambda, formal.name, pos)),
-                },
-            }
-        }
-        if used < formals.formals.len() {
-            for (index, formal) in formals.formals.iter().enumerate() {
-                let slot = first + index as u32;
-                if let (true, Some(default)) = (env.get(slot).is_unset(), &formal.default) {
-                    env.set(slot, self.delay(default, env));
-                }
+                // A default that is the name of an argument is the same value as that, but only if that comes before it: programs can
+                // tell by comparing functions.
+                (None, Some(default)) => env.set(slot, self.delay(default, env)),
+                (None, None) => return Err(self.missing_argument(lambda, formal.name, pos)),
             }
         }
         if !formals.ellipsis {
