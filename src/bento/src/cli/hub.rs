@@ -71,7 +71,7 @@ const PAGE: &str = "127.0.0.1:8022";
 impl Hub {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (fleet, config) = super::fleet_config()?;
-        let hub = Directory::new(&config.hub.directory);
+        let hub = Directory::new(&config.hub(&fleet)?.directory);
         let site = |listen, token: Option<PathBuf>| {
             let access = Access::open(listen, token.as_deref())?;
             Ok::<_, anyhow::Error>(Site { hub: hub.clone(), expected: super::status::expected(&config)?, access })
