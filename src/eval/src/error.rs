@@ -47,7 +47,8 @@ pub struct Error {
     pub trace: Vec<Frame>,
     /// Names that are similar to one that was not found.
     pub suggestions: Vec<String>,
-    /// How long the trace was when the error left a deferred call whose place is not known yet.
+    /// How long the trace was when the error left a deferred call, or a promise that needs itself, for as long as the place
+    /// is not known yet where that was asked for.
     pub(crate) unplaced_call: Option<usize>,
 }
 
@@ -86,6 +87,14 @@ impl Error {
     #[cold]
     pub fn eval(pos: Pos, message: impl Into<String>) -> Box<Self> {
         Error::new(ErrorKind::Eval, pos, message)
+    }
+
+    /// The error for a promise that needs itself, which was asked for at a place yet to be named.
+    #[cold]
+    pub(crate) fn infinite_recursion() -> Box<Self> {
+        let mut error = Error::new(ErrorKind::InfiniteRecursion, Pos::NONE, "infinite recursion encountered");
+        error.unplaced_call = Some(0);
+        error
     }
 
     /// The same error without a place of its own: the steps of its trace have theirs.

@@ -151,10 +151,8 @@ impl<'a> Evaluator<'a> {
         let (state, saved) = thunk.enter();
         let result = match state {
             ThunkState::Done(value) => return Ok(value),
-            ThunkState::BlackHole => {
-                return Err(Error::new(ErrorKind::InfiniteRecursion, Pos::NONE, "infinite recursion encountered"));
-            }
-            ThunkState::Expr(expr, env) => self.eval(expr, env),
+            ThunkState::BlackHole => return Err(Error::infinite_recursion()),
+            ThunkState::Expr(expr, env) => self.eval(expr, env).map_err(settled),
             ThunkState::App(closure, argument) => self.call_lambda(closure, argument, Pos::NONE).map_err(unplaced_call),
             ThunkState::Map(mapping, index) => {
                 let name = self.symbol_string(mapping.source.symbols[index]);
@@ -291,7 +289,7 @@ impl<'a> Evaluator<'a> {
                         return Err(self.missing(attrs, select.name, select.pos));
                     };
                     return self.force_slot(cell).map_err(|error| {
-                        let error = placed(error, pos);
+                        let error = placed(error, pos.or(select.pos));
                         if self.is_shown(pos) { self.trace_attr(error, pos, select.name) } else { error }
                     });
                 }
@@ -304,7 +302,7 @@ impl<'a> Evaluator<'a> {
                             return Ok(Value::FALSE);
                         };
                         if index + 1 < has.path.len() {
-                            subject = self.force_slot(cell)?;
+                            subject = self.force_slot(cell).map_err(|error| placed(error, has.subject.pos()))?;
                         }
                     }
                     return Ok(Value::TRUE);
@@ -444,7 +442,7 @@ impl<'a> Evaluator<'a> {
         let mut env = env.up(variable.level);
         let mut with = variable.with;
         loop {
-            let scope = self.force_variable(env, 0)?;
+            let scope = self.force_variable(env, 0).map_err(|error| placed(error, with.pos))?;
             let Some(attrs) = scope.as_attrs() else {
                 let context = "while evaluating the first subexpression of a with expression";
                 return Err(self.not_a(scope, "a set", with.pos, context).unplaced());
@@ -506,8 +504,13 @@ impl<'a> Evaluator<'a> {
         found: &mut Pos,
     ) -> Evaluated<'a> {
         let mut subject = subject;
+        // The attribute that the path has led to so far; the name after it is evaluated before its value is.
+        let mut last = None;
         for name in select.path {
             let name = self.eval_name(name, env)?;
+            if let Some(cell) = last {
+                subject = self.force_slot(cell).map_err(|error| placed(error, select.pos))?;
+            }
             let next = match subject.as_attrs() {
                 Some(attrs) => match attrs.find(name) {
                     Some(next) => Some(next),
@@ -523,13 +526,16 @@ impl<'a> Evaluator<'a> {
             match (next, &select.default) {
                 (Some((cell, pos)), _) => {
                     *found = pos;
-                    subject = self.force_slot(cell).map_err(|error| placed(error, pos))?;
+                    last = Some(cell);
                 }
                 (None, Some(default)) => return self.eval(default, env),
                 (None, None) => unreachable!("handled above"),
             }
         }
-        Ok(subject)
+        match last {
+            Some(cell) => self.force_slot(cell).map_err(|error| placed(error, found.or(select.pos))),
+            None => Ok(subject),
+        }
     }
 
     /// A selection path for messages. A name that can't be evaluated shows as its expression would, without its text.
@@ -745,7 +751,7 @@ impl<'a> Evaluator<'a> {
             args[index] = if prim_op.strict & (1 << index) == 0 {
                 self.delay(argument, env)
             } else {
-                match self.eval(argument, env) {
+                match self.eval_argument(argument, env) {
                     Ok(value) => value,
                     Err(error) => {
                         args[index] = self.failed(error);
@@ -755,6 +761,16 @@ impl<'a> Evaluator<'a> {
             };
         }
         self.call_prim_op(prim_op, &args[..call.args.len()], call.pos)
+    }
+
+    /// The value of a builtin's argument. A variable is no place for what goes wrong in it, as the builtin gets its promise.
+    #[inline]
+    fn eval_argument(&self, argument: &'a Expr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        match *argument {
+            Expr::Local(_, slot) => self.force_variable(env, slot),
+            Expr::Var(variable) => self.force_variable(env.up(variable.level), variable.slot),
+            _ => self.eval(argument, env),
+        }
     }
 
     fn call_prim_op(&self, prim_op: &'static builtins::PrimOp, args: &[Value<'a>], pos: Pos) -> Evaluated<'a> {
@@ -777,7 +793,7 @@ impl<'a> Evaluator<'a> {
     #[cold]
     fn trace_prim_op(&self, error: Box<Error>, prim_op: &'static builtins::PrimOp, pos: Pos) -> Box<Error> {
         if prim_op.traced {
-            error.traced(pos, format!("while calling the '{}' builtin", prim_op.short_name()))
+            error.traced(pos, format!("{CALLING_BUILTIN}{}' builtin", prim_op.short_name()))
         } else {
             error
         }
@@ -949,24 +965,15 @@ impl<'a> Evaluator<'a> {
         let mut used = 0;
         for (index, formal) in formals.formals.iter().enumerate() {
             let slot = first + index as u32;
-            match attrs.get(formal.name) {
-                Some(cell) => {
+            match (attrs.get(formal.name), &formal.default) {
+                (Some(cell), _) => {
                     used += 1;
                     env.set(slot, cell.get());
                 }
-                None => match &formal.default {
-                    // Set below, when all arguments that were given are there.
-                    Some(_) => {}
-                    None => return Err(self.missing_argument(lambda, formal.name, pos)),
-                },
-            }
-        }
-        if used < formals.formals.len() {
-            for (index, formal) in formals.formals.iter().enumerate() {
-                let slot = first + index as u32;
-                if let (true, Some(default)) = (env.get(slot).is_unset(), &formal.default) {
-                    env.set(slot, self.delay(default, env));
-                }
+                // A default that is the name of an argument is the same value as that, but only if that comes before it: programs can
+                // tell by comparing functions.
+                (None, Some(default)) => env.set(slot, self.delay(default, env)),
+                (None, None) => return Err(self.missing_argument(lambda, formal.name, pos)),
             }
         }
         if !formals.ellipsis {
@@ -1014,9 +1021,6 @@ impl<'a> Evaluator<'a> {
 
     #[cold]
     fn trace_attr(&self, error: Box<Error>, pos: Pos, name: Symbol) -> Box<Error> {
-        if pos == Pos::NONE {
-            return error;
-        }
         let what = format!("while evaluating the attribute '{}'", self.attr_name(name));
         error.traced(pos, what)
     }
@@ -1366,7 +1370,7 @@ impl<'a> Evaluator<'a> {
             }
             Kind::Attrs(attrs) => {
                 if let Some(convert) = attrs.get(sym::TO_STRING) {
-                    let convert = self.force_slot(convert)?;
+                    let convert = self.force_slot(convert).map_err(|error| placed(error, pos))?;
                     let result = self.nested(pos, || self.call(convert, &[value], pos))?;
                     let what = "while evaluating the result of the `__toString` attribute";
                     return self.nested(pos, || self.coerce_to_string(result, text, context, mode, pos, what));
@@ -1431,19 +1435,26 @@ impl<'a> Evaluator<'a> {
 /// What a trace says about the place of a call.
 const CALL_SITE: &str = "from call site";
 
+/// How a trace's step starts that says which builtin was called.
+const CALLING_BUILTIN: &str = "while calling the '";
+
 /// The same error, of a value that was asked for at `pos`: an infinite recursion is reported where the variable stands that
 /// led into it, and a deferred call gets a site.
 #[cold]
 pub(crate) fn placed(mut error: Box<Error>, pos: Pos) -> Box<Error> {
-    if error.kind == ErrorKind::InfiniteRecursion && error.pos == Pos::NONE {
-        error.pos = pos;
-    }
     if pos != Pos::NONE && error.unplaced_call.take() == Some(error.trace.len()) {
         match error.trace.last_mut() {
-            // The call was one too many, so it has not begun.
+            // A promise that needs itself, or a call that was one too many, so that it has not begun.
             None => error.pos = pos,
-            Some(frame) if frame.pos == Pos::NONE && frame.message == CALL_SITE => frame.pos = pos,
-            Some(_) => error = error.traced_as(FrameKind::Call, pos, CALL_SITE),
+            Some(frame)
+                if frame.pos == Pos::NONE
+                    && (frame.message == CALL_SITE || frame.message.starts_with(CALLING_BUILTIN)) =>
+            {
+                frame.pos = pos;
+            }
+            Some(frame) if frame.kind == FrameKind::Call => error = error.traced_as(FrameKind::Call, pos, CALL_SITE),
+            // A builtin that leaves no step.
+            Some(_) => {}
         }
     }
     error
@@ -1456,9 +1467,16 @@ fn unplaced_call(mut error: Box<Error>) -> Box<Error> {
     error
 }
 
+/// The same error, of a promise: whoever asks for that is not who asked for what has failed in it.
+#[cold]
+fn settled(mut error: Box<Error>) -> Box<Error> {
+    error.unplaced_call = None;
+    error
+}
+
 /// Where the function starts whose deferred call this is, or that this is.
 #[inline]
-fn call_pos(value: Value<'_>) -> Pos {
+pub(crate) fn call_pos(value: Value<'_>) -> Pos {
     match value.as_thunk() {
         Some(thunk) => thunk.function().map_or(Pos::NONE, |closure| closure.lambda().pos),
         None => value.as_lambda().map_or(Pos::NONE, |closure| closure.lambda().pos),

@@ -34,6 +34,12 @@ pub struct Pos(pub u32);
 impl Pos {
     /// No position.
     pub const NONE: Pos = Pos(0);
+
+    /// This position, or if it is none, another.
+    #[inline]
+    pub(crate) fn or(self, other: Pos) -> Pos {
+        if self == Pos::NONE { other } else { self }
+    }
 }
 
 const TAG_MASK: usize = 7;
@@ -690,6 +696,7 @@ impl<'a> Thunk<'a> {
     }
 
     /// Takes the computation out and leaves a black hole, unless the value is known or the thunk is a black hole already.
+    /// Deferred calls stay as they are: where one needs itself, it is not it that notices, as in C++ Nix.
     #[inline]
     pub(crate) fn enter(&self) -> (ThunkState<'a>, SavedState) {
         let state = self.state.get();
@@ -700,15 +707,23 @@ impl<'a> Thunk<'a> {
         if state == BLACK_HOLE {
             return (ThunkState::BlackHole, saved);
         }
-        self.state.set(BLACK_HOLE);
         let pointer: *mut u8 = near(self, state & !STATE_TAG);
         // SAFETY: the constructors in `Heap` pair each state's tag with the offset of the type named here.
         let taken = unsafe {
             match state & STATE_TAG {
-                STATE_EXPR => ThunkState::Expr(&*pointer.cast::<Expr<'a>>(), Env(self.payload.get().word.cast())),
+                STATE_EXPR => {
+                    self.state.set(BLACK_HOLE);
+                    ThunkState::Expr(&*pointer.cast::<Expr<'a>>(), Env(self.payload.get().word.cast()))
+                }
                 STATE_APP => ThunkState::App(&*pointer.cast::<Closure<'a>>(), self.payload.get()),
                 STATE_MAP => ThunkState::Map(&*pointer.cast::<Mapping<'a>>(), self.payload.get().half() as usize >> 3),
-                _ => ThunkState::Native(&*pointer.cast::<Suspension<'a>>()),
+                _ => {
+                    let suspension = &*pointer.cast::<Suspension<'a>>();
+                    if !matches!(suspension, Suspension::Call1(..) | Suspension::Call2(..)) {
+                        self.state.set(BLACK_HOLE);
+                    }
+                    ThunkState::Native(suspension)
+                }
             }
         };
         (taken, saved)

@@ -81,7 +81,7 @@ pub(crate) fn resume<'a>(evaluator: &Evaluator<'a>, number: u32) -> Evaluated<'a
     let graph = deferred.and_then(|deferred| state.graphs.borrow().get(deferred.graph).cloned());
     match (deferred, graph) {
         (Some(deferred), Some(graph)) => evaluator.flake_part(&graph, deferred.node, deferred.part),
-        _ => Err(Error::new(ErrorKind::InfiniteRecursion, Pos::NONE, "infinite recursion encountered")),
+        _ => Err(Error::infinite_recursion()),
     }
 }
 

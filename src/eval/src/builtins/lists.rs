@@ -5,7 +5,7 @@ use super::attrs::required;
 use super::numbers::less_than;
 use super::sort;
 use crate::error::{Error, Result};
-use crate::eval::{Evaluated, Evaluator};
+use crate::eval::{Evaluated, Evaluator, call_pos};
 use crate::symbol::sym;
 use crate::value::{Kind, List, Pos, Value};
 use rustc_hash::FxHashMap;
@@ -273,7 +273,9 @@ fn concat_map<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated
     for element in list.iter() {
         let result = ev.call(function, &[element], pos)?;
         let what = "while evaluating the return value of the function passed to builtins.concatMap";
-        lists.push(ev.force_list(result, pos, what)?);
+        // What is no list was made in the function. Where a set starts is not known.
+        let at = if result.as_attrs().is_some() { pos } else { call_pos(result).or(call_pos(function)) };
+        lists.push(ev.force_list(result, at, what)?);
     }
     Ok(concat(ev, &lists))
 }

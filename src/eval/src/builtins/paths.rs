@@ -376,9 +376,10 @@ fn store_path<'a>(ev: &Evaluator<'a>, args: &[Value<'a>], pos: Pos) -> Evaluated
     if ev.store.parse(&path).is_err() {
         path = bytes_of(&ev.resolve_links(&path, Resolve::Full)?).to_vec();
     }
-    let Ok((base, _)) = ev.store.split(&path) else {
+    if !ev.store.contains(&path) {
         return Err(Error::eval(pos, format!("path '{}' is not in the Nix store", lossy(&path))));
-    };
+    }
+    let (base, _) = ev.store.split(&path).map_err(|error| Error::eval(Pos::NONE, error.to_string()))?;
     let context = ev.contexts.union(context, ev.contexts.single(Element::Opaque(Rc::from(base.as_str()))));
     Ok(ev.heap.string_with_context(&path, context))
 }

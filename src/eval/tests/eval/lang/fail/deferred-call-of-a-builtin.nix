@@ -1,0 +1,1 @@
+{ a = builtins.mapAttrs builtins.add { a = 1; }; }.a.a

@@ -1,0 +1,4 @@
+let
+  x = builtins.length x;
+in
+x
