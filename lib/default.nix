@@ -5,7 +5,7 @@ let
 
   # The commands that make sense as `nix run .#COMMAND`.
   commands = {
-    deploy = "Evaluate the hosts and publish what has changed to the hub";
+    deploy = "Evaluate the hosts, and publish what has changed to the hub or push it over SSH";
     build = "Evaluate and build the hosts, without publishing anything";
     diff = "Show what deploying would change on each host";
     status = "Show which system each host should run, and which it runs";

@@ -184,6 +184,11 @@ in
         default = 1000;
         description = "How many connections from one address (of IPv6, from one /64) may wait to log in at a time. More of them are refused, and hosts try again.";
       };
+      perHost = mkOption {
+        type = types.ints.between 1 65535;
+        default = 16;
+        description = "How many connections one host may have at a time. More of them are refused, and hosts try again.";
+      };
       user = mkOption {
         type = types.strMatching ".+";
         default = "bento-hub";
@@ -350,7 +355,7 @@ in
         description = "bento hub: releases for the fleet's hosts";
         serviceConfig = {
           ExecStart = "${cfg.package}/bin/bento hub serve --listen ${cfg.embedded.listen} --host-key /var/lib/${directory}/host_key"
-            + " --per-address ${toString cfg.embedded.perAddress}"
+            + " --per-address ${toString cfg.embedded.perAddress} --per-host ${toString cfg.embedded.perHost}"
             + lib.optionalString (cfg.quota != null) " --quota ${toString cfg.quota}"
             + lib.optionalString cfg.web.enable " --web=${cfg.web.listen}${tokenArguments}";
           User = cfg.embedded.user;

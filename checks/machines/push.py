@@ -235,7 +235,7 @@ class Lab:
     def one(self, name="t1"):
         """The one system that the machine runs, boots and has as its profile; nothing of a trial is left."""
         machine = self.get(name)
-        machine.wait_until_succeeds("! systemctl list-units --plain --no-legend 'bento-push-*' 'bento-activation*' | grep -q .", 120)
+        machine.wait_until_succeeds("! systemctl list-units --plain --no-legend 'bento-push-*' 'bento-activation*' | grep .", 120)
         system = self.running(machine)
         profile = machine.succeed("readlink -f /nix/var/nix/profiles/system").strip()
         if not system == self.boots(machine) == profile:

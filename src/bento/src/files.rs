@@ -33,6 +33,12 @@ pub fn sync_file_system(dir: &Path) -> Result<()> {
 ///
 /// `mode` holds the permission bits; `gid` the group, if it shall differ from the process's.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32, gid: Option<u32>) -> Result<()> {
+    write(path, content, mode, gid)?;
+    sync_dir(parent(path)?)
+}
+
+/// As [`write_atomic`], but it is for the caller to make the name durable.
+pub fn write(path: &Path, content: &[u8], mode: u32, gid: Option<u32>) -> Result<()> {
     let dir = parent(path)?;
     let context = || format!("cannot write {}", path.display());
     let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir).with_context(context)?;
@@ -43,7 +49,7 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32, gid: Option<u32>) ->
     temporary.as_file().set_permissions(Permissions::from_mode(mode)).with_context(context)?;
     temporary.as_file().sync_all().with_context(context)?;
     temporary.persist(path).map_err(|e| e.error).with_context(context)?;
-    sync_dir(dir)
+    Ok(())
 }
 
 /// Points a symbolic link elsewhere by one rename(2), durably.

@@ -1,17 +1,20 @@
 //! Publishing: an evaluated package becomes the current release of a host, all at once or not at all.
 //!
 //! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; in the same way the
-//! encrypted secrets, as `releases/N.secrets`; the manifest's signature, beside them; `manifest.json`, whose rename is the moment at which the release is current; `config`,
-//! `manifest.json.sig` and `last_change_date`, for people and for agents of the original bento. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
+//! encrypted secrets, as `releases/N.secrets`; the manifest's signature, beside them; `manifest.json`, whose rename is the moment at which the release is current, with `config`,
+//! `manifest.json.sig` and `last_change_date`, for people and for agents of the original bento. A file that the release before has too is the same one, under a second name. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
 //! crash after it the new one (and the next publish mends the rest).
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
+use nix::fcntl::OFlag;
 use nix::unistd::{Uid, User};
 use ssh_key::PublicKey;
 
@@ -124,9 +127,10 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     let lacks_user = reader.is_none() && Uid::effective().is_root();
     lay_out(&dir, reader)?;
     clear_leftovers(&dir)?;
-    let Next { serial, manifest, sealed, why } = next_manifest(&dir, candidate, signer.map(Signer::public_key), now)?;
+    let key = signer.map(Signer::public_key);
+    let Next { serial, manifest, sealed, whole, why } = next_manifest(&dir, candidate, key, now)?;
     if why.is_empty() {
-        finish(&dir, serial)?;
+        finish(&dir, serial, reader, false)?;
         give_to(&dir.releases(), reader)?;
         give_to(&dir.manifest_file(), reader)?;
         if dir.signature_file(serial).exists() {
@@ -137,11 +141,14 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     let releases = dir.releases();
     let temporary = releases.join(format!("{TEMPORARY}{serial}"));
     make_dir(&temporary)?;
+    let there = whole.as_ref().map(|current| Served::of(&dir, current)).unwrap_or_default();
     for file in &manifest.files {
+        if there.link(file, &temporary)? {
+            continue;
+        }
         let from = candidate.tree.path().join(&file.path);
         let source = File::open(&from).with_context(|| format!("cannot read {}", from.display()))?;
-        let mode = if file.mode.executable() { 0o750 } else { 0o640 };
-        put(source, &temporary, &file.path, mode)?;
+        put(source, &temporary, &file.path, served_mode(file))?;
     }
     put_in_place(&temporary, &dir.path().join(release_dir(serial)), reader)?;
     if !sealed.is_empty() {
@@ -157,8 +164,8 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
         Some(signer) => files::write_atomic(&dir.signature_file(serial), signer.sign(&text)?.as_bytes(), 0o640, gid)?,
         None => files::sync_dir(&releases)?,
     }
-    files::write_atomic(&dir.manifest_file(), &text, 0o640, gid)?;
-    finish(&dir, serial)?;
+    files::write(&dir.manifest_file(), &text, 0o640, gid)?;
+    finish(&dir, serial, reader, true)?;
     prune(&dir, serial)?;
     Ok(Outcome { published: Published::New { serial }, why, lacks_user })
 }
@@ -171,8 +178,39 @@ struct Next {
     manifest: Manifest,
     /// The encrypted secrets, in the manifest's order.
     sealed: Vec<Vec<u8>>,
+    /// The manifest of the current release, if its files are as they were.
+    whole: Option<Manifest>,
     /// Why a new release is needed.
     why: Vec<String>,
+}
+
+/// The files of a release that are known to be as its manifest says, by what is in them.
+#[derive(Default)]
+struct Served<'a>(BTreeMap<&'a str, PathBuf>);
+
+impl<'a> Served<'a> {
+    fn of(dir: &HostDir, manifest: &'a Manifest) -> Self {
+        let release = dir.path().join(release_dir(manifest.serial));
+        let place = |file: &'a PackageFile| Some((file.blake3.as_str(), place(&release, &file.path).ok()?));
+        Self(manifest.files.iter().filter_map(place).collect())
+    }
+
+    /// Makes a file of another release one of these, under another name: what is published is never written again. Gives whether that
+    /// could be done; if not, a copy does as well.
+    fn link(&self, file: &PackageFile, release: &Path) -> Result<bool> {
+        let Some(there) = self.0.get(file.blake3.as_str()) else { return Ok(false) };
+        if !fs::symlink_metadata(there).is_ok_and(|found| found.is_file() && found.mode() & 0o7777 == served_mode(file))
+        {
+            return Ok(false);
+        }
+        make_dirs_above(release, &file.path)?;
+        Ok(fs::hard_link(there, place(release, &file.path)?).is_ok())
+    }
+}
+
+/// The mode that a file has on the hub, where only the host's group reads it.
+fn served_mode(file: &PackageFile) -> u32 {
+    if file.mode.executable() { 0o750 } else { 0o640 }
 }
 
 /// The manifest that a candidate would get, and why the current one does not do.
@@ -209,6 +247,11 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
             ReleaseMode::Closure => Vec::new(),
         },
     };
+    let is_whole = |current: &Manifest| {
+        let release = dir.path().join(release_dir(current.serial));
+        Package::served(&release, &current.files).is_ok_and(|served| served == current.files)
+    };
+    let whole = current.as_ref().ok().and_then(Option::as_ref).is_some_and(is_whole);
     let why = match &current {
         Err(_) => vec!["the current release's manifest can't be read".to_owned()],
         Ok(None) => vec!["there is no release yet".to_owned()],
@@ -217,7 +260,7 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
             if !lasts(current.expires, manifest.expires, now) {
                 why.push("the current release does not last as long as it should".to_owned());
             }
-            if !is_whole(&dir.path().join(release_dir(current.serial)), &current.files) {
+            if !whole {
                 why.push("the current release's files are damaged".to_owned());
             }
             if key.is_some_and(|key| !is_signed(dir, current.serial, key)) {
@@ -230,7 +273,7 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
         Ok(Some(current)) if why.is_empty() => current.serial,
         _ => manifest.serial,
     };
-    Ok(Next { serial, manifest, sealed, why })
+    Ok(Next { serial, manifest, sealed, whole: current.ok().flatten().filter(|_| whole), why })
 }
 
 /// The secrets of a release with their encrypted texts: those of the current one that are still the same, and new ones.
@@ -273,11 +316,6 @@ fn lasts(current: Option<Timestamp>, new: Option<Timestamp>, now: Timestamp) -> 
 fn is_signed(dir: &HostDir, serial: u64, key: &PublicKey) -> bool {
     let texts = fs::read(dir.manifest_file()).and_then(|text| Ok((text, fs::read(dir.signature_file(serial))?)));
     texts.is_ok_and(|(text, signature)| sign::verify(&text, &signature, &[key.into()]).is_ok())
-}
-
-/// Whether a published release has all its files, as they were.
-fn is_whole(dir: &Path, files: &[PackageFile]) -> bool {
-    Package::served(dir, files).is_ok_and(|served| served == files)
 }
 
 /// Makes a host's directories, with their owners and modes, where they aren't so already.
@@ -326,15 +364,21 @@ fn clear_leftovers(dir: &HostDir) -> Result<()> {
     Ok(())
 }
 
-/// Writes one file of a release, durably.
-fn put(mut source: impl io::Read, release: &Path, path: &str, mode: u32) -> Result<()> {
-    let to = place(release, path)?;
+/// Makes the directories that a file of a release is in.
+fn make_dirs_above(release: &Path, path: &str) -> Result<()> {
     let mut above = release.to_owned();
     let parts: Vec<&str> = path.split('/').collect();
     for part in &parts[..parts.len() - 1] {
         above.push(part);
         make_dir(&above)?;
     }
+    Ok(())
+}
+
+/// Writes one file of a release, durably.
+fn put(mut source: impl io::Read, release: &Path, path: &str, mode: u32) -> Result<()> {
+    let to = place(release, path)?;
+    make_dirs_above(release, path)?;
     let context = || format!("cannot write {}", to.display());
     let mut copy = OpenOptions::new().write(true).create_new(true).mode(mode).open(&to).with_context(context)?;
     io::copy(&mut source, &mut copy).with_context(context)?;
@@ -383,15 +427,17 @@ fn sync_dirs(dir: &Path) -> Result<()> {
 }
 
 /// Brings `config` and `last_change_date` in line with the current release, if they aren't.
-fn finish(dir: &HostDir, serial: u64) -> Result<()> {
+///
+/// All of it lies in one directory, which is made durable at the end if something in it has changed, here or before (`changed`).
+fn finish(dir: &HostDir, serial: u64, reader: Option<Reader>, mut changed: bool) -> Result<()> {
     let (config, target) = (dir.config(), release_dir(serial));
     // the original bento had a directory here
     if fs::symlink_metadata(&config).is_ok_and(|metadata| metadata.is_dir()) {
         files::remove(&config)?;
     }
-    let mut pointed = point(&config, &target)?;
+    changed |= point(&config, &target)?;
     if dir.signature_file(serial).exists() {
-        pointed |= point(&dir.path().join(manifest::SIGNATURE_LINK), &signature_file(serial))?;
+        changed |= point(&dir.path().join(manifest::SIGNATURE_LINK), &signature_file(serial))?;
     } else {
         files::remove(&dir.path().join(manifest::SIGNATURE_LINK))?;
     }
@@ -407,11 +453,21 @@ fn finish(dir: &HostDir, serial: u64) -> Result<()> {
     }
     let touched = modified(&dir.last_change_date());
     if touched.is_none() || touched < modified(&dir.manifest_file()) {
-        files::write_atomic(&dir.last_change_date(), b"", 0o640, gid(dir))?;
-    } else if pointed {
-        files::sync_dir(dir.path())?;
+        touch(&dir.last_change_date(), gid(dir), reader)?;
+        changed = true;
     }
-    Ok(())
+    if changed { files::sync_dir(dir.path()) } else { Ok(()) }
+}
+
+/// Gives an empty file the time of now, durably; one that can't be written to is replaced. Whether a new name is durable, its parent
+/// decides.
+fn touch(file: &Path, gid: Option<u32>, reader: Option<Reader>) -> Result<()> {
+    let open = OpenOptions::new().write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(file);
+    let touched = open.and_then(|file| file.set_modified(SystemTime::now()).and_then(|()| file.sync_all()));
+    if touched.is_err() {
+        return files::write(file, b"", 0o640, gid);
+    }
+    give_to_one(file, reader)
 }
 
 /// The group of a host's directory, which what lies in it has too.

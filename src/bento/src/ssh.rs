@@ -127,7 +127,9 @@ impl HubAddress {
                 self.identity.display()
             )
         })?;
-        let sftp = session.sftp().with_context(|| format!("the hub {hub} offers no SFTP"))?;
+        let sftp = session.sftp().with_context(|| {
+            format!("the hub {hub} offers no SFTP, or this host has too many connections there already")
+        })?;
         Ok(Connection { sftp })
     }
 
@@ -136,8 +138,9 @@ impl HubAddress {
     pub fn connect_patiently(&self) -> Result<Connection> {
         /// libssh2's `LIBSSH2_ERROR_TIMEOUT`
         const LATE: ErrorCode = ErrorCode::Session(-9);
-        /// libssh2's `LIBSSH2_ERROR_SOCKET_DISCONNECT` and `LIBSSH2_ERROR_SOCKET_RECV`, of a connection that is closed or reset
-        const HUNG_UP: [ErrorCode; 2] = [ErrorCode::Session(-13), ErrorCode::Session(-43)];
+        /// libssh2's `LIBSSH2_ERROR_SOCKET_DISCONNECT` and `LIBSSH2_ERROR_SOCKET_RECV`, of a connection that is closed or reset, and
+        /// `LIBSSH2_ERROR_CHANNEL_FAILURE`, where that happens right after logging in
+        const HUNG_UP: [ErrorCode; 3] = [ErrorCode::Session(-13), ErrorCode::Session(-43), ErrorCode::Session(-21)];
         /// seconds, after each of which there is another try
         const PAUSES: [u64; 3] = [1, 2, 4];
 

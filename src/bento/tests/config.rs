@@ -38,14 +38,16 @@ fn both_files_say_the_same() {
                 [build]\nlocal = false\n[release]\nsigning-key = \"/keys/admin\"\n";
     let config = Config::parse_shell(shell).unwrap();
     assert_eq!(config, Config::parse_toml(toml).unwrap());
-    assert_eq!((config.hub.port, config.timeout().as_secs(), config.build.local), (2222, 7, false));
+    let hub = config.hub.unwrap();
+    assert_eq!((hub.port, hub.timeout, config.build.local), (2222, 7, false));
 }
 
 #[test]
 fn what_is_not_said_has_a_default() {
     let shell = Config::parse_shell("CHROOT_DIR=/c\nREMOTE_IP=\nNOLOCALBUILD=\n").unwrap();
     assert_eq!(shell, Config::parse_toml("[hub]\ndirectory = \"/c\"\n").unwrap());
-    assert_eq!((shell.hub.port, shell.hub.timeout, shell.hub.address.clone()), (22, 20, None));
+    let hub = shell.hub.clone().unwrap();
+    assert_eq!((hub.port, hub.timeout, hub.address), (22, 20, None));
     assert_eq!((shell.build.local, shell.release.mode), (true, ReleaseMode::Source));
     assert_eq!(shell.release.valid_for_days, None);
 }

@@ -9,7 +9,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,7 @@ use common::{Lab, candidate};
 use jiff::Timestamp;
 
 /// The calls that change what a reader sees or what outlives a crash.
-const CALLS: [&str; 15] = [
+const CALLS: [&str; 16] = [
     "openat",
     "write",
     "copy_file_range",
@@ -42,8 +42,12 @@ const CALLS: [&str; 15] = [
     "fchmod",
     "chmod",
     "lchown",
+    "utimensat",
     "fsync",
 ];
+
+/// What is in a file that does not change.
+const SAME: &str = "same";
 
 /// Where a publish happens.
 struct Place {
@@ -69,7 +73,9 @@ impl Place {
 
     /// Writes the host's files.
     fn source(&self, text: &str) {
-        for file in ["source/configuration.nix", "source/sub/other.nix"] {
+        for (file, text) in
+            [("source/configuration.nix", text), ("source/sub/other.nix", text), ("source/sub/same.nix", SAME)]
+        {
             let file = self.dir.join(file);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, text).unwrap();
@@ -100,11 +106,12 @@ impl Place {
         let signature = fs::read(host.join(signature_file(manifest.serial))).unwrap();
         let (key, _) = read_public_key(&self.dir.join("key")).unwrap();
         verify(&text, &signature, &[SigningKey::from(&key)]).unwrap();
-        assert!(manifest.files.len() == 2);
+        assert!(manifest.files.len() == 3);
         for file in &manifest.files {
             let served = fs::read(host.join(format!("releases/{}/{}", manifest.serial, file.path))).unwrap();
             assert_eq!(blake3::hash(&served).to_hex().as_str(), file.blake3);
-            assert_eq!(served, if manifest.serial == 1 { b"old" } else { b"new" });
+            let text = if manifest.serial == 1 { "old" } else { "new" };
+            assert_eq!(served, if file.path.ends_with("same.nix") { SAME } else { text }.as_bytes());
         }
         let [secret] = manifest.secrets.as_slice() else { panic!("{manifest:?}") };
         let sealed = fs::read(host.join(secrets_dir(manifest.serial)).join(&secret.path)).unwrap();
@@ -225,6 +232,8 @@ fn a_file_system_without_hard_links_does_as_well() {
     assert_eq!(place.whole(), 2);
     let host = dir.path().join("hub/crash-host");
     assert_eq!(fs::read(host.join("releases/2.json")).unwrap(), fs::read(host.join("manifest.json")).unwrap());
+    let inode = |file: &str| fs::metadata(host.join(file)).unwrap().ino();
+    assert_ne!(inode("releases/1/sub/same.nix"), inode("releases/2/sub/same.nix"));
 }
 
 #[test]

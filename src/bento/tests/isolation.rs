@@ -30,7 +30,9 @@ fn sftp_from(lab: &Lab, address: &str, host: &str, key: &str, command: &str) -> 
     fs::write(&batch, format!("{command}\n")).unwrap();
     let output = Command::new("sftp")
         .args([
-            "-q",
+            // what the hub says when it hangs up is an error
+            "-o",
+            "LogLevel=ERROR",
             "-o",
             "StrictHostKeyChecking=no",
             "-o",
@@ -514,9 +516,41 @@ fn who_has_logged_in_is_not_counted_and_who_is_refused_comes_back() {
 }
 
 #[test]
+fn a_host_that_has_logged_in_cannot_hold_the_places_of_all_others() {
+    let Some(mut lab) = lab(Kind::Embedded) else { return };
+    let address = address(&lab, 20);
+    let sessions: Vec<_> = (0..16).map(|_| address.connect().unwrap()).collect();
+    let refused = format!("{:#}", address.connect().err().unwrap());
+    assert!(refused.contains("this host has too many connections there already"), "{refused}");
+    let (worked, said) = sftp(&lab, "web", "get manifest.json");
+    assert!(!worked && said.contains("this host has too many connections at the same time"), "{said}");
+    // another host has places of its own, and those who are in go on
+    let (worked, said) = sftp(&lab, "db", "get manifest.json");
+    assert!(worked, "{said}");
+    for session in &sessions {
+        assert!(session.read("manifest.json", 1 << 20).unwrap().starts_with(b"{"));
+    }
+    // an agent tries again, and gets in when there is a place
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| address.connect_patiently().map(|hub| hub.exists("manifest.json").unwrap()));
+        std::thread::sleep(Duration::from_millis(300));
+        drop(sessions);
+        assert!(patient.join().unwrap().unwrap());
+    });
+    let log = lab.read("sshd.log");
+    assert_eq!(log.matches("web: 16 connections are logged in: no more of them for now").count(), 1, "{log}");
+    lab.serve_hub(&["--per-host", "1"]);
+    let address = self::address(&lab, 20);
+    let only = address.connect().unwrap();
+    assert!(address.connect().is_err() && only.exists("manifest.json").unwrap());
+}
+
+#[test]
 fn a_thousand_agents_poll_the_embedded_hub_at_once() {
     const AGENTS: usize = 1000;
-    let Some(lab) = lab(Kind::Embedded) else { return };
+    let Some(mut lab) = lab(Kind::Embedded) else { return };
+    // they have one key between them
+    lab.serve_hub(&["--per-host", "1000"]);
     let address = address(&lab, 300);
     let start = std::time::Instant::now();
     let failures: Vec<String> = std::thread::scope(|scope| {

@@ -136,7 +136,7 @@ fn the_module_makes_hubs_of_nixos_machines() {
     let embedded = &hubs["embedded"];
     assert_eq!(embedded["users"], json!({ "bento-hub": [] }));
     let hub = text("embedded", "hub");
-    let line = "/bin/bento hub serve --listen [::]:2222 --host-key /var/lib/bento-hub/host_key --per-address 1000 --quota 256 --web=127.0.0.1:8022\n";
+    let line = "/bin/bento hub serve --listen [::]:2222 --host-key /var/lib/bento-hub/host_key --per-address 1000 --per-host 16 --quota 256 --web=127.0.0.1:8022\n";
     assert!(hub.contains(line), "{hub}");
     let lines = ["User=bento-hub", "ReadWritePaths=/srv/hub", "CapabilityBoundingSet=", "LimitNOFILE=1424:524288"];
     has_lines(&hub, &lines);

@@ -204,6 +204,54 @@ fn a_few_old_releases_are_kept() {
 }
 
 #[test]
+fn a_file_that_has_not_changed_is_kept_once() {
+    use std::os::unix::fs::MetadataExt;
+    let bench = Bench::new();
+    let served = |serial: u64, path: &str| bench.host().join(format!("releases/{serial}/{path}"));
+    let inode = |serial: u64, path: &str| fs::metadata(served(serial, path)).unwrap().ino();
+    let same = |one: u64, other: u64, path: &str| inode(one, path) == inode(other, path);
+    bench.publish('1');
+    write(bench.source.path(), "configuration.nix", "{ changed = true; }");
+    bench.publish('1');
+    assert!(same(1, 2, "sub/program") && !same(1, 2, "configuration.nix"));
+    assert_eq!(fs::read_to_string(served(1, "configuration.nix")).unwrap(), "{ }");
+    // also under another name, but not with another mode
+    fs::rename(bench.source.path().join("sub/program"), bench.source.path().join("moved")).unwrap();
+    bench.publish('1');
+    assert_eq!(inode(3, "moved"), inode(1, "sub/program"));
+    fs::set_permissions(bench.source.path().join("moved"), fs::Permissions::from_mode(0o755)).unwrap();
+    bench.publish('1');
+    assert!(!same(3, 4, "moved") && same(3, 4, "configuration.nix"));
+    assert_eq!(fs::metadata(served(4, "moved")).unwrap().mode() & 0o777, 0o750);
+    // nothing is taken from a release that is damaged
+    fs::write(served(4, "moved"), "damaged").unwrap();
+    assert_eq!(bench.publish('1'), Published::New { serial: 5 });
+    assert!(!same(4, 5, "moved") && !same(4, 5, "configuration.nix"));
+    assert_eq!(fs::read_to_string(served(5, "moved")).unwrap(), "#!/bin/sh\n");
+}
+
+#[test]
+fn the_date_of_the_last_change_is_that_of_the_release() {
+    let bench = Bench::new();
+    let date = bench.host().join("last_change_date");
+    let modified = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    for (version, before) in [('1', None), ('2', None), ('3', Some("absent")), ('4', Some("link")), ('5', None)] {
+        if let Some(before) = before {
+            fs::remove_file(&date).unwrap();
+            if before == "link" {
+                symlink("/nonexistent/date", &date).unwrap();
+            }
+        }
+        let start = std::time::SystemTime::now();
+        bench.publish(version);
+        assert!(modified(&date) >= modified(&bench.host().join("manifest.json")), "{version}");
+        // kernels tell files the time of their last tick
+        assert!(modified(&date) + std::time::Duration::from_millis(20) >= start, "{version}");
+        assert!(fs::symlink_metadata(&date).unwrap().is_file(), "{version}");
+    }
+}
+
+#[test]
 fn a_crash_before_the_manifest_leaves_the_old_release_and_is_cleared() {
     let bench = Bench::new();
     bench.publish('1');

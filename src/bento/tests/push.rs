@@ -190,7 +190,7 @@ fn no_destination_is_no_success() {
     let fleet = TempDir::new().unwrap();
     let output = bento(fleet.path(), &["deploy"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("bento.toml"), "{said}");
+    assert!(!output.status.success() && said.contains("a fleet's directory?"), "{said}");
 }
 
 #[test]

@@ -31,6 +31,8 @@ impl Config {
     pub(super) fn run(self) -> Result<ExitCode> {
         let Command::Check { json } = self.command;
         let dir = super::fleet_dir()?;
+        // without settings there is nothing to check
+        Settings::file(&dir)?;
         let settings = Settings::read(&dir)?;
         for (host, keys) in settings.host_keys()? {
             if let Some(why) = unverifiable(&keys) {

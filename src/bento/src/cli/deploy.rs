@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::Args;
 use jiff::{Span, Timestamp};
 use serde::Serialize;
@@ -17,7 +17,7 @@ use super::progress::Display;
 use super::push::{self, Desk, PushOptions, Screen};
 use crate::build::{Builder, Job};
 use crate::evaluation::{Aside, Evaluation, Evaluator, SearchPath, Subject};
-use crate::fleet::config::Config;
+use crate::fleet::config::{Config, TOML};
 use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{Host, HostKind, HostName};
 use crate::hub::{Hold, Hub};
@@ -38,8 +38,8 @@ use crate::source::SourceTree;
 /// nothing is built here.
 ///
 /// What is pushed: targets (`nixos://[USER@]HOST[:PORT][/CONFIGURATION]`, or `USER@HOST`), hosts with `push` in the settings, with
-/// --push all hosts, and where the fleet has no settings too, as there is no hub then. A pushed system is tried out, confirmed by a
-/// new connection, and only then kept; the exit status is 0 only if all of that worked everywhere.
+/// --push all hosts, and in a fleet without a hub all that are named. A pushed system is tried out, confirmed by a new connection,
+/// and only then kept; the exit status is 0 only if all of that worked everywhere.
 #[derive(Args)]
 pub(super) struct Deploy {
     /// The hosts: names, globs, @TAG [default: those in the environment's NAME, or else all]; or targets to push to
@@ -177,6 +177,14 @@ struct Found<'a> {
     alone: bool,
 }
 
+impl Found<'_> {
+    /// What is wrong with the fleet, as far as it was asked for.
+    fn broken(&self) -> Vec<Line> {
+        let concerned = self.fleet.concerned(self.selection);
+        concerned.map(|broken| Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, 0.0)).collect()
+    }
+}
+
 /// What all hosts are deployed with.
 struct Work<'a> {
     releases: Releases<'a>,
@@ -247,81 +255,77 @@ impl Deploy {
             Some(dir) => std::env::current_dir().context("cannot tell the working directory")?.join(dir),
             None => super::fleet_dir()?,
         };
-        // without a hub there is nothing to publish to
-        let config = match Config::exists(&dir) || self.hosts.is_empty() && !self.resume {
-            true => Some(Config::read(&dir)?),
-            false => None,
-        };
-        let settings = config.as_ref().map(|config| config.push.clone()).unwrap_or_default();
-        let build_options = config.as_ref().map(|config| config.build.options.clone()).unwrap_or_default();
+        let config = Config::read(&dir)?;
+        let hub = if self.publish { Some(config.hub(&dir)?) } else { config.hub.as_ref() };
+        let hub = hub.map(|hub| Hub::new(&hub.directory));
         if self.resume {
-            let hub = config.as_ref().map(|config| Hub::new(&config.hub.directory));
-            return push::resume(&self.pushing.resolve(&settings, &build_options)?, self.json, hub.as_ref());
+            let options = self.pushing.resolve(&config.push, &config.build.options)?;
+            return push::resume(&options, self.json, hub.as_ref());
         }
-        let (mut targets, words): (Vec<Target>, Vec<String>) = self.words(config.is_none())?;
+        let (mut targets, words) = self.words()?;
         let search_path = self.fleet.search_path()?;
         let evaluator = self.fleet.evaluator()?;
-        let signing_key =
-            config.as_ref().and_then(|config| self.signing_key.as_deref().or(config.release.signing_key.as_deref()));
-        let signer = if config.is_some() { self.signer(signing_key)? } else { None };
+        // without a hub there are no releases
+        let signing_key = self.signing_key.as_deref().or(config.release.signing_key.as_deref());
+        let signing_key = signing_key.filter(|_| hub.is_some());
+        let signer = if hub.is_some() { self.signer(signing_key)? } else { None };
         let key = signing_key.map(read_public_key).transpose()?.map(|(key, _)| key);
-        let mut published = ExitCode::SUCCESS;
-        if let Some(config) = config.as_ref().filter(|_| targets.is_empty() || !words.is_empty()) {
-            let selection = self.fleet.selection(&words, config)?;
+        let releases = || {
+            hub.clone().map(|hub| Releases {
+                config: &config,
+                hub,
+                key: key.as_ref(),
+                signer: signer.as_ref(),
+                mode: self.mode,
+                days: self.valid_for,
+            })
+        };
+        let mut others = ExitCode::SUCCESS;
+        if targets.is_empty() || !words.is_empty() {
+            let selection = self.fleet.selection(&words, &config)?;
             let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
+            let by_name = self.push || hub.is_none() && selection.is_said();
             let pushed = |host: &HostName| match config.hosts.get(host).and_then(|host| host.push.clone()) {
                 _ if self.publish => None,
                 Some(target) => Some(Target { config: Some(host.clone()), ..target }),
-                None => self.push.then(|| Target::named(host)),
+                None => by_name.then(|| Target::named(host)),
             };
             targets.extend(fleet.selected(&selection).filter_map(|host| pushed(&host.host.name)));
-            let mut rest = fleet.selected(&selection).filter(|host| pushed(&host.host.name).is_none()).peekable();
+            let rest: Vec<&FleetHost> =
+                fleet.selected(&selection).filter(|host| pushed(&host.host.name).is_none()).collect();
+            let found = Found { selection: &selection, fleet: &fleet, hosts: &rest, alone: targets.is_empty() };
             // a whole fleet is recorded also if all of it is pushed
-            if rest.peek().is_some() || fleet.concerned(&selection).next().is_some() || selection.is_all() {
-                let rest: Vec<&FleetHost> = rest.collect();
-                let found = Found { selection: &selection, fleet: &fleet, hosts: &rest, alone: targets.is_empty() };
-                published = self.publish_fleet(
-                    config,
-                    &found,
-                    key.as_ref(),
-                    signer.as_ref(),
-                    evaluator.as_ref(),
-                    &search_path,
-                )?;
-            }
+            let concerned = !rest.is_empty() || fleet.concerned(&selection).next().is_some();
+            others = match releases() {
+                Some(releases) if concerned || selection.is_all() => {
+                    self.publish_fleet(releases, &found, evaluator.as_ref(), &search_path)?
+                }
+                None if concerned => self.leave(&found)?,
+                _ => ExitCode::SUCCESS,
+            };
         }
         if targets.is_empty() {
-            return Ok(published);
+            return Ok(others);
         }
-        let release = config.as_ref().map(|config| Releases {
-            config,
-            hub: Hub::new(&config.hub.directory),
-            key: key.as_ref(),
-            signer: signer.as_ref(),
-            mode: self.mode,
-            days: self.valid_for,
-        });
         let desk = Desk {
-            options: self.pushing.resolve(&settings, &build_options)?,
+            options: self.pushing.resolve(&config.push, &config.build.options)?,
             screen: Screen::new(self.json),
             evaluator: evaluator.as_ref(),
             search_path: &search_path,
-            release,
+            release: releases(),
         };
         let endings = desk.push(&dir, &targets, self.dry_run)?;
         let pushed = desk.sum_up(&endings);
-        Ok(if published == ExitCode::SUCCESS { pushed } else { published })
+        Ok(if others == ExitCode::SUCCESS { pushed } else { others })
     }
 
-    /// The arguments that are targets, and the others; `all` if all of them are.
-    fn words(&self, all: bool) -> Result<(Vec<Target>, Vec<String>)> {
+    /// The arguments that are targets, and the others.
+    fn words(&self) -> Result<(Vec<Target>, Vec<String>)> {
         let mut targets = Vec::new();
         let mut words = Vec::new();
         for word in &self.hosts {
             if Target::is_meant(word) {
                 targets.push(word.parse()?);
-            } else if all {
-                targets.push(Target::named(&HostName::new(word.as_str())?));
             } else {
                 words.push(word.clone());
             }
@@ -329,18 +333,51 @@ impl Deploy {
         Ok((targets, words))
     }
 
+    /// Says of hosts that there is neither a hub to publish them to nor a place to push them to.
+    fn leave(&self, found: &Found<'_>) -> Result<ExitCode> {
+        let mut lines = found.broken();
+        if let Some(first) = found.hosts.first().filter(|_| found.alone && lines.is_empty()) {
+            bail!(
+                "the fleet has no hub to publish to, and nothing says where its hosts are pushed to: name them (`bento deploy {name}`, or \
+                 --push for all of them), have hosts.NAME.push in a {TOML} say where each is, or name a hub there, as hub.directory",
+                name = first.host.name
+            );
+        }
+        lines.extend(found.hosts.iter().map(|FleetHost { host, dir, .. }| {
+            let error = anyhow!(
+                "the fleet has no hub to publish it to, and the settings do not say where it is pushed to, as hosts.{name}.push: \
+                 `bento deploy {name}` pushes to the machine of that name",
+                name = host.name
+            );
+            Line::failed(Some(&host.name), dir, &error, 0.0)
+        }));
+        lines.iter().for_each(|line| eprintln!("{}", line.text()));
+        self.sum_up(&lines, found.alone)
+    }
+
+    /// Prints what became of hosts, if that is to be JSON; gives the exit status.
+    fn sum_up(&self, lines: &[Line], alone: bool) -> Result<ExitCode> {
+        if self.json && alone {
+            super::print_json(&lines)?;
+        } else if self.json {
+            for line in lines {
+                super::print(&(serde_json::to_string(line).context("cannot write JSON")? + "\n"))?;
+            }
+        }
+        let failed = lines.iter().any(|line| line.error.is_some());
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
     /// Evaluates these hosts of the fleet, builds them, and publishes those that changed.
     fn publish_fleet(
         &self,
-        config: &Config,
+        releases: Releases<'_>,
         found: &Found<'_>,
-        key: Option<&PublicKey>,
-        signer: Option<&Signer>,
         evaluator: &dyn Evaluator,
         search_path: &SearchPath,
     ) -> Result<ExitCode> {
         let Found { selection, fleet, hosts: selected, alone } = found;
-        let hub = Hub::new(&config.hub.directory);
+        let (config, hub) = (releases.config, releases.hub.clone());
         // a plan must not even create the hub's directory
         let _lock = if self.dry_run { None } else { Some(hub.lock()?) };
         let holds = hub.holds()?;
@@ -350,10 +387,7 @@ impl Deploy {
                 display.say(&line.text());
             }
         };
-        let mut lines: Vec<Line> = fleet
-            .concerned(selection)
-            .map(|broken| Line::failed(broken.name.as_ref(), &broken.dir, &broken.error, 0.0))
-            .collect();
+        let mut lines = found.broken();
         let (held, hosts): (Vec<&FleetHost>, Vec<&FleetHost>) =
             selected.iter().partition(|host| holds.contains_key(&host.host.name));
         lines.extend(held.iter().map(|host| Line::held(host, &holds[&host.host.name])));
@@ -364,28 +398,15 @@ impl Deploy {
         }
         // a plan must not make a key
         let digest_key = digest_key(hosts.iter().copied(), !self.dry_run)?;
-        let work = Work {
-            releases: Releases { config, hub: hub.clone(), key, signer, mode: self.mode, days: self.valid_for },
-            search_path,
-            builder: &builder,
-            digest_key: digest_key.as_ref(),
-            display: &display,
-        };
+        let work =
+            Work { releases, search_path, builder: &builder, digest_key: digest_key.as_ref(), display: &display };
         let ledger = Ledger::new(hosts.len(), &say);
         self.deploy_hosts(&work, evaluator, &hosts, &ledger)?;
         lines.extend(ledger.close()?);
         if !self.dry_run && selection.is_all() {
             record_fleet(&hub, fleet)?;
         }
-        if self.json && *alone {
-            super::print_json(&lines)?;
-        } else if self.json {
-            for line in &lines {
-                super::print(&(serde_json::to_string(line).context("cannot write JSON")? + "\n"))?;
-            }
-        }
-        let failed = lines.iter().any(|line| line.error.is_some());
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        self.sum_up(&lines, *alone)
     }
 
     /// Who signs, if anybody; nobody does for a plan.

@@ -69,7 +69,7 @@ impl Diff {
         let selection = self.fleet.selection(&self.hosts, &config)?;
         let search_path = self.fleet.search_path()?;
         let evaluator = self.fleet.evaluator()?;
-        let hub = Hub::new(&config.hub.directory);
+        let hub = config.hub.as_ref().map(|hub| Hub::new(&hub.directory));
         let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let mut failed = false;
         for broken in fleet.concerned(&selection) {
@@ -78,10 +78,13 @@ impl Diff {
         }
         let hosts: Vec<&FleetHost> = fleet.selected(&selection).collect();
         // what can't be read of what hosts said, `bento status` tells; then it is not known what they run
-        let said = status::overview(&hub, &super::status::expected(&config)?, Timestamp::now()).hosts;
+        let said = match &hub {
+            Some(hub) => status::overview(hub, &super::status::expected(&config)?, Timestamp::now()).hosts,
+            None => Vec::new(),
+        };
         let running = |name: &HostName| said.iter().find(|host| &host.machine == name)?.remote_version.as_deref();
         let mut comparisons: Vec<Comparison<'_>> =
-            hosts.iter().map(|host| Comparison::new(host, &hub, running(&host.host.name))).collect();
+            hosts.iter().map(|host| Comparison::new(host, hub.as_ref(), running(&host.host.name))).collect();
         let subjects: Vec<Subject<'_>> = hosts.iter().map(|host| host.subject()).collect();
         evaluator.evaluate_fleet(&subjects, &search_path, &mut |index, evaluation| {
             let tree = &hosts[index].tree;
@@ -115,8 +118,8 @@ impl Diff {
 /// A host's two systems.
 struct Comparison<'f> {
     host: &'f FleetHost,
-    /// Where its releases are.
-    dir: PathBuf,
+    /// Where its releases are, if there is a hub.
+    dir: Option<PathBuf>,
     /// The release that the host runs, or the current one; nothing if there is none.
     old: Result<Option<Manifest>>,
     /// Why that is not both.
@@ -127,8 +130,14 @@ struct Comparison<'f> {
 
 impl<'f> Comparison<'f> {
     /// Of a host that says that it runs the system of this name.
-    fn new(host: &'f FleetHost, hub: &Hub, running: Option<&str>) -> Self {
-        let dir = hub.host(&host.host.name);
+    fn new(host: &'f FleetHost, hub: Option<&Hub>, running: Option<&str>) -> Self {
+        let new = Err(anyhow!("the evaluation did not end"));
+        let Some(dir) = hub.map(|hub| hub.host(&host.host.name)) else {
+            let note =
+                "what it runs is not known: the fleet's settings name no hub (hub.directory), where that is recorded"
+                    .to_owned();
+            return Self { host, dir: None, old: Ok(None), note: Some(note), new };
+        };
         let (mut old, mut note) = (dir.manifest(), None);
         if let (Ok(Some(current)), Some(running)) = (&old, running)
             && current.toplevel.base_name() != running
@@ -149,7 +158,7 @@ impl<'f> Comparison<'f> {
                 }
             }
         }
-        Self { host, dir: dir.path().to_owned(), old, note, new: Err(anyhow!("the evaluation did not end")) }
+        Self { host, dir: Some(dir.path().to_owned()), old, note, new }
     }
 
     /// The release and the evaluation, if they are there and name different systems.
@@ -163,7 +172,7 @@ impl<'f> Comparison<'f> {
         if old.files.is_empty() {
             bail!("{} is not in this machine's store, and its files were not published", old.drv_path);
         }
-        SourceTree::restore(&self.dir.join(release_dir(old.serial)), &old.files)
+        SourceTree::restore(&self.dir.as_ref().context("there is no hub")?.join(release_dir(old.serial)), &old.files)
     }
 
     /// What would change.
@@ -276,7 +285,8 @@ fn text(line: &Line) -> String {
         (Some(error), _, _) => return format!("{}: failed: {error}\n", line.host),
         (None, None, new) => {
             let new = new.as_ref().map_or("nothing", StorePath::as_str);
-            return format!("{}: nothing was published yet; new is {new}\n", line.host);
+            let why = line.note.as_deref().unwrap_or("nothing was published yet");
+            return format!("{}: {why}; new is {new}\n", line.host);
         }
         (None, old, new) if old == new => format!("{}: no change\n", line.host),
         (None, Some(old), Some(new)) => format!("{}: {old} → {new}\n", line.host),
@@ -312,7 +322,10 @@ fn markdown(line: &Line) -> String {
         return format!("{text}Failed:\n\n```\n{error}\n```\n\n");
     }
     if line.old.is_none() {
-        return format!("{text}Nothing was published yet.\n\n");
+        return match &line.note {
+            Some(note) => format!("{text}_{note}_\n\n"),
+            None => format!("{text}Nothing was published yet.\n\n"),
+        };
     }
     if let Some(note) = &line.note {
         text += &format!("_{note}_\n\n");

@@ -69,6 +69,6 @@ impl Release {
 
 /// The fleet's hub.
 fn hub() -> Result<Hub> {
-    let (_, config) = super::fleet_config()?;
-    Ok(Hub::new(config.hub.directory))
+    let (dir, config) = super::fleet_config()?;
+    Ok(Hub::new(&config.hub(&dir)?.directory))
 }

@@ -45,6 +45,9 @@ enum Command {
         /// How many connections from one address (of IPv6, from one /64) may wait to log in at a time; more of them are refused
         #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
         per_address: u16,
+        /// How many connections one host may have at a time; more of them are refused
+        #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+        per_host: u16,
         /// Serve a web page too, which shows where the hosts stand; if no ADDRESS is given, on 127.0.0.1:8022
         #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = PAGE)]
         web: Option<SocketAddr>,
@@ -71,7 +74,7 @@ const PAGE: &str = "127.0.0.1:8022";
 impl Hub {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (fleet, config) = super::fleet_config()?;
-        let hub = Directory::new(&config.hub.directory);
+        let hub = Directory::new(&config.hub(&fleet)?.directory);
         let site = |listen, token: Option<PathBuf>| {
             let access = Access::open(listen, token.as_deref())?;
             Ok::<_, anyhow::Error>(Site { hub: hub.clone(), expected: super::status::expected(&config)?, access })
@@ -79,7 +82,7 @@ impl Hub {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start to serve")?;
         match self.command {
-            Command::Serve { listen, host_key, keys, quota, login_grace, per_address, web, token } => {
+            Command::Serve { listen, host_key, keys, quota, login_grace, per_address, per_host, web, token } => {
                 let site = web.map(|listen| Ok::<_, anyhow::Error>((listen, site(listen, token)?))).transpose()?;
                 serve::check(&hub)?;
                 serve::raise_limits()?;
@@ -87,8 +90,9 @@ impl Hub {
                 let quota = Quota { bytes: u64::from(quota) << 20, ..Quota::default() };
                 let line = host_key.line.clone();
                 let login_grace = Duration::from_secs(login_grace.into());
-                let per_address = per_address.into();
-                let server = Server { hub, keys: Keys { fleet, dir: keys }, host_key, quota, login_grace, per_address };
+                let (per_address, per_host) = (per_address.into(), per_host.into());
+                let keys = Keys { fleet, dir: keys };
+                let server = Server { hub, keys, host_key, quota, login_grace, per_address, per_host };
                 runtime.block_on(async {
                     let page = match site {
                         Some((listen, site)) => Some((bind(listen).await?, site)),

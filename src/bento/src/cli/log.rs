@@ -29,8 +29,8 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let (_, config) = super::fleet_config()?;
-        let hub = Hub::new(config.hub.directory);
+        let (dir, config) = super::fleet_config()?;
+        let hub = Hub::new(&config.hub(&dir)?.directory);
         let dir = hub.host(&self.host);
         if !dir.logs().exists() {
             bail!("the hub has no host {}", self.host);

@@ -21,7 +21,7 @@ use super::status::expected;
 use crate::agent::secrets::Secrets;
 use crate::build::{Builder, Job, succeed};
 use crate::evaluation::{Evaluator, SearchPath};
-use crate::fleet::config::Config;
+use crate::fleet::config::{Config, TOML};
 use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{HostKind, HostName};
 use crate::hub::Hub;
@@ -38,7 +38,7 @@ use crate::push::facts::Facts as Running;
 use crate::push::lockout::{self, Access};
 use crate::push::remote::{Remote, Unreachable};
 use crate::push::target::{Destination, Target};
-use crate::secrets::secrets_dir;
+use crate::secrets::{folder, secrets_dir};
 use crate::sign::{Signer, read_public_key};
 use crate::status::{self, HostState};
 use crate::store_path::StorePath;
@@ -184,6 +184,8 @@ struct Desk<'a> {
     ssh: Vec<String>,
     /// Whether the settings say that the host is pushed to.
     pushed: bool,
+    /// Whether they name a hub.
+    has_hub: bool,
     voice: Voice<'a>,
 }
 
@@ -215,6 +217,7 @@ impl Provision {
             destination,
             ssh: std::env::var("NIX_SSHOPTS").unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
             pushed: config.hosts.get(&self.host).is_some_and(|host| host.push.is_some()),
+            has_hub: config.hub.is_some(),
             voice: Voice { host: &self.host, display: Display::new(), json: self.json },
         };
         if self.dry_run {
@@ -325,6 +328,11 @@ impl Desk<'_> {
                 "it has neither bento's agent nor hosts.{}.push in the settings, so nothing would reach it any more: put push = \"{}\" there",
                 self.options.host,
                 Target { destination: self.returns_at(Some(plan)), config: None }
+            ));
+        }
+        if plan.outline.agent && !self.has_hub {
+            objections.push(format!(
+                "it has bento's agent, which asks a hub for its system, but the fleet's settings name none: hub.directory does, in a {TOML}"
             ));
         }
         if let Some(identity) =
@@ -592,21 +600,37 @@ impl Journey<'_> {
         Ok(())
     }
 
-    fn releases<'r>(&'r self, signer: Option<&'r Signer>, key: Option<&'r ssh_key::PublicKey>) -> Releases<'r> {
-        let hub = Hub::new(&self.config.hub.directory);
+    /// The hub, if there is one: a host that is pushed to can do without.
+    fn hub(&self) -> Option<Hub> {
+        self.config.hub.as_ref().map(|hub| Hub::new(&hub.directory))
+    }
+
+    fn releases<'r>(
+        &'r self,
+        hub: Hub,
+        signer: Option<&'r Signer>,
+        key: Option<&'r ssh_key::PublicKey>,
+    ) -> Releases<'r> {
         Releases { config: &self.config, hub, key, signer, mode: None, days: None }
     }
 
     /// Publishes what the host asks for when it is up.
     fn publish(&mut self, plan: &Plan) -> Result<()> {
         let desk = self.desk;
+        let Some(hub) = self.hub() else {
+            desk.voice.note("nothing is published: the fleet's settings name no hub");
+            if desk.host.secrets.as_deref().map(folder::has_secrets).transpose()? == Some(true) {
+                desk.voice.note("its secrets do not come along: they come with what is published");
+            }
+            return Ok(());
+        };
         let signing_key = self.config.release.signing_key.clone();
         let signer = signing_key.as_deref().map(|key| Signer::open(key, super::ssh_agent().as_deref())).transpose()?;
         if signer.is_none() && plan.outline.agent {
             desk.voice.note("warning: the release is not signed (release.signing-key)");
         }
         let key = signing_key.as_deref().map(read_public_key).transpose()?.map(|(key, _)| key);
-        let releases = self.releases(signer.as_ref(), key.as_ref());
+        let releases = self.releases(hub, signer.as_ref(), key.as_ref());
         let digest_key = digest_key([desk.host], true)?;
         let secrets = releases.secrets(desk.host, digest_key.as_ref())?;
         if !secrets.is_empty() && !plan.outline.agent {
@@ -692,7 +716,7 @@ impl Journey<'_> {
         }
         self.key.lay_out(&extra)?;
         if let Some(serial) = self.held.journal.serial.filter(|_| plan.outline.agent) {
-            let dir = Hub::new(&self.config.hub.directory).host(&desk.options.host);
+            let dir = Hub::new(&self.config.hub(desk.dir)?.directory).host(&desk.options.host);
             let manifest =
                 dir.kept_manifest(serial)?.with_context(|| format!("release {serial} is not on the hub any more"))?;
             let sealed = dir.path().join(secrets_dir(serial));
@@ -769,9 +793,13 @@ impl Journey<'_> {
         self.begin(Phase::Report);
         let name = &desk.options.host;
         let wanted = self.held.journal.toplevel.clone().context("it is not known what was installed")?;
+        let Some(hub) = self.hub().filter(|_| plan.outline.agent || self.held.journal.serial.is_some()) else {
+            desk.voice.note("this is not recorded, as nothing was published: `bento status` does not know of it");
+            return self.held.did(Phase::Report);
+        };
         let serial = self.held.journal.serial.context("it is not known what was published")?;
         let since = self.held.time_of(Phase::Reboot).context("it is not known when it was restarted")?;
-        let releases = self.releases(None, None);
+        let releases = self.releases(hub, None, None);
         if !plan.outline.agent {
             let ending = Ending::Pushed { toplevel: wanted.clone(), reboot_needed: facts.reboot_needed };
             let delivered = Delivered { ending, toplevel: wanted, previous: None, facts: Some(facts) };

@@ -28,7 +28,7 @@ pub(super) struct Prune {
 impl Prune {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (dir, config) = super::fleet_config()?;
-        let hub = Hub::new(&config.hub.directory);
+        let hub = Hub::new(&config.hub(&dir)?.directory);
         let _lock = hub.lock()?;
         let fleet = Fleet::discover(&dir, self.evaluation.open()?.as_ref(), &Selection::default())?;
         if let Some(broken) = fleet.broken.iter().find(|broken| broken.name.is_none()) {

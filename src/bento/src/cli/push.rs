@@ -27,6 +27,7 @@ use crate::push::target::Target;
 use crate::push::{Ending, Machine, Observer, Options, Step, in_parallel, survey};
 use crate::report::Stage;
 use crate::secrets::draft::Draft;
+use crate::secrets::folder;
 use crate::source::SourceTree;
 
 /// How systems are pushed; what is not said here is as in the table `[push]` of the settings.
@@ -263,7 +264,7 @@ pub(super) struct Desk<'a> {
     pub(super) screen: Screen,
     pub(super) evaluator: &'a dyn Evaluator,
     pub(super) search_path: &'a SearchPath,
-    /// Where pushes are recorded, and how releases are made; nowhere without settings.
+    /// Where pushes are recorded, and how releases are made; nowhere without a hub.
     pub(super) release: Option<super::deploy::Releases<'a>>,
 }
 
@@ -307,11 +308,22 @@ impl Desk<'_> {
         let here = |(_, machine): &&(HostName, Machine)| !dry_run && self.options.builds_here(&machine.facts);
         let here: BTreeSet<HostName> = machines.iter().filter(here).map(|(name, _)| name.clone()).collect();
         let (evaluations, accesses) = self.evaluate(&hosts, &here);
-        // a plan must not make a key
-        let digest_key = digest_key(hosts.iter().copied(), !dry_run)?;
+        let digest_key = match &self.release {
+            // a plan must not make a key
+            Some(_) => digest_key(hosts.iter().copied(), !dry_run)?,
+            None => None,
+        };
         let secrets = |host: &FleetHost| match &self.release {
             Some(release) => release.secrets(host, digest_key.as_ref()),
-            None => Ok(Vec::new()),
+            None => {
+                if host.secrets.as_deref().map(folder::has_secrets).transpose()? == Some(true) {
+                    let name = &host.host.name;
+                    self.screen.say(&format!(
+                        "{name}: its secrets are not pushed: they come with a release, by bento's agent, and the fleet has no hub"
+                    ));
+                }
+                Ok(Vec::new())
+            }
         };
         let mut prepared = Vec::new();
         for (name, machine) in machines {
@@ -449,6 +461,10 @@ impl Desk<'_> {
                 recorded.with_context(|| format!("{} cannot be recorded on the hub", target.label()))?;
             }
             delivered_all.push((target, delivered));
+        }
+        if self.release.is_none() && !delivered_all.is_empty() {
+            let text = "the fleet's settings name no hub, so this is not recorded: `bento status` does not know of it";
+            self.screen.say(text);
         }
         Ok(delivered_all)
     }

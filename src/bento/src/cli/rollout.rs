@@ -108,7 +108,8 @@ struct Work<'a> {
 impl Rollout {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (dir, config) = super::fleet_config()?;
-        let hub = Hub::new(&config.hub.directory);
+        let hub = config.hub(&dir).context("a rollout keeps on the hub how far it is and what was before")?;
+        let hub = Hub::new(&hub.directory);
         let shelf = Shelf::new(&hub);
         if self.show {
             let record = shelf.load()?.context("there was no rollout yet")?;

@@ -40,8 +40,8 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let (_, config) = super::fleet_config()?;
-        let hub = Hub::new(&config.hub.directory);
+        let (dir, config) = super::fleet_config()?;
+        let hub = Hub::new(&config.hub(&dir)?.directory);
         let expected = expected(&config)?;
         let read = || status::status(&hub, &expected, Timestamp::now());
         let terminal = std::io::stdout().is_terminal();

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -21,11 +20,12 @@ pub const TOML: &str = "bento.toml";
 pub const SHELL: &str = "config.sh";
 
 /// The settings of a fleet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
-    /// Where releases are published.
-    pub hub: HubConfig,
+    /// Where releases are published; a fleet that only pushes need have no such place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubConfig>,
     /// What is built before it is published.
     #[serde(default)]
     pub build: BuildConfig,
@@ -143,10 +143,11 @@ pub struct HostConfig {
 }
 
 impl Config {
-    /// Reads the settings of the fleet in a directory, from whichever file it has, with the hosts' keys that lie in files.
+    /// Reads the settings of the fleet in a directory, from whichever file it has, with the hosts' keys that lie in files. A fleet
+    /// with no such file has no hub, and everything else as it is if nothing is said.
     pub fn read(dir: &Path) -> Result<Self> {
         let mut config = Self::read_file(dir)?;
-        let Some(keys) = config.hub.keys.clone() else { return Ok(config) };
+        let Some(keys) = config.key_dir() else { return Ok(config) };
         let context = || format!("cannot read the directory of the hosts' keys {}", keys.display());
         for entry in std::fs::read_dir(&keys).with_context(context)? {
             let file = entry.with_context(context)?.path();
@@ -162,10 +163,29 @@ impl Config {
     /// The same, with only this host's keys of those that lie in files: for who asks often.
     pub fn read_for(dir: &Path, host: &HostName) -> Result<Self> {
         let mut config = Self::read_file(dir)?;
-        if let Some(keys) = config.hub.keys.clone() {
+        if let Some(keys) = config.key_dir() {
             config.add_keys(host, &key_file(&keys, host))?;
         }
         Ok(config)
+    }
+
+    /// The directory that the hosts' keys lie in.
+    fn key_dir(&self) -> Option<PathBuf> {
+        self.hub.as_ref()?.keys.clone()
+    }
+
+    /// The hub of the fleet in a directory, which these are the settings of; an error that says how to name one, if they name none.
+    pub fn hub(&self, dir: &Path) -> Result<&HubConfig> {
+        const NONE: &str = "this needs a hub, and the fleet's settings name none";
+        let named = || {
+            Self::file(dir).map(|file| {
+            anyhow!(
+                "add a table [hub] to {}, in which directory = \"/home/chroot\", or another absolute path, says where releases are published",
+                file.display()
+            )
+        })
+        };
+        self.hub.as_ref().ok_or_else(|| named().unwrap_or_else(|error| error).context(NONE))
     }
 
     /// Adds the keys in a file, which need not be there, to a host's.
@@ -180,6 +200,9 @@ impl Config {
     }
 
     fn read_file(dir: &Path) -> Result<Self> {
+        if !dir.join(TOML).exists() && !dir.join(SHELL).exists() {
+            return Ok(Self::default());
+        }
         let file = Self::file(dir)?;
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let config = if file.ends_with(TOML) { Self::parse_toml(&text) } else { Self::parse_shell(&text) };
@@ -187,13 +210,10 @@ impl Config {
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let place = |path: PathBuf| sign::key_path(&path.to_string_lossy(), dir, home.as_deref());
         config.release.signing_key = config.release.signing_key.map(place);
-        config.hub.keys = config.hub.keys.map(place);
+        if let Some(hub) = &mut config.hub {
+            hub.keys = hub.keys.take().map(place);
+        }
         Ok(config)
-    }
-
-    /// Whether the fleet in a directory has settings.
-    pub fn exists(dir: &Path) -> bool {
-        dir.join(TOML).exists() || dir.join(SHELL).exists()
     }
 
     /// The file that holds the settings of the fleet in a directory.
@@ -208,8 +228,7 @@ impl Config {
             (true, false) => Ok(toml),
             (false, true) => Ok(shell),
             (false, false) => bail!(
-                "{} has neither a {TOML} nor a {SHELL}: a fleet needs one, with at least the hub's directory in it; \
-                 `bento init` makes it (BENTO_DIR tells where the fleet is)",
+                "{} has neither a {TOML} nor a {SHELL}: `bento init` makes one (BENTO_DIR tells where the fleet is)",
                 dir.display()
             ),
         }
@@ -231,8 +250,9 @@ impl Config {
             bail!("line {line}: there is no setting {name}; known are {}", KNOWN.join(", "));
         }
         let get = |name: &str| variables.get(name).filter(|(_, value)| !value.is_empty());
-        let (line, directory) =
-            get("CHROOT_DIR").context("CHROOT_DIR is not set: it names the directory to publish in")?;
+        let (line, directory) = get("CHROOT_DIR").context(
+            "CHROOT_DIR is not set: it names the directory to publish in (only a bento.toml can do without)",
+        )?;
         let port = match get("REMOTE_PORT") {
             None => default_port(),
             Some((line, port)) => port
@@ -246,23 +266,20 @@ impl Config {
                 .map_err(|_| anyhow!("line {line}: TIMEOUT must be a whole number of seconds, not {seconds:?}"))?,
         };
         let config = Self {
-            hub: HubConfig {
+            hub: Some(HubConfig {
                 directory: PathBuf::from(directory),
                 address: get("REMOTE_IP").map(|(_, address)| address.clone()),
                 port,
                 timeout,
                 keys: get("HOST_KEYS").map(|(_, keys)| PathBuf::from(keys)),
-            },
+            }),
             // as in the original: set to anything at all
             build: BuildConfig { local: get("NOLOCALBUILD").is_none(), ..BuildConfig::default() },
             release: ReleaseConfig {
                 signing_key: get("SIGNING_KEY").map(|(_, key)| PathBuf::from(key)),
                 ..ReleaseConfig::default()
             },
-            status: StatusConfig::default(),
-            push: PushConfig::default(),
-            rollout: RolloutConfig::default(),
-            hosts: BTreeMap::new(),
+            ..Self::default()
         };
         config.check().map_err(|(setting, error)| match setting {
             "hub.directory" => anyhow!("line {line}: CHROOT_DIR: {error:#}"),
@@ -273,13 +290,14 @@ impl Config {
 
     /// Refuses values that no setting can have; an error comes with the setting's name.
     fn check(&self) -> Result<(), (&'static str, anyhow::Error)> {
-        let directory = &self.hub.directory;
-        if !directory.is_absolute() {
-            let text = directory.display().to_string();
-            return Err(("hub.directory", anyhow!("it must be an absolute path, not {text:?}")));
-        }
-        if self.hub.port == 0 {
-            return Err(("hub.port", anyhow!("it must be a port from 1 to 65535")));
+        if let Some(HubConfig { directory, port, .. }) = &self.hub {
+            if !directory.is_absolute() {
+                let text = directory.display().to_string();
+                return Err(("hub.directory", anyhow!("it must be an absolute path, not {text:?}")));
+            }
+            if *port == 0 {
+                return Err(("hub.port", anyhow!("it must be a port from 1 to 65535")));
+            }
         }
         if self.release.valid_for_days == Some(0) {
             return Err(("release.valid-for-days", anyhow!("it must be at least 1")));
@@ -299,11 +317,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    /// How long a connection to the hub may take.
-    pub fn timeout(&self) -> Duration {
-        Duration::from_secs(self.hub.timeout)
     }
 
     /// How a host gets its system.

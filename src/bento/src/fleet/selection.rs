@@ -94,6 +94,11 @@ impl Selection {
         self.selectors.is_empty() && self.shard.is_none()
     }
 
+    /// Whether somebody has said which hosts are meant.
+    pub fn is_said(&self) -> bool {
+        !self.selectors.is_empty()
+    }
+
     /// Whether a host is meant.
     pub fn includes(&self, name: &HostName) -> bool {
         (self.selectors.is_empty() || self.selectors.iter().any(|selector| selector.includes(name)))

@@ -235,7 +235,7 @@ case $verb in
     systemd-run --quiet --unit="bento-push-watchdog-$nonce" --description="bento: bring back the system that ran before" \
       --on-active=$deadline --timer-property=OnUnitInactiveSec=60 --timer-property=AccuracySec=1 \
       --setenv=PATH="$PATH" -- /bin/sh "$state/helper" watch "$nonce" 2>&1 || { rm -rf "$state"; die "the watchdog could not be armed"; }
-    systemd-run --quiet --unit="bento-push-$nonce" --description="bento: a system on trial" --property=Type=exec \
+    systemd-run --quiet --collect --unit="bento-push-$nonce" --description="bento: a system on trial" --property=Type=exec \
       --setenv=PATH="$PATH" -- /bin/sh "$state/helper" try "$nonce" "$3" "$4" 2>&1 || { disarm; rm -rf "$state"; die "the trial could not be started"; }
     ok begun ;;
 

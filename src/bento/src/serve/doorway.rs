@@ -1,6 +1,7 @@
 //! A connection that has so much time to log in.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -9,18 +10,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::crowd::Waiting;
+use super::crowd::Member;
 
 /// Says that whoever is at the door has logged in, and may stay: it waits no longer.
 #[derive(Clone, Debug)]
-pub(super) struct Admission(Arc<Mutex<Option<Waiting>>>);
+pub(super) struct Admission(Arc<Mutex<Option<Member<IpAddr>>>>);
 
 impl Admission {
-    pub(super) fn new(waiting: Waiting) -> Self {
+    pub(super) fn new(waiting: Member<IpAddr>) -> Self {
         Self(Arc::new(Mutex::new(Some(waiting))))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<Member<IpAddr>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

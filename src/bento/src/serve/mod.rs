@@ -9,7 +9,7 @@ mod root;
 mod sftp;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{PrivateKey, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty};
+use russh::{Channel, ChannelId, Disconnect, MethodKind, MethodSet, Pty};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -29,7 +29,7 @@ use crate::fleet::config::{Config, key_file, read_keys};
 use crate::host::HostName;
 use crate::hub::Hub;
 
-use crowd::Crowd;
+use crowd::{Crowd, Member, source};
 use doorway::{Admission, Doorway};
 pub use root::Quota;
 
@@ -38,6 +38,8 @@ const CONNECTIONS: usize = 2000;
 /// What somebody hears for whom there is no place. Before a server says its version it may say other lines (RFC 4253, 4.2), and clients
 /// show them.
 const REFUSAL: &[u8] = b"too many connections from this address have not logged in\r\n";
+/// What a host hears that has as many connections as it may have.
+const ENOUGH: &str = "this host has too many connections at the same time";
 /// How many channels one connection may have open.
 const CHANNELS: usize = 4;
 /// A connection that says nothing for so long is closed.
@@ -113,6 +115,8 @@ pub struct Server {
     pub login_grace: Duration,
     /// How many connections from one address may not have logged in at a time; more of them are refused.
     pub per_address: usize,
+    /// How many connections a host may have at a time; more of them are refused.
+    pub per_host: usize,
 }
 
 impl Server {
@@ -129,7 +133,8 @@ impl Server {
             ..russh::server::Config::default()
         });
         let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let crowd = Arc::new(Crowd::new(self.per_address));
+        let waiting = Arc::new(Crowd::<IpAddr>::new("have not logged in"));
+        let admitted = Arc::new(Crowd::<HostName>::new("are logged in"));
         let server = Arc::new(self);
         loop {
             let place = places.clone().acquire_owned().await.context("cannot serve any more")?;
@@ -142,16 +147,18 @@ impl Server {
                     continue;
                 }
             };
-            let Some(waiting) = crowd.join(peer.ip(), places.available_permits() + 1) else {
+            // as many as are still free, its own among them: so some are left whoever comes next
+            let limit = server.per_address.min(places.available_permits() + 1);
+            let Some(waiting) = waiting.join(source(peer.ip()), limit) else {
                 refuse(&stream);
                 continue;
             };
-            let (config, server) = (config.clone(), server.clone());
+            let (config, server, admitted) = (config.clone(), server.clone(), admitted.clone());
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
                 let admission = Admission::new(waiting);
                 let stream = Doorway::new(stream, server.login_grace, admission.clone());
-                let visitor = Visitor { server, peer, admission, host: None, channels: HashMap::new() };
+                let visitor = Visitor { server, peer, admission, admitted, host: None, channels: HashMap::new() };
                 let served = match russh::server::run_stream(config, stream, visitor).await {
                     Ok(session) => session.await,
                     Err(error) => Err(error),
@@ -178,8 +185,10 @@ struct Visitor {
     server: Arc<Server>,
     peer: SocketAddr,
     admission: Admission,
-    /// Who it is, once that is proven.
-    host: Option<HostName>,
+    /// All those who have logged in.
+    admitted: Arc<Crowd<HostName>>,
+    /// Who it is, once that is proven and there is a place for it.
+    host: Option<(HostName, Member<HostName>)>,
     /// Channels that SFTP was not asked for yet.
     channels: HashMap<ChannelId, Channel<Msg>>,
 }
@@ -202,13 +211,24 @@ impl Handler for Visitor {
     type Error = anyhow::Error;
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
-        self.host = self.admit(user, key.public_key);
-        if self.host.is_none() {
+        let Some(host) = self.admit(user, key.public_key) else {
             eprintln!("{}: the key is none of {user:?}'s", self.peer);
             return Ok(Auth::reject());
+        };
+        if let Some(member) = self.admitted.join(host.clone(), self.server.per_host) {
+            self.host = Some((host, member));
+            self.admission.grant();
         }
-        self.admission.grant();
+        // whoever has a key of the host's may hear why it has no place
         Ok(Auth::Accept)
+    }
+
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<()> {
+        match self.host {
+            Some(_) => Ok(()),
+            // if it stays all the same, its time to log in ends
+            None => Ok(session.disconnect(Disconnect::TooManyConnections, ENOUGH, "en")?),
+        }
     }
 
     async fn channel_open_session(
@@ -227,7 +247,7 @@ impl Handler for Visitor {
 
     async fn subsystem_request(&mut self, id: ChannelId, name: &str, session: &mut Session) -> Result<()> {
         let channel = self.channels.remove(&id).filter(|_| name == "sftp");
-        let (Some(host), Some(channel)) = (&self.host, channel) else {
+        let (Some((host, _)), Some(channel)) = (&self.host, channel) else {
             return Ok(session.channel_failure(id)?);
         };
         let dir = self.server.hub.host(host);
