@@ -156,7 +156,7 @@ fn fetch_tree<'a>(evaluator: &Evaluator<'a>, argument: Value<'a>, pos: Pos, git:
              and will break after garbage collection or when shared."
         ));
     }
-    evaluator.check_uri(&input.to_string(), pos)?;
+    evaluator.check_uri(&input.to_url_string()?, pos)?;
     if input.attrs().contains_key("__final") {
         let message = format!("input '{input}' is not allowed to use the '__final' attribute");
         return Err(Error::eval(Pos::NONE, message));

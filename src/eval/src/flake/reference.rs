@@ -502,10 +502,14 @@ impl Input {
         }
     }
 
-    /// The input as a URL.
+    /// Its URL form.
     ///
     /// # Errors
     /// When its type is not known or an attribute is malformed.
+    pub fn to_url_string(&self) -> Result<String, FlakeError> {
+        Ok(self.to_url()?.to_string())
+    }
+
     fn to_url(&self) -> Result<Url, FlakeError> {
         let Some(scheme) = self.scheme() else {
             return Err(FlakeError::Reference(format!(
