@@ -1,9 +1,11 @@
 //! Publishing: an evaluated package becomes the current release of a host, all at once or not at all.
 //!
 //! The steps, each durable before the next: the files under a temporary name, renamed to `releases/N`; in the same way the
-//! encrypted secrets, as `releases/N.secrets`; the manifest's signature, beside them; `manifest.json`, whose rename is the moment at which the release is current, with `config`,
-//! `manifest.json.sig` and `last_change_date`, for people and for agents of the original bento. A file that the release before has too is the same one, under a second name. A crash before the manifest's rename leaves the old release (and files that the next publish clears), a
-//! crash after it the new one (and the next publish mends the rest).
+//! encrypted secrets, as `releases/N.secrets`; the manifest's signature, beside them; `manifest.json`, whose rename is the moment
+//! at which the release is current, with `config`, `manifest.json.sig` and `last_change_date`, for people and for agents of the
+//! original bento. A file that the release before has too is the same one, under a second name. A crash before the manifest's
+//! rename leaves the old release (and files that the next publish clears), a crash after it the new one (and the next publish
+//! mends the rest).
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};

@@ -304,9 +304,7 @@ impl FileSystem for RealFs {
     }
 
     fn read_link(&self, path: &Path) -> Result<OsString, FsError> {
-        std::fs::read_link(path)
-            .map(PathBuf::into_os_string)
-            .map_err(|error| failure(Operation::ReadLink, path, error))
+        std::fs::read_link(path).map(PathBuf::into_os_string).map_err(|error| failure(Operation::ReadLink, path, error))
     }
 
     /// Always: nothing is kept of what was read.
