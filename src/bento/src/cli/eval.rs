@@ -25,6 +25,7 @@ use crate::store::{NixStore, store_dir};
 
 /// Evaluate Nix code and print its value, as `nix-instantiate --eval` does
 #[derive(Args)]
+#[command(args_override_self = true)]
 pub(super) struct Eval {
     /// Files (a directory stands for its default.nix, <NAME> for a file on the search path, - for standard input), or
     /// expressions with --expr [default: ./default.nix]
