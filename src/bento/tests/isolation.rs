@@ -491,6 +491,16 @@ fn one_address_cannot_hold_the_places_of_all_others() {
     assert!(worked, "{said}");
 }
 
+/// An agent that is refused tries again, and gets in when there is a place: when those who hold them are dropped.
+fn gets_in_later<H>(address: &HubAddress, holders: H) {
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| address.connect_patiently().map(|hub| hub.exists("manifest.json").unwrap()));
+        std::thread::sleep(Duration::from_millis(300));
+        drop(holders);
+        assert!(patient.join().unwrap().unwrap());
+    });
+}
+
 #[test]
 fn who_has_logged_in_is_not_counted_and_who_is_refused_comes_back() {
     let Some(mut lab) = lab(Kind::Embedded) else { return };
@@ -506,13 +516,7 @@ fn who_has_logged_in_is_not_counted_and_who_is_refused_comes_back() {
     for session in &sessions {
         assert!(session.read("manifest.json", 1 << 20).unwrap().starts_with(b"{"));
     }
-    // an agent tries again, and gets in when there is a place
-    std::thread::scope(|scope| {
-        let patient = scope.spawn(|| address.connect_patiently().map(|hub| hub.exists("manifest.json").unwrap()));
-        std::thread::sleep(Duration::from_millis(300));
-        drop(crowd);
-        assert!(patient.join().unwrap().unwrap());
-    });
+    gets_in_later(&address, crowd);
 }
 
 #[test]
@@ -530,13 +534,7 @@ fn a_host_that_has_logged_in_cannot_hold_the_places_of_all_others() {
     for session in &sessions {
         assert!(session.read("manifest.json", 1 << 20).unwrap().starts_with(b"{"));
     }
-    // an agent tries again, and gets in when there is a place
-    std::thread::scope(|scope| {
-        let patient = scope.spawn(|| address.connect_patiently().map(|hub| hub.exists("manifest.json").unwrap()));
-        std::thread::sleep(Duration::from_millis(300));
-        drop(sessions);
-        assert!(patient.join().unwrap().unwrap());
-    });
+    gets_in_later(&address, sessions);
     let log = lab.read("sshd.log");
     assert_eq!(log.matches("web: 16 connections are logged in: no more of them for now").count(), 1, "{log}");
     lab.serve_hub(&["--per-host", "1"]);
