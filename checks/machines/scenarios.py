@@ -760,6 +760,11 @@ STEPS = ("rename,renameat,renameat2,fsync", "")
 JOURNAL_STEPS = ("rename,renameat,renameat2", "-P /var/lib/bento/state.json")
 
 
+def ends_of(outcomes):
+    """How many of these outcomes of releases are which, in words."""
+    return f"{outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one"
+
+
 def killed_at(lab, number, steps=STEPS):
     """Runs the agent, and kills it at the step of this number; gives whether it got that far."""
     calls, which = steps
@@ -798,7 +803,7 @@ def killed_everywhere(lab):
         raise Failure("there is no end of steps")
     if set(outcomes) != {"success", "rollback"}:
         raise Failure(f"it was not killed in all of its states: {outcomes}")
-    return f"{len(outcomes)} steps: {outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one"
+    return f"{len(outcomes)} steps: {ends_of(outcomes)}"
 
 
 def cut_at_each(lab, steps):
@@ -830,15 +835,14 @@ def cut_at_each(lab, steps):
 @scenario("power cut at every step")
 def cut_everywhere(lab):
     outcomes, _ = cut_at_each(lab, STEPS)
-    return f"{len(outcomes)} steps: {outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one"
+    return f"{len(outcomes)} steps: {ends_of(outcomes)}"
 
 
 # QEMU is killed, as above
 @scenario("a real machine is reset at every step of the journal", "systemd-boot")
 def real_reset_everywhere(lab):
     outcomes, states = cut_at_each(lab, JOURNAL_STEPS)
-    return (f"{len(outcomes)} steps, in {len(states)} states; "
-            f"{outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one")
+    return f"{len(outcomes)} steps, in {len(states)} states; {ends_of(outcomes)}"
 
 
 # the agent as systemd starts it, killed in one of its runs when it is about to write its journal for the so manieth time
@@ -898,7 +902,7 @@ def killed_in_every_state(lab):
     missing = states_of_agent() - set(seen)
     if missing:
         raise Failure(f"it was never killed when it was {', '.join(sorted(missing))}, but when it was {seen}")
-    return f"killed {sum(seen.values())} times, in {len(seen)} states; {outcomes.count('success')} ended in the new system, {outcomes.count('rollback')} in the old one"
+    return f"killed {sum(seen.values())} times, in {len(seen)} states; {ends_of(outcomes)}"
 
 
 CROWD = 50
