@@ -17,7 +17,7 @@ use super::progress::Display;
 use super::push::{self, Desk, PushOptions, Screen};
 use crate::build::{Builder, Job};
 use crate::evaluation::{Aside, Evaluation, Evaluator, SearchPath, Subject};
-use crate::fleet::config::{Config, TOML};
+use crate::fleet::config::{Config, HubConfig, TOML};
 use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{Host, HostKind, HostName};
 use crate::hub::{Hold, Hub};
@@ -28,7 +28,6 @@ use crate::push::deliver::Delivered;
 use crate::push::record::{self, Story};
 use crate::push::target::Target;
 use crate::secrets::draft::{DigestKey, Draft};
-use crate::secrets::folder;
 use crate::sign::{Signer, read_public_key};
 use crate::source::SourceTree;
 
@@ -256,8 +255,7 @@ impl Deploy {
             None => super::fleet_dir()?,
         };
         let config = Config::read(&dir)?;
-        let hub = if self.publish { Some(config.hub(&dir)?) } else { config.hub.as_ref() };
-        let hub = hub.map(|hub| Hub::new(&hub.directory));
+        let hub = if self.publish { Some(config.hub(&dir)?) } else { config.hub.as_ref().map(HubConfig::hub) };
         if self.resume {
             let options = self.pushing.resolve(&config.push, &config.build.options)?;
             return push::resume(&options, self.json, hub.as_ref());
@@ -620,7 +618,7 @@ pub(super) fn digest_key<'h>(
     hosts: impl IntoIterator<Item = &'h FleetHost>,
     create: bool,
 ) -> Result<Option<DigestKey>> {
-    let secret = |host: &FleetHost| host.secrets.as_deref().is_some_and(|dir| folder::has_secrets(dir).unwrap_or(true));
+    let secret = |host: &FleetHost| host.has_secrets().unwrap_or(true);
     hosts.into_iter().any(secret).then(|| DigestKey::of_user(create)).transpose()
 }
 

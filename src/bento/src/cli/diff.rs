@@ -15,6 +15,7 @@ use crate::builtin::BuiltinEvaluator;
 use crate::diff::derivations::{Changes, Graph, Units};
 use crate::diff::{PackageChange, closures};
 use crate::evaluation::{Evaluation, Resources, SearchPath, Subject};
+use crate::fleet::config::HubConfig;
 use crate::fleet::{Fleet, FleetHost};
 use crate::host::HostName;
 use crate::hub::{HostDir, Hub};
@@ -69,7 +70,7 @@ impl Diff {
         let selection = self.fleet.selection(&self.hosts, &config)?;
         let search_path = self.fleet.search_path()?;
         let evaluator = self.fleet.evaluator()?;
-        let hub = config.hub.as_ref().map(|hub| Hub::new(&hub.directory));
+        let hub = config.hub.as_ref().map(HubConfig::hub);
         let fleet = Fleet::discover(&dir, evaluator.as_ref(), &selection)?;
         let mut failed = false;
         for broken in fleet.concerned(&selection) {

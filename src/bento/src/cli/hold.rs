@@ -70,5 +70,5 @@ impl Release {
 /// The fleet's hub.
 fn hub() -> Result<Hub> {
     let (dir, config) = super::fleet_config()?;
-    Ok(Hub::new(&config.hub(&dir)?.directory))
+    config.hub(&dir)
 }

@@ -10,7 +10,6 @@ use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::hub::Hub as Directory;
 use crate::serve::{self, HostKey, Keys, Quota, Server};
 use crate::web::{Access, Site};
 
@@ -74,7 +73,7 @@ const PAGE: &str = "127.0.0.1:8022";
 impl Hub {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (fleet, config) = super::fleet_config()?;
-        let hub = Directory::new(&config.hub(&fleet)?.directory);
+        let hub = config.hub(&fleet)?;
         let site = |listen, token: Option<PathBuf>| {
             let access = Access::open(listen, token.as_deref())?;
             Ok::<_, anyhow::Error>(Site { hub: hub.clone(), expected: super::status::expected(&config)?, access })

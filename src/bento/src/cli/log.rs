@@ -7,7 +7,6 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::host::HostName;
-use crate::hub::Hub;
 use crate::status::history::{Log as HostLog, logs};
 use crate::status::watch::Watch;
 
@@ -30,7 +29,7 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (dir, config) = super::fleet_config()?;
-        let hub = Hub::new(&config.hub(&dir)?.directory);
+        let hub = config.hub(&dir)?;
         let dir = hub.host(&self.host);
         if !dir.logs().exists() {
             bail!("the hub has no host {}", self.host);

@@ -21,7 +21,7 @@ use super::status::expected;
 use crate::agent::secrets::Secrets;
 use crate::build::{Builder, Job, succeed};
 use crate::evaluation::{Evaluator, SearchPath};
-use crate::fleet::config::{Config, TOML};
+use crate::fleet::config::{Config, HubConfig, TOML};
 use crate::fleet::{Fleet, FleetHost, Selection};
 use crate::host::{HostKind, HostName};
 use crate::hub::Hub;
@@ -38,7 +38,7 @@ use crate::push::facts::Facts as Running;
 use crate::push::lockout::{self, Access};
 use crate::push::remote::{Remote, Unreachable};
 use crate::push::target::{Destination, Target};
-use crate::secrets::{folder, secrets_dir};
+use crate::secrets::secrets_dir;
 use crate::sign::{Signer, read_public_key};
 use crate::status::{self, HostState};
 use crate::store_path::StorePath;
@@ -602,7 +602,7 @@ impl Journey<'_> {
 
     /// The hub, if there is one: a host that is pushed to can do without.
     fn hub(&self) -> Option<Hub> {
-        self.config.hub.as_ref().map(|hub| Hub::new(&hub.directory))
+        self.config.hub.as_ref().map(HubConfig::hub)
     }
 
     fn releases<'r>(
@@ -619,7 +619,7 @@ impl Journey<'_> {
         let desk = self.desk;
         let Some(hub) = self.hub() else {
             desk.voice.note("nothing is published: the fleet's settings name no hub");
-            if desk.host.secrets.as_deref().map(folder::has_secrets).transpose()? == Some(true) {
+            if desk.host.has_secrets()? {
                 desk.voice.note("its secrets do not come along: they come with what is published");
             }
             return Ok(());
@@ -716,7 +716,7 @@ impl Journey<'_> {
         }
         self.key.lay_out(&extra)?;
         if let Some(serial) = self.held.journal.serial.filter(|_| plan.outline.agent) {
-            let dir = Hub::new(&self.config.hub(desk.dir)?.directory).host(&desk.options.host);
+            let dir = self.config.hub(desk.dir)?.host(&desk.options.host);
             let manifest =
                 dir.kept_manifest(serial)?.with_context(|| format!("release {serial} is not on the hub any more"))?;
             let sealed = dir.path().join(secrets_dir(serial));

@@ -9,7 +9,6 @@ use clap::Args;
 use crate::evaluation::EvaluationOptions;
 use crate::fleet::{Fleet, Selection};
 use crate::host::HostName;
-use crate::hub::Hub;
 use crate::publish;
 
 /// Take hosts off the hub that the fleet does not have any more, with their logs
@@ -28,7 +27,7 @@ pub(super) struct Prune {
 impl Prune {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (dir, config) = super::fleet_config()?;
-        let hub = Hub::new(&config.hub(&dir)?.directory);
+        let hub = config.hub(&dir)?;
         let _lock = hub.lock()?;
         let fleet = Fleet::discover(&dir, self.evaluation.open()?.as_ref(), &Selection::default())?;
         if let Some(broken) = fleet.broken.iter().find(|broken| broken.name.is_none()) {

@@ -27,7 +27,6 @@ use crate::push::target::Target;
 use crate::push::{Ending, Machine, Observer, Options, Step, in_parallel, survey};
 use crate::report::Stage;
 use crate::secrets::draft::Draft;
-use crate::secrets::folder;
 use crate::source::SourceTree;
 
 /// How systems are pushed; what is not said here is as in the table `[push]` of the settings.
@@ -316,7 +315,7 @@ impl Desk<'_> {
         let secrets = |host: &FleetHost| match &self.release {
             Some(release) => release.secrets(host, digest_key.as_ref()),
             None => {
-                if host.secrets.as_deref().map(folder::has_secrets).transpose()? == Some(true) {
+                if host.has_secrets()? {
                     let name = &host.host.name;
                     self.screen.say(&format!(
                         "{name}: its secrets are not pushed: they come with a release, by bento's agent, and the fleet has no hub"

@@ -109,7 +109,6 @@ impl Rollout {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (dir, config) = super::fleet_config()?;
         let hub = config.hub(&dir).context("a rollout keeps on the hub how far it is and what was before")?;
-        let hub = Hub::new(&hub.directory);
         let shelf = Shelf::new(&hub);
         if self.show {
             let record = shelf.load()?.context("there was no rollout yet")?;

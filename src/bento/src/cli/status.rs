@@ -41,7 +41,7 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn run(self) -> Result<ExitCode> {
         let (dir, config) = super::fleet_config()?;
-        let hub = Hub::new(&config.hub(&dir)?.directory);
+        let hub = config.hub(&dir)?;
         let expected = expected(&config)?;
         let read = || status::status(&hub, &expected, Timestamp::now());
         let terminal = std::io::stdout().is_terminal();

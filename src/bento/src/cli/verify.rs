@@ -31,7 +31,7 @@ impl Verify {
         let search_path = self.fleet.search_path()?;
         let key = config.release.signing_key.as_deref().map(read_public_key).transpose()?;
         let key = key.map(|(key, _)| SigningKey::from(&key));
-        let hub = Hub::new(&config.hub(&dir)?.directory);
+        let hub = config.hub(&dir)?;
         // the names of hosts are the same whoever evaluates
         let fleet = Fleet::discover(&dir, self.fleet.evaluator()?.as_ref(), &selection)?;
         let mut failed = false;

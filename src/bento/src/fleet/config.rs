@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::host::HostName;
+use crate::hub::Hub;
 use crate::manifest::ReleaseMode;
 use crate::push::settings::PushConfig;
 use crate::push::target::Target;
@@ -62,6 +63,13 @@ pub struct HubConfig {
     pub timeout: u64,
     /// A directory with a file `NAME.pub` for each host, which has its public keys, one on a line (`HOST_KEYS`).
     pub keys: Option<PathBuf>,
+}
+
+impl HubConfig {
+    /// The hub itself.
+    pub fn hub(&self) -> Hub {
+        Hub::new(&self.directory)
+    }
 }
 
 fn default_port() -> u16 {
@@ -175,7 +183,7 @@ impl Config {
     }
 
     /// The hub of the fleet in a directory, which these are the settings of; an error that says how to name one, if they name none.
-    pub fn hub(&self, dir: &Path) -> Result<&HubConfig> {
+    pub fn hub(&self, dir: &Path) -> Result<Hub> {
         const NONE: &str = "this needs a hub, and the fleet's settings name none";
         let named = || {
             Self::file(dir).map(|file| {
@@ -185,7 +193,7 @@ impl Config {
             )
         })
         };
-        self.hub.as_ref().ok_or_else(|| named().unwrap_or_else(|error| error).context(NONE))
+        self.hub.as_ref().map(HubConfig::hub).ok_or_else(|| named().unwrap_or_else(|error| error).context(NONE))
     }
 
     /// Adds the keys in a file, which need not be there, to a host's.

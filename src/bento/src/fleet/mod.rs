@@ -40,6 +40,11 @@ impl FleetHost {
     pub fn subject(&self) -> Subject<'_> {
         Subject { tree: &self.tree, host: &self.host }
     }
+
+    /// Whether there are secrets for it.
+    pub fn has_secrets(&self) -> Result<bool> {
+        self.secrets.as_deref().map_or(Ok(false), folder::has_secrets)
+    }
 }
 
 /// Something in the fleet that is no sound host.
