@@ -54,7 +54,13 @@ struct Call<'a> {
 }
 
 /// How many values a comparison looks at before it gives up.
-const STEPS: u32 = 100_000;
+const STEPS: u32 = 20_000;
+/// How many of them it looks at to find that an attribute of the argument need not be evaluated: what it captured may be the
+/// whole configuration.
+const LAZY_STEPS: u32 = 500;
+/// A function that is called with more arguments than this is none that makes a package set or the like, and looking through all
+/// of them costs more than calling it.
+const MAX_CALLS: usize = 64;
 /// How deep a comparison goes before it gives up.
 const DEPTH: u32 = 500;
 /// Larger sets are package sets or the like: they are either the same object or not worth the while.
@@ -115,7 +121,11 @@ impl<'a> Evaluator<'a> {
             }
         }
         let result = self.call(function, &[argument], pos)?;
-        state.calls.borrow_mut().entry(address).or_default().push(Call { argument, result, generation });
+        let mut calls = state.calls.borrow_mut();
+        let calls = calls.entry(address).or_default();
+        if calls.len() < MAX_CALLS {
+            calls.push(Call { argument, result, generation });
+        }
         Ok(result)
     }
 
@@ -218,7 +228,8 @@ impl<'a> Comparison<'_, 'a> {
         let (known, new) = match (known.as_thunk(), new.as_thunk()) {
             (None, None) => (known, new),
             (Some(known_thunk), Some(new_thunk)) => {
-                if self.thunks(known_thunk, new_thunk, depth).is_ok() {
+                let limit = if eagerness == Eagerness::Force { LAZY_STEPS } else { u32::MAX };
+                if self.within(limit, |this| this.thunks(known_thunk, new_thunk, depth)).is_ok() {
                     return Ok(());
                 }
                 if eagerness == Eagerness::Leave && !(is_literal(known_thunk) && is_literal(new_thunk)) {
@@ -233,6 +244,15 @@ impl<'a> Comparison<'_, 'a> {
             (None, Some(_)) => (known, self.forced(new)?),
         };
         self.evaluated(known, new, depth)
+    }
+
+    /// A part of the comparison that gives up after so many steps, if it doesn't have to sooner.
+    fn within(&mut self, limit: u32, part: impl FnOnce(&mut Self) -> Compared) -> Compared {
+        let kept = self.steps.saturating_sub(limit);
+        self.steps -= kept;
+        let compared = part(self);
+        self.steps += kept;
+        compared
     }
 
     fn forced(&self, value: Value<'a>) -> std::result::Result<Value<'a>, Different> {
