@@ -583,6 +583,20 @@ def doas_password(lab):
     lab.new()
 
 
+@scenario("push: sshd turned off, and the user's settings have connections shared", quick=True)
+def shared_connections(lab):
+    lab.desk.write("/root/.ssh/config", "Host t1\n  HostName 192.168.1.101\n  ControlMaster auto\n  ControlPath /root/.ssh/%C\n  ControlPersist 300\n")
+    lab.desk.write("/root/password", "secret\n")
+    machine = lab.get("t1")
+    machine.write("/etc/doas.conf", "permit deploy as root\n")
+    machine.succeed("chmod 400 /etc/doas.conf; echo deploy:secret | chpasswd")
+    lab.change("services.openssh.enable = false;")
+    for user, more in (("root", ""), ("deploy", "--escalation doas --password-file /root/password")):
+        lab.desk.succeed(f"ssh -o BatchMode=yes {user}@t1 true")
+        says(lab.deploy(f"{user}@t1 --lockout-check=skip {more}", works=False), "rolled back", "no new connection")
+        lab.old()
+
+
 # what polkit goes by when somebody starts a unit, which is what run0 does
 RULE = """polkit.addRule(function(action, subject) {
   if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.YES;
@@ -609,6 +623,29 @@ def run0(lab):
         raise Failure("it runs another system than before")
     lab.change(MOTD % "hello again", NEWER)
     says(lab.deploy(f"{push} --build-on target"), "1 pushed")
+    lab.new(NEWER)
+
+
+# who logs in has a session of logind's then, as on NixOS: to one who has none, polkit says no without a question
+PAM = "services.openssh.settings.UsePAM = true;"
+
+
+@scenario("push: run0 with a password", NEWER, needs="newer")
+def run0_password(lab):
+    machine = lab.get(NEWER)
+    lab.change(PAM, NEWER)
+    says(lab.deploy(NEWER), "1 pushed")
+    machine.succeed("echo deploy:secret | chpasswd; usermod -aG sudo deploy")
+    before = lab.one(NEWER)
+    lab.change(PAM + MOTD % "hello", NEWER)
+    push = f"deploy@{NEWER} --escalation run0"
+    says(lab.deploy(push, works=False), "run0 wants a password: give it with --ask-password or --password-file")
+    lab.desk.write("/root/wrong", "terces\n")
+    lab.desk.write("/root/password", "secret\n")
+    says(lab.deploy(f"{push} --password-file /root/wrong", works=False), "run0 does not run the helper", "AUTHENTICATION FAILED")
+    if lab.one(NEWER) != before:
+        raise Failure("it runs another system than before")
+    says(lab.deploy(f"{push} --password-file /root/password"), "1 pushed")
     lab.new(NEWER)
 
 

@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
+use crate::ansi::filter_escapes;
 use crate::nix::not_started;
 use crate::process::{Answer, Spoken, converse};
 use crate::push::target::Destination;
@@ -125,17 +126,18 @@ impl Remote {
         self.checked(converse(&mut command, input, None, limit)?)
     }
 
-    /// Runs a script on a terminal there, by this connection or by a new one.
+    /// Runs a script on a terminal there, by this connection or by a new one; gives how it ended, without what only a terminal obeys.
     pub fn speak_on_terminal(&self, script: &str, anew: bool, answer: Answer<'_>, limit: Duration) -> Result<Spoken> {
-        let mut command = if anew { ssh(&self.destination, &self.options, limit) } else { self.command(limit) };
+        let mut command = if anew { self.new_command(limit) } else { self.command(limit) };
         command.args(["-tt", "--", &self.destination.host, &portable(script)]);
-        self.checked(converse(&mut command, b"", Some(answer), limit)?)
+        let spoken = self.checked(converse(&mut command, b"", Some(answer), limit)?)?;
+        Ok(Spoken { stdout: filter_escapes(&spoken.stdout, false), ..spoken })
     }
 
     /// Runs a script there by a new connection, which shows that there can be one; with this input.
     pub fn speak_anew(&self, script: &str, input: &[u8], limit: Duration) -> Result<Spoken> {
-        let mut command = ssh(&self.destination, &self.options, limit);
-        command.args(["-o", "ControlPath=none", "--", &self.destination.host, &portable(script)]);
+        let mut command = self.new_command(limit);
+        command.args(["--", &self.destination.host, &portable(script)]);
         self.checked(converse(&mut command, input, None, limit)?)
     }
 
@@ -157,6 +159,13 @@ impl Remote {
         let mut command = ssh(&self.destination, &self.options, limit);
         command.args(["-o", "ControlMaster=no", "-o"]);
         command.arg(format!("ControlPath={}", self.socket.path().join("s").display()));
+        command
+    }
+
+    /// A command for ssh that makes a connection of its own, even if the user's settings have connections shared.
+    fn new_command(&self, limit: Duration) -> Command {
+        let mut command = ssh(&self.destination, &self.options, limit);
+        command.args(["-o", "ControlPath=none"]);
         command
     }
 

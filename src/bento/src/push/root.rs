@@ -155,7 +155,7 @@ impl Root {
             }
         };
         let answers = |line: &&str| line.starts_with(ANSWER);
-        let said = spoken.stdout.replace('\r', "");
+        let said = spoken.stdout;
         let Some(answer) = said.lines().rfind(answers).and_then(|line| line.strip_prefix(ANSWER)) else {
             let complaint = format!("{}\n{}", said.trim(), spoken.stderr.trim()).trim().to_owned();
             return Err(self.explain(&complaint));
