@@ -597,6 +597,73 @@ def shared_connections(lab):
         lab.old()
 
 
+# what an environment says for all of the user's connections
+SHARED = 'NIX_SSHOPTS="-o ControlMaster=auto -o ControlPath=/root/.ssh/%C -o ControlPersist=300"'
+
+
+@scenario("push: sshd turned off, and NIX_SSHOPTS has connections shared", quick=True)
+def shared_by_environment(lab):
+    lab.change("services.openssh.enable = false;")
+    lab.desk.succeed("ssh -o BatchMode=yes -o ControlMaster=auto -o ControlPath=/root/.ssh/%C -o ControlPersist=300 root@t1 true")
+    says(lab.deploy("root@t1 --lockout-check=skip", works=False, before=SHARED), "rolled back", "no new connection")
+    lab.old()
+
+
+@scenario("push: ssh asks for a passphrase at the terminal")
+def asked_at_terminal(lab):
+    lab.desk.succeed("ssh-keygen -q -p -N secret -f /root/.ssh/id_ed25519")
+    lab.change(MOTD % "hello")
+    # somebody who types it whenever it may be asked for
+    typed = "while sleep 1; do echo secret; done"
+    push = "bento deploy --confirm-timeout 20 --activation-timeout 20 t1"
+    status, said = lab.desk.execute(f"cd /fleet && {typed} | timeout 120 script --quiet --return --command '{push}' /dev/null", 180)
+    lab.last = said.rstrip().rsplit("\n", 1)[-1].strip()
+    says(said, "Enter passphrase for key", "1 pushed, 0 unchanged, 0 failed")
+    assert status == 0, said
+    lab.new()
+
+
+FOR_WORK_BY_HAND = """Host t1
+  HostName 192.168.1.101
+  RemoteCommand tmux new -A
+  RequestTTY yes
+  PermitLocalCommand yes
+  LocalCommand printf title
+  LocalForward 127.0.0.1:8080 127.0.0.1:80
+  ExitOnForwardFailure yes
+  LogLevel QUIET
+"""
+
+
+@scenario("push: the user's settings are for work by hand")
+def settings_for_hands(lab):
+    lab.desk.write("/root/.ssh/config", FOR_WORK_BY_HAND)
+    for place in ("here", "target"):
+        lab.change(MOTD % place)
+        says(lab.deploy(f"t1 --build-on {place}"), "1 pushed")
+        lab.new()
+        assert lab.get("t1").succeed("cat /etc/motd") == place
+
+
+@scenario("push: a proxy that says nothing")
+def silent_proxy(lab):
+    lab.desk.write("/root/.ssh/config", "Host t1\n  ProxyCommand sleep 1000\n")
+    says(lab.deploy("t1 --connect-timeout 3", works=False, timeout=30), "unreachable: t1: no connection within 3 s")
+
+
+@scenario("push: a login shell that runs nothing, or talks")
+def strange_shells(lab):
+    machine = lab.get("t1")
+    lab.change(MOTD % "hello")
+    machine.succeed("usermod --shell /usr/sbin/nologin deploy")
+    says(lab.deploy("deploy@t1 --skip-unreachable", works=False), "login shell", "This account is currently not available")
+    machine.succeed("usermod --shell /bin/false deploy")
+    says(lab.deploy("deploy@t1", works=False), "runs no command")
+    machine.succeed("usermod --shell /bin/bash deploy; echo 'echo Have a nice day' > /home/deploy/.bashrc")
+    says(lab.deploy("deploy@t1", works=False), "login shell", "Have a nice day")
+    lab.old()
+
+
 # what polkit goes by when somebody starts a unit, which is what run0 does
 RULE = """polkit.addRule(function(action, subject) {
   if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.YES;

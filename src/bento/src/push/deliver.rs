@@ -557,10 +557,13 @@ impl Follower<'_> {
         self.step(Step::Confirm);
         let since = *self.tested.get_or_insert_with(Instant::now);
         let nonce = self.held.run.nonce.clone();
-        let Err(error) = self.machine.root.call_anew(&self.machine.remote, &["confirm", &nonce], ATTEMPT) else {
-            return self.held.enter(Event::Healthy { reboot: false });
-        };
-        let patience = Duration::from_secs(self.options.settings.confirm_timeout / 2);
+        let settings = &self.options.settings;
+        // made as the first one was: whoever answered for that one at a terminal can do so again
+        let limit = Duration::from_secs(settings.connect_timeout.min(settings.confirm_timeout));
+        let connected = Remote::connect(self.machine.remote.destination(), &self.options.ssh, limit);
+        let confirmed = connected.and_then(|remote| self.machine.root.call(&remote, &["confirm", &nonce], ATTEMPT));
+        let Err(error) = confirmed else { return self.held.enter(Event::Healthy { reboot: false }) };
+        let patience = Duration::from_secs(settings.confirm_timeout / 2);
         if since.elapsed() < patience {
             self.observer.detail(&self.machine.target, &format!("{error:#}"));
             return Ok(());

@@ -2,6 +2,7 @@
 //! they do by hand. One connection carries everything but what has to come by a new one.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -26,6 +27,15 @@ const MORE_PATH: &str =
     ":/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/sbin:/sbin";
 /// What `ssh -v` says of a library for tokens by which it comes to no key.
 const TOKENLESS: [&str; 3] = ["returned no keys", "C_Initialize for provider", "is not a PKCS11 library"];
+/// What `ssh -v` says that is no complaint.
+const ASIDES: [&str; 5] = ["debug", "OpenSSH_", "Authenticated to ", "Transferred: ", "Bytes per second: "];
+/// What stands against settings that are for work by hand: a command or a terminal of its own, output on this side, ports that only one
+/// connection can have.
+const BY_HAND: [&str; 3] = ["RemoteCommand=none", "PermitLocalCommand=no", "ClearAllForwardings=yes"];
+/// How much of what a machine says first is looked at.
+const FIRST_LINE: u64 = 4096;
+/// How long is waited for more of what an ssh that ended said.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// A connection that is silent for so many seconds, three times, is gone.
 const ALIVE: u64 = 5;
 
@@ -57,11 +67,9 @@ impl Remote {
     /// Connects, within `limit`. `options` are for ssh.
     pub fn connect(destination: &Destination, options: &[String], limit: Duration) -> Result<Self> {
         let socket = tempfile::Builder::new().prefix("bento-ssh-").tempdir().context("cannot make a directory")?;
-        let mut command = ssh(destination, options, limit);
-        command.args(["-v", "-o", "ControlMaster=yes", "-o", "ControlPersist=no", "-o"]);
-        command.arg(format!("ControlPath={}", socket.path().join("s").display()));
+        let mut command = ssh(destination, options, limit, Some((Part::Master, &socket.path().join("s"))));
         // its input ends with this process, and so does the connection
-        command.args(["--", &destination.host, "echo bento; exec cat > /dev/null"]);
+        command.args(["-v", "--", &destination.host, &portable("echo bento; exec cat > /dev/null")]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut master = command.spawn().with_context(|| not_started("ssh".as_ref()))?;
         let (stdout, stderr) =
@@ -75,19 +83,27 @@ impl Remote {
         });
         let (ready, connected) = mpsc::channel();
         thread::spawn(move || {
-            let mut word = [0; 6];
-            let mut stdout = stdout;
-            let came = stdout.read_exact(&mut word).is_ok() && &word == b"bento\n";
-            let _ = ready.send(came);
+            let mut stdout = BufReader::new(stdout);
+            let mut line = Vec::new();
+            let _ = (&mut stdout).take(FIRST_LINE).read_until(b'\n', &mut line);
+            let _ = ready.send(String::from_utf8_lossy(&line).trim().to_owned());
             // keeps the pipe open as long as the connection is
-            let _ = stdout.read_to_end(&mut Vec::new());
+            let _ = std::io::copy(&mut stdout, &mut std::io::sink());
         });
         let connected = connected.recv_timeout(limit);
-        if connected != Ok(true) {
+        if connected.as_deref() != Ok("bento") {
             let _ = master.kill();
             let _ = master.wait();
-            let lines: Vec<String> = complaints.iter().collect();
-            let late = connected == Err(mpsc::RecvTimeoutError::Timeout);
+            if let Some(line) = connected.as_ref().ok().filter(|line| !line.is_empty()) {
+                bail!(
+                    "{destination} lets you in, but its login shell prints {:?} where a command should speak: it has to run commands, and to print \
+                     nothing of its own then",
+                    filter_escapes(line, false)
+                );
+            }
+            // a proxy that outlives ssh keeps its end of the pipe
+            let lines: Vec<String> = std::iter::from_fn(|| complaints.recv_timeout(LAST_WORDS).ok()).collect();
+            let late = connected.is_err();
             return Err(explain(destination, options, &lines, late.then_some(limit)).into());
         }
         let lines: Vec<String> = complaints.try_iter().collect();
@@ -126,19 +142,12 @@ impl Remote {
         self.checked(converse(&mut command, input, None, limit)?)
     }
 
-    /// Runs a script on a terminal there, by this connection or by a new one; gives how it ended, without what only a terminal obeys.
-    pub fn speak_on_terminal(&self, script: &str, anew: bool, answer: Answer<'_>, limit: Duration) -> Result<Spoken> {
-        let mut command = if anew { self.new_command(limit) } else { self.command(limit) };
+    /// Runs a script on a terminal there; gives how it ended, without what only a terminal obeys.
+    pub fn speak_on_terminal(&self, script: &str, answer: Answer<'_>, limit: Duration) -> Result<Spoken> {
+        let mut command = self.command(limit);
         command.args(["-tt", "--", &self.destination.host, &portable(script)]);
         let spoken = self.checked(converse(&mut command, b"", Some(answer), limit)?)?;
         Ok(Spoken { stdout: filter_escapes(&spoken.stdout, false), ..spoken })
-    }
-
-    /// Runs a script there by a new connection, which shows that there can be one; with this input.
-    pub fn speak_anew(&self, script: &str, input: &[u8], limit: Duration) -> Result<Spoken> {
-        let mut command = self.new_command(limit);
-        command.args(["--", &self.destination.host, &portable(script)]);
-        self.checked(converse(&mut command, input, None, limit)?)
     }
 
     /// What Nix needs to use this connection: the machine as part of a URL, and options for ssh.
@@ -146,8 +155,10 @@ impl Remote {
         let Destination { user, host, .. } = &self.destination;
         let mut place = user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
         place += &if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let mut options = self.options.clone();
-        options.extend(["-o".to_owned(), format!("ControlPath={}", self.socket.path().join("s").display())]);
+        let mut options: Vec<String> =
+            ["-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes"].map(str::to_owned).into();
+        options.extend(self.options.iter().cloned());
+        options.extend(["-T".to_owned(), "-S".to_owned(), self.socket.path().join("s").display().to_string()]);
         if let Some(port) = self.destination.port {
             options.extend(["-p".to_owned(), port.to_string()]);
         }
@@ -156,17 +167,7 @@ impl Remote {
 
     /// A command for ssh that goes through the connection.
     fn command(&self, limit: Duration) -> Command {
-        let mut command = ssh(&self.destination, &self.options, limit);
-        command.args(["-o", "ControlMaster=no", "-o"]);
-        command.arg(format!("ControlPath={}", self.socket.path().join("s").display()));
-        command
-    }
-
-    /// A command for ssh that makes a connection of its own, even if the user's settings have connections shared.
-    fn new_command(&self, limit: Duration) -> Command {
-        let mut command = ssh(&self.destination, &self.options, limit);
-        command.args(["-o", "ControlPath=none"]);
-        command
+        ssh(&self.destination, &self.options, limit, Some((Part::Session, &self.socket.path().join("s"))))
     }
 
     /// Refuses what ssh itself failed at.
@@ -187,10 +188,31 @@ impl Drop for Remote {
     }
 }
 
-/// A command for ssh; what the user's own options say comes first, and wins.
-fn ssh(destination: &Destination, options: &[String], limit: Duration) -> Command {
+/// What a process of ssh has to do with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// It makes it.
+    Master,
+    /// It goes through it.
+    Session,
+}
+
+/// A command for ssh, with what it has to do with the connection of a socket, if anything. What the user's own options say wins, but for
+/// what makes a connection this one, and for settings that are for work by hand (a first `-o` wins over all that follow, a last `-S` over
+/// all before it).
+fn ssh(destination: &Destination, options: &[String], limit: Duration, part: Option<(Part, &Path)>) -> Command {
     let mut command = Command::new("ssh");
+    command.args(["-o", "ControlPersist=no", "-o"]);
+    command.arg(if part.is_some_and(|(part, _)| part == Part::Master) {
+        "ControlMaster=yes"
+    } else {
+        "ControlMaster=no"
+    });
+    for setting in BY_HAND {
+        command.args(["-o", setting]);
+    }
     command.args(options);
+    command.arg("-S").arg(part.map_or(Path::new("none"), |(_, socket)| socket));
     command.args(["-T", "-o", &format!("ConnectTimeout={}", limit.as_secs().clamp(1, 60))]);
     command.args(["-o", &format!("ServerAliveInterval={ALIVE}"), "-o", "ServerAliveCountMax=3"]);
     if let Some(user) = &destination.user {
@@ -242,7 +264,8 @@ fn key_of(lines: &[String]) -> Option<String> {
 
 /// Says which hop a connection ended at, and why, from what ssh said.
 fn explain(destination: &Destination, options: &[String], lines: &[String], late: Option<Duration>) -> Unreachable {
-    let said: Vec<&String> = lines.iter().filter(|line| !line.starts_with("debug") && !line.is_empty()).collect();
+    let in_passing = |line: &str| ASIDES.iter().any(|words| line.starts_with(words));
+    let said: Vec<&String> = lines.iter().filter(|line| !line.is_empty() && !in_passing(line)).collect();
     let settings = resolved(destination, options);
     let own = settings.iter().find(|(key, _)| key == "hostname").map_or(destination.host.as_str(), |(_, host)| host);
     let jump = settings.iter().find(|(key, value)| key == "proxyjump" && value != "none").map(|(_, jump)| jump.clone());
@@ -271,6 +294,9 @@ fn explain(destination: &Destination, options: &[String], lines: &[String], late
     let reason = match (late, last) {
         (Some(limit), _) => format!("no connection within {} s", limit.as_secs()),
         (None, Some(line)) => line.trim_end_matches('.').to_owned(),
+        (None, None) if lines.iter().any(|line| line.starts_with("Authenticated to ")) => {
+            "it lets you in, but runs no command: is the login shell one that does?".to_owned()
+        }
         (None, None) => "the connection was lost".to_owned(),
     };
     let hint = if has("Host key verification failed").is_some() || has("REMOTE HOST IDENTIFICATION").is_some() {
@@ -300,7 +326,7 @@ fn explain(destination: &Destination, options: &[String], lines: &[String], late
 
 /// What ssh's configuration comes to for a machine.
 fn resolved(destination: &Destination, options: &[String]) -> Vec<(String, String)> {
-    let mut command = ssh(destination, options, Duration::from_secs(1));
+    let mut command = ssh(destination, options, Duration::from_secs(1), None);
     command.args(["-G", "--", &destination.host]).stdin(Stdio::null());
     let Ok(output) = command.output() else { return Vec::new() };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

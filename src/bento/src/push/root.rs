@@ -121,23 +121,13 @@ impl Root {
 
     /// Has the program do something; gives what was printed meanwhile.
     pub fn call(&self, remote: &Remote, words: &[&str], limit: Duration) -> Result<String> {
-        self.have(remote, words, false, limit)
-    }
-
-    /// The same, by a new connection.
-    pub fn call_anew(&self, remote: &Remote, words: &[&str], limit: Duration) -> Result<String> {
-        self.have(remote, words, true, limit)
-    }
-
-    fn have(&self, remote: &Remote, words: &[&str], anew: bool, limit: Duration) -> Result<String> {
         let what = words.join(" ");
         let spoken = match (&self.password, self.by) {
             (Some(password), Some(Escalation::Sudo)) => {
                 // one that is wrong is not asked for again: the input would stay open
                 let script = format!("head -n 1 | sudo -S -p '' {} {what}", self.helper);
                 let input = format!("{password}\n");
-                let speak = if anew { Remote::speak_anew } else { Remote::speak };
-                speak(remote, &script, input.as_bytes(), limit)?
+                remote.speak(&script, input.as_bytes(), limit)?
             }
             (Some(password), Some(by)) => {
                 // these read from the terminal, and only what was typed after they asked
@@ -146,12 +136,11 @@ impl Root {
                     let asks = said.trim_end().ends_with(':') && said.to_lowercase().contains("password");
                     asks.then(|| format!("{password}\n").into_bytes())
                 };
-                remote.speak_on_terminal(&script, anew, &answer, limit)?
+                remote.speak_on_terminal(&script, &answer, limit)?
             }
             _ => {
                 let script = format!("exec {} {what}", self.words());
-                let speak = if anew { Remote::speak_anew } else { Remote::speak };
-                speak(remote, &script, b"", limit)?
+                remote.speak(&script, b"", limit)?
             }
         };
         let answers = |line: &&str| line.starts_with(ANSWER);
