@@ -664,6 +664,16 @@ def strange_shells(lab):
     lab.old()
 
 
+@scenario("push: keys whose last line is not ended", quick=True)
+def unended_keys(lab):
+    helper = re.search(r"NOPASSWD: (\S+)", lab.desk.succeed("bento deploy --helper")).group(1)
+    allow(lab, f"deploy ALL=(root) NOPASSWD: {helper}")
+    lab.get("t1").succeed(f"mkdir -p /home/deploy/.ssh && printf %s '{lab.keys['admin']}' > /home/deploy/.ssh/authorized_keys && chown -R deploy /home/deploy/.ssh")
+    lab.change(MOTD % "hello")
+    says(lab.deploy("deploy@t1"), "1 pushed")
+    lab.new()
+
+
 # what polkit goes by when somebody starts a unit, which is what run0 does
 RULE = """polkit.addRule(function(action, subject) {
   if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.YES;
