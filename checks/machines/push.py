@@ -674,6 +674,61 @@ def unended_keys(lab):
     lab.new()
 
 
+def slow_down(machine, program, how):
+    """Puts the lines of shell `how` into the place of a program, which is `$program` to them."""
+    machine.succeed(f"mkdir -p /usr/lib/quick && cp -p $(readlink -f /usr/bin/{program}) /usr/lib/quick/{program} && rm /usr/bin/{program}")
+    machine.write(f"/usr/bin/{program}", f"#!/bin/sh\nprogram=/usr/lib/quick/{program}\n{how}\n")
+    machine.succeed(f"chmod 755 /usr/bin/{program}")
+
+
+@scenario("push: client killed when the machine was done")
+def killed_when_done(lab):
+    machine = lab.get("t1")
+    slow_down(machine, "systemctl", 'case $1 in is-system-running) sleep 5 ;; esac; exec "$program" "$@"')
+    lab.change(SLOW % "hello")
+    lab.begin("t1")
+    lab.wait_for_step("boot")
+    machine.wait_until_succeeds("grep -q phase=kept /run/bento-push/*/state", 60)
+    time.sleep(2)
+    lab.kill()
+    says(lab.desk.succeed("cd /fleet && bento deploy --resume 2>&1"), "pushed /nix/store")
+    lab.new()
+
+
+@scenario("push: client killed while it is only made the one that is booted")
+def killed_without_trial(lab):
+    machine = lab.get("t1")
+    lab.change(SLOW % "hello")
+    lab.begin("t1 --test=skip")
+    lab.wait_for_step("boot")
+    time.sleep(0.7)
+    lab.kill()
+    says(lab.desk.succeed("cd /fleet && bento deploy --resume 2>&1"), "pushed /nix/store", "a restart is needed")
+    assert lab.running(machine) == lab.first["t1"], "it was activated"
+    machine.reboot()
+    lab.new()
+
+
+@scenario("push: an answer to the confirmation that is lost")
+def lost_answer(lab):
+    machine = lab.get("t1")
+    allow(lab, "deploy ALL=(ALL) NOPASSWD: ALL")
+    # what is confirmed is not heard of in time
+    slow_down(machine, "sudo", '"$program" "$@"; status=$?; case "$*" in *" confirm "*) sleep 30 ;; esac; exit $status')
+    lab.change(MOTD % "hello")
+    says(lab.deploy("deploy@t1"), "pushed /nix/store", "1 pushed")
+    lab.new()
+
+
+@scenario("push: a machine that is slow to begin")
+def slow_beginning(lab):
+    machine = lab.get("t1")
+    slow_down(machine, "systemd-run", 'case "$*" in *--on-active*) sleep 35 ;; esac; exec "$program" "$@"')
+    lab.change(MOTD % "hello")
+    says(lab.deploy("t1"), "1 pushed")
+    lab.new()
+
+
 # what polkit goes by when somebody starts a unit, which is what run0 does
 RULE = """polkit.addRule(function(action, subject) {
   if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.YES;

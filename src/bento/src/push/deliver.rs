@@ -147,7 +147,6 @@ impl Push<'_> {
 
     /// All of it. An error is what went wrong before anything was changed.
     fn run(&mut self, wanted: &Wanted<'_>, toplevel: &mut StorePath, runs: &Runs) -> Result<Ending, Stopped> {
-        let settings = &self.options.settings;
         let facts = &self.machine.facts;
         if let Wanted::Configuration { access: Some(access), .. } = wanted
             && self.options.lockout
@@ -170,19 +169,12 @@ impl Push<'_> {
         let nonce = held.run.nonce.clone();
         let ended = self.prepare(wanted, toplevel, &nonce, &mut held).and_then(|()| {
             if settled(&self.machine.facts, toplevel) {
-                return Ok(None);
+                return Ok(());
             }
-            if !self.options.trial {
-                self.step(Step::Boot);
-                let limit = settings.activation_timeout.to_string();
-                let wait = Duration::from_secs(3 * settings.activation_timeout) + BRIEF;
-                self.root(&["boot", &nonce, &limit], wait).at(Stage::Boot)?;
-                return Ok(Some(Ending::Pushed { toplevel: toplevel.clone(), reboot_needed: true }));
-            }
-            self.begin(toplevel, &mut held).map(|()| None)
+            self.begin(toplevel, &mut held)
         });
         match (ended, held.run.phase.trial().is_some()) {
-            (Ok(None), true) => {
+            (Ok(()), true) => {
                 let ending = follow(self.machine, &mut held, self.options, self.observer);
                 if !matches!(ending, Ending::Lost { .. }) {
                     held.forget().at(Stage::Done)?;
@@ -195,7 +187,7 @@ impl Push<'_> {
                     let _ = self.root(&["drop", &nonce], BRIEF);
                 }
                 held.forget().at(Stage::Done)?;
-                Ok(ended?.unwrap_or(Ending::Unchanged { toplevel: toplevel.clone() }))
+                ended.map(|()| Ending::Unchanged { toplevel: toplevel.clone() })
             }
         }
     }
@@ -235,11 +227,15 @@ impl Push<'_> {
         Ok(())
     }
 
-    /// Begins the trial.
+    /// Begins the trial, or what is done without one.
     fn begin(&self, toplevel: &StorePath, held: &mut Held) -> Result<(), Stopped> {
         let settings = &self.options.settings;
         let facts = &self.machine.facts;
-        self.step(Step::Activate);
+        let (step, stage, verb, limit) = match self.options.trial {
+            true => (Step::Activate, Stage::Activate, "begin", BRIEF),
+            false => (Step::Boot, Stage::Boot, "boot", settings.trial()),
+        };
+        self.step(step);
         let trial = Trial {
             attempt: Attempt::default(),
             toplevel: toplevel.clone(),
@@ -252,18 +248,17 @@ impl Push<'_> {
         };
         let earlier = held.run.phase.clone();
         // on disk first: if this is cut short, whoever asks looks at the machine
-        held.enter(Event::Ready { trial }).at(Stage::Activate)?;
+        held.enter(Event::Ready { trial }).at(stage)?;
         let figures = [settings.activation_timeout, settings.settle, settings.confirm_timeout].map(|n| n.to_string());
-        let words = ["begin", &held.run.nonce, &figures[0], &figures[1], &figures[2]];
-        match self.root(&words, BRIEF) {
-            Ok(_) => Ok(()),
-            // the answer was lost, and maybe only that
-            Err(error) if error.downcast_ref::<Unreachable>().is_some() => Ok(()),
-            Err(error) => {
-                held.run.phase = earlier;
-                Err(error).at(Stage::Activate)
-            }
+        let words = [verb, &held.run.nonce, &figures[0], &figures[1], &figures[2]];
+        let Err(error) = self.root(&words, limit) else { return Ok(()) };
+        // the answer was lost, and maybe only that; or it did not come in time
+        let begun = || Said::ask(&self.machine.remote, &held.run.nonce, 0).is_ok_and(|said| said.phase.is_some());
+        if error.downcast_ref::<Unreachable>().is_some() || begun() {
+            return Ok(());
         }
+        held.run.phase = earlier;
+        Err(error).at(stage)
     }
 
     /// Has the system be in the machine's store.
@@ -525,11 +520,11 @@ impl Follower<'_> {
             "armed" | "testing" => self.step(Step::Activate),
             "tested" => self.decide(&said)?,
             "keeping" => self.step(Step::Boot),
-            "kept" => return self.kept().map(Some),
+            "kept" => return Ok(Some(self.kept())),
             "restoring" | "stuck" => self.step(Step::Restore),
             "restored" => {
                 self.failed(&said)?;
-                return self.restored(Event::Restored { hub: true }).map(Some);
+                return ended(self.held.run.phase.next(Event::Restored { hub: true })?).map(Some);
             }
             other => bail!("the helper on the machine says {other:?}, which this bento does not know"),
         }
@@ -581,16 +576,13 @@ impl Follower<'_> {
         refused.map(|_| ())
     }
 
-    /// The machine runs and boots the system.
-    fn kept(&mut self) -> Result<Ending> {
-        if matches!(self.held.run.phase, Phase::Testing { .. }) {
-            // confirmed by this client before it was interrupted
-            self.held.enter(Event::Healthy { reboot: false })?;
-        }
-        self.held.enter(Event::Kept)?;
-        self.held.enter(Event::Told)?;
-        let reboot_needed = Facts::ask(&self.machine.remote, BRIEF).is_ok_and(|facts| facts.reboot_needed);
-        Ok(Ending::Pushed { toplevel: self.held.run.toplevel.clone(), reboot_needed })
+    /// The machine boots the system, and runs it if it was tried out. It was confirmed, whatever is known of that here: the answer may have
+    /// been lost. What is on record stays until this is told, so that it can be asked for again.
+    fn kept(&self) -> Ending {
+        let toplevel = self.held.run.toplevel.clone();
+        let facts = Facts::ask(&self.machine.remote, BRIEF);
+        let reboot_needed = facts.is_ok_and(|facts| facts.reboot_needed || facts.running.as_ref() != Some(&toplevel));
+        Ending::Pushed { toplevel, reboot_needed }
     }
 
     /// Brings the record to where it says that the machine goes back, in the machine's words if it was not decided here.
@@ -607,40 +599,28 @@ impl Follower<'_> {
         }
     }
 
-    /// The machine runs what it ran before, or as `event` says.
-    fn restored(&mut self, event: Event) -> Result<Ending> {
-        self.held.enter(event)?;
-        let Phase::Ended { outcome, stage, reason, previous, .. } = self.held.run.phase.clone() else {
-            bail!("the record of the run does not know how it ended");
-        };
-        self.held.enter(Event::Told)?;
-        Ok(match outcome {
-            Outcome::Rollback => Ending::Restored { stage, reason, previous },
-            _ => Ending::Failed { stage, reason },
-        })
-    }
-
     /// The machine has restarted since the trial began, and knows nothing of it: what it came up in tells.
-    fn restarted(&mut self, said: &Said) -> Result<Ending> {
-        let Some(trial) = self.held.run.phase.trial().cloned() else { bail!("the record of the run knows no trial") };
+    fn restarted(&self, said: &Said) -> Result<Ending> {
+        let phase = &self.held.run.phase;
+        let Some(trial) = phase.trial() else { bail!("the record of the run knows no trial") };
         // what the restart left; where it can't be said now, a later push clears it
         let _ = self.machine.root.call(&self.machine.remote, &["drop", &self.held.run.nonce], BRIEF);
         if said.boot == trial.boot {
             // the helper refused before it began
-            self.held.enter(Event::Unhealthy { stage: Stage::Activate, reason: "the trial never began".to_owned() })?;
-            return self.restored(Event::Restored { hub: true });
+            let event = Event::Unhealthy { stage: Stage::Activate, reason: "the trial never began".to_owned() };
+            return ended(phase.next(event)?.next(Event::Restored { hub: true })?);
         }
         if said.running.as_ref() == Some(&trial.toplevel) && said.profile == said.running {
-            return self.kept();
+            return Ok(self.kept());
         }
         // what runs so soon after a boot is what was booted
         let (boot, running) = (said.boot.clone(), said.running.clone());
-        self.held.enter(Event::Woke { boot, booted: running.clone(), running })?;
-        match &self.held.run.phase {
-            Phase::Settling { .. } => self.restored(Event::Restored { hub: true }),
+        let woken = phase.next(Event::Woke { boot, booted: running.clone(), running })?;
+        match &woken {
+            Phase::Settling { .. } => ended(woken.next(Event::Restored { hub: true })?),
             Phase::Returning { .. } => {
                 let runs = said.running.as_ref().map_or_else(|| "an unknown system".to_owned(), ToString::to_string);
-                self.restored(Event::Stuck { reason: format!("the machine runs {runs}"), safe: true })
+                ended(woken.next(Event::Stuck { reason: format!("the machine runs {runs}"), safe: true })?)
             }
             _ => Ok(Ending::Restored {
                 stage: Stage::Boot,
@@ -649,4 +629,15 @@ impl Follower<'_> {
             }),
         }
     }
+}
+
+/// How a push ended, of the phase that it ended in.
+fn ended(phase: Phase) -> Result<Ending> {
+    let Phase::Ended { outcome, stage, reason, previous, .. } = phase else {
+        bail!("the record of the run does not know how it ended");
+    };
+    Ok(match outcome {
+        Outcome::Rollback => Ending::Restored { stage, reason, previous },
+        _ => Ending::Failed { stage, reason },
+    })
 }
