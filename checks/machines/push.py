@@ -729,6 +729,13 @@ def slow_beginning(lab):
     lab.new()
 
 
+@scenario("push: garbage is collected meanwhile")
+def collected(lab):
+    lab.change(MOTD % "hello" + 'systemd.services.gc = { wantedBy = [ "multi-user.target" ]; serviceConfig.Type = "oneshot"; script = "NIX_REMOTE=local /usr/bin/nix-store --gc"; };')
+    says(lab.deploy("t1"), "1 pushed")
+    lab.new()
+
+
 # what polkit goes by when somebody starts a unit, which is what run0 does
 RULE = """polkit.addRule(function(action, subject) {
   if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "deploy") return polkit.Result.YES;

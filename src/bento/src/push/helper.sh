@@ -99,8 +99,10 @@ activate() {
   systemctl stop $unit.service 2> /dev/null
   systemctl reset-failed $unit.service 2> /dev/null
 }
+# release: lets go of what is kept from being collected
+release() { rm -f "$roots/$nonce" "$roots/$nonce-previous" "$roots/$nonce-helper"; }
 disarm() {
-  rm -f "$roots/$nonce" "$roots/$nonce-previous"
+  release
   systemctl stop "bento-push-watchdog-$nonce.timer" 2> /dev/null
 }
 
@@ -168,7 +170,8 @@ case $verb in
     mkdir -p $roots
     # what runs left that never came to a trial
     find $roots -type l -mmin +1440 -delete 2> /dev/null
-    ln -sfn "$2" "$roots/$nonce" || die "cannot keep $2 from being collected"
+    # and this program, which nothing else keeps
+    ln -sfn "$2" "$roots/$nonce" && ln -sfn "$0" "$roots/$nonce-helper" || die "cannot keep $2 from being collected"
     ok held ;;
 
   # drop NONCE: the run came to no trial, or the machine has restarted since
@@ -176,7 +179,7 @@ case $verb in
     nonce=$1
     plain_nonce "$nonce"
     [ ! -d "$run/$nonce" ] || die "the run $nonce ends by itself"
-    rm -f "$roots/$nonce" "$roots/$nonce-previous"
+    release
     ok dropped ;;
 
   # check NONCE PROGRAM SECONDS: has the system itself say whether it may be activated
