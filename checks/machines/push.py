@@ -729,6 +729,24 @@ def slow_beginning(lab):
     lab.new()
 
 
+@scenario("push: machine that restarts while it is made the one that is booted")
+def restarted_while_kept(lab):
+    machine = lab.get("t1")
+    # the profile is set, and the boot entry not yet
+    slow_down(machine, "nix-env", '"$program" "$@"; status=$?; sleep 3; exit $status')
+    for way in ("", "--test=skip"):
+        lab.change(SLOW % f"hello{way}")
+        lab.begin(f"t1 {way}")
+        lab.wait_for_step("boot")
+        machine.wait_until_succeeds(f"test $(readlink -f /nix/var/nix/profiles/system) != {lab.first['t1']}", 60)
+        machine.crash()
+        machine.start()
+        status, said = lab.end()
+        says(said, "rolled back", "the machine restarted by itself")
+        assert status == 1
+        lab.old()
+
+
 @scenario("push: garbage is collected meanwhile")
 def collected(lab):
     lab.change(MOTD % "hello" + 'systemd.services.gc = { wantedBy = [ "multi-user.target" ]; serviceConfig.Type = "oneshot"; script = "NIX_REMOTE=local /usr/bin/nix-store --gc"; };')

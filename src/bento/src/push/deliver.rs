@@ -603,8 +603,13 @@ impl Follower<'_> {
     fn restarted(&self, said: &Said) -> Result<Ending> {
         let phase = &self.held.run.phase;
         let Some(trial) = phase.trial() else { bail!("the record of the run knows no trial") };
-        // what the restart left; where it can't be said now, a later push clears it
-        let _ = self.machine.root.call(&self.machine.remote, &["drop", &self.held.run.nonce], BRIEF);
+        // what the restart left
+        let limit = Duration::from_secs(self.options.settings.activation_timeout) + BRIEF;
+        let dropped = self.machine.root.call(&self.machine.remote, &["drop", &self.held.run.nonce], limit);
+        if said.profile.as_ref() == Some(&trial.toplevel) && said.profile != said.running {
+            // it came between the profile and the boot entry: this is what sets them back
+            dropped?;
+        }
         if said.boot == trial.boot {
             // the helper refused before it began
             let event = Event::Unhealthy { stage: Stage::Activate, reason: "the trial never began".to_owned() };

@@ -100,7 +100,7 @@ activate() {
   systemctl reset-failed $unit.service 2> /dev/null
 }
 # release: lets go of what is kept from being collected
-release() { rm -f "$roots/$nonce" "$roots/$nonce-previous" "$roots/$nonce-helper"; }
+release() { rm -f "$roots/$nonce" "$roots/$nonce-previous" "$roots/$nonce-profile" "$roots/$nonce-helper"; }
 disarm() {
   release
   systemctl stop "bento-push-watchdog-$nonce.timer" 2> /dev/null
@@ -179,6 +179,13 @@ case $verb in
     nonce=$1
     plain_nonce "$nonce"
     [ ! -d "$run/$nonce" ] || die "the run $nonce ends by itself"
+    # a restart may have come between the profile and the boot entry: what came up has both again
+    toplevel=$(readlink "$roots/$nonce")
+    before=$(readlink "$roots/$nonce-profile" || echo "$toplevel")
+    if [ "$before" != "$toplevel" ] && [ "$(readlink -f $profile)" = "$toplevel" ] && [ "$(readlink -f /run/booted-system)" != "$toplevel" ]; then
+      nix-env --profile $profile --set "$before" 2>&1 && timeout -k 5 300 "$before/bin/switch-to-configuration" boot 2>&1 ||
+        die "profile and boot entry could not be set back to $before"
+    fi
     release
     ok dropped ;;
 
@@ -223,6 +230,7 @@ case $verb in
     echo "$2" > "$state/seconds"
     failing > "$state/before"
     ln -sfn "$(readlink "$state/previous")" "$roots/$nonce-previous"
+    ln -sfn "$(readlink "$state/profile")" "$roots/$nonce-profile"
     # the store may lose this file while it is needed
     cp "$0" "$state/helper"
     if [ "$verb" = boot ]; then
