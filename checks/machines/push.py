@@ -946,6 +946,24 @@ def in_status(lab):
     assert shown["state"] == "up-to-date" and shown["serial"] == 4, shown
 
 
+@scenario("push: the hub is another's when it ends", "t1", "t2")
+def hub_taken(lab):
+    lab.desk.write("/fleet/bento.toml", SETTINGS)
+    for name in ("t1", "t2"):
+        lab.change(SLOW % "hello", name)
+    lab.begin("--push t1 t2")
+    lab.wait_for_step("activate")
+    lab.desk.succeed("systemd-run --quiet --unit=other flock /home/chroot/.bento.lock sleep 1000")
+    ended, said = lab.end()
+    lab.desk.succeed("systemctl stop other")
+    says(said, "can't be recorded on the hub.*t1: another deploy is at work.*t2: another deploy is at work")
+    assert ended == 1, said
+    says(lab.deploy("--push t1 t2"), "2 unchanged")
+    for name in ("t1", "t2"):
+        lab.new(name)
+        assert status(lab, name)["state"] == "up-to-date", status(lab, name)
+
+
 AGENT = """
   imports = [ ./agent.nix ];
   services.bento.agent = {

@@ -446,6 +446,8 @@ impl Desk<'_> {
             (machine.target, job, serial, machine.facts.agent, delivered)
         });
         let mut delivered_all = Vec::new();
+        // one that can't be recorded takes nothing from the others
+        let mut unrecorded = Vec::new();
         for ((target, job, serial, agent, delivered), secrets) in done.into_iter().zip(left) {
             if let Some(release) = &self.release {
                 // one that got its agent by this push reports by itself
@@ -457,13 +459,21 @@ impl Desk<'_> {
                     }
                     _ => Ok(()),
                 };
-                recorded.with_context(|| format!("{} cannot be recorded on the hub", target.label()))?;
+                if let Err(error) = recorded {
+                    unrecorded.push(format!("{}: {error:#}", target.label()));
+                }
             }
             delivered_all.push((target, delivered));
         }
         if self.release.is_none() && !delivered_all.is_empty() {
             let text = "the fleet's settings name no hub, so this is not recorded: `bento status` does not know of it";
             self.screen.say(text);
+        }
+        if !unrecorded.is_empty() {
+            bail!(
+                "what came of these can't be recorded on the hub; the same command again does it: {}",
+                unrecorded.join("; ")
+            );
         }
         Ok(delivered_all)
     }
