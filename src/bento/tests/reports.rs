@@ -217,3 +217,22 @@ fn what_is_the_releases_own_fault_is_not_tried_again() {
     assert_eq!(fs::read_to_string(&builds).unwrap().lines().count(), 1);
     assert_eq!(lab.reports("web").len(), 1);
 }
+
+#[test]
+fn a_build_that_does_not_end_is_ended_and_reported() {
+    let Some(lab) = Lab::new() else { return };
+    let config = lab.read("hosts/web/agent.toml").replace("[nix]\n", "[nix]\nbuild-timeout = 5\n");
+    publish(&lab, "text = \"one\";");
+    lab.agent("web").succeeds();
+    let running = lab.running("web").unwrap();
+    lab.write("hosts/web/agent.toml", &config);
+    publish(&lab, "build = \"sleep 300\";");
+    let start = std::time::Instant::now();
+    lab.agent("web").fails_with(&["the build failed", "did not end within 5 s and was killed"]);
+    assert!(start.elapsed().as_secs() < 60);
+    assert_eq!((lab.running("web").unwrap(), lab.state("web")), (running, "failing".to_owned()));
+    // the hub has one that ends
+    publish(&lab, "text = \"two\";");
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+}

@@ -347,7 +347,7 @@ impl<'a> System<'a> {
         };
         command.args(&self.config.nix.build_options);
         write_through(&mut command);
-        log.run(&mut command, None).context(match manifest.mode {
+        log.run(&mut command, Some(self.config.nix.limit())).context(match manifest.mode {
             ReleaseMode::Source => "the build failed",
             ReleaseMode::Closure => "the system could not be fetched: is it in a binary cache that this host uses?",
         })?;
@@ -391,7 +391,7 @@ impl<'a> System<'a> {
             }
         }
         write_through(&mut command);
-        log.run(&mut command, None)?;
+        log.run(&mut command, Some(self.config.nix.limit()))?;
         let derivation = StorePath::behind(&link)
             .with_context(|| format!("the evaluation left no store path in {}", link.display()))?;
         log.say(&format!("evaluated: {derivation}"))?;
