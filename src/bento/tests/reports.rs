@@ -236,3 +236,19 @@ fn a_build_that_does_not_end_is_ended_and_reported() {
     lab.agent("web").succeeds();
     assert_eq!(lab.state("web"), "up-to-date");
 }
+
+#[test]
+fn of_a_log_that_is_too_large_the_beginning_and_the_end_are_reported() {
+    let Some(lab) = Lab::new() else { return };
+    publish(&lab, "onTest = \"echo at the beginning; yes over and over | head -c 40000000; echo at the end\";");
+    lab.agent("web").succeeds();
+    let report = lab.reports("web").pop().unwrap();
+    let log = lab.log("web", &report);
+    assert!(log.len() < 17 << 20, "{}", log.len());
+    assert!(
+        log.contains("at the beginning\n") && log.contains("at the end\n") && log.contains("the hub can be reached")
+    );
+    let left_out = log.lines().find(|line| line.contains("bytes are left out here")).unwrap();
+    assert!(left_out.contains("bento: "), "{left_out}");
+    assert_eq!(lab.state("web"), "up-to-date");
+}
