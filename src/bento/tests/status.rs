@@ -330,6 +330,48 @@ fn a_host_that_went_silent_is_stale_by_its_own_interval() {
 }
 
 #[test]
+fn a_host_that_reports_and_of_which_no_poll_can_be_read_is_stale_in_time() {
+    for presence in ["", "{\"schema\": 99}", "{\"schema\": 1"] {
+        let place = Place::new("flake", 1);
+        place.report(1, 1, "success", 0);
+        place.add("logs/seen.json", presence, 1800);
+        assert_eq!(place.state(), HostState::UpToDate);
+        place.add("logs/seen.json", presence, 1801);
+        let status = place.status();
+        assert_eq!((status.state, status.stale), (HostState::Stale, true), "{presence}");
+        assert!(status.problems[0].contains("seen.json"), "{:?}", status.problems);
+    }
+}
+
+#[test]
+fn a_host_that_runs_another_system_by_now_than_it_reported_is_diverged() {
+    let running = |system: usize| serde_json::json!({ "running": format!("/nix/store/{}-system", HASH[system]) });
+    for kind in ["flake", "non-flake"] {
+        for outcome in ["success", "autoupdate"] {
+            let place = Place::new(kind, 1);
+            place.report(1, 1, outcome, 0);
+            place.presence(30, &running(0));
+            assert_ne!(place.state(), HostState::Diverged);
+            // somebody has activated another one there, or started it from the boot menu
+            place.presence(30, &running(1));
+            let status = place.status();
+            assert_eq!(status.state, HostState::Diverged, "{kind} {outcome}");
+            assert_eq!(status.remote_version.unwrap(), format!("{}-system", HASH[1]));
+            // what it said before the report does not count against that
+            place.presence(90, &running(1));
+            assert_ne!(place.state(), HostState::Diverged);
+        }
+    }
+    // a release that waits is what counts, and a failure stays one
+    let place = Place::new("flake", 2);
+    place.report(1, 1, "success", 0);
+    place.presence(30, &running(1));
+    assert_eq!(place.state(), HostState::RebuildPending);
+    place.report(2, 1, "failure", 0);
+    assert_eq!(place.state(), HostState::Failing);
+}
+
+#[test]
 fn what_needs_a_person_is_not_hidden_by_what_does_not() {
     use serde_json::json;
     let silent_and_held = json!({ "held": true, "reboot_needed": true, "interval": 1 });
