@@ -441,12 +441,10 @@ impl<'a> Agent<'a> {
                 _ if self.held => return Ok(Polled::Held { serial }),
                 _ => {}
             }
-            if let Some(put_off) = state.put_off.filter(|_| !asked) {
-                let left = put_off.until.duration_since(Timestamp::now()).as_secs();
-                // a pause that is longer than any comes of a clock that was wrong
-                if (1..=LONGEST_PAUSE).contains(&left) {
-                    bail!("release {serial} could not be taken up {} times; trying again in {left} s", put_off.times);
-                }
+            if let Some((put_off, left)) =
+                state.put_off.filter(|_| !asked).and_then(|put_off| Some((put_off, left(put_off)?)))
+            {
+                bail!("release {serial} could not be taken up {} times; trying again in {left} s", put_off.times);
             }
         } else if self.held {
             return Ok(Polled::Held { serial });
@@ -490,7 +488,7 @@ impl<'a> Agent<'a> {
         let serial = manifest.serial;
         let tree = self.release_dir(serial).join(TREE_NAME);
         let state = &self.journal.state;
-        let waits = !asked && state.put_off.is_some_and(|put_off| put_off.until > Timestamp::now());
+        let waits = !asked && state.put_off.and_then(left).is_some();
         if self.held || waits || !self_update::is_wanted(manifest) || !tree.is_dir() {
             return Ok(Polled::Current { serial });
         }
@@ -1189,3 +1187,9 @@ fn refused(stage: Stage, error: &Error, retry: bool) -> Event {
 fn failed(error: Error) -> Event {
     Event::Failed { reason: format!("{error:#}") }
 }
+/// How many seconds of a pause are left, if any are. One that is longer than any comes of a clock that was wrong.
+fn left(put_off: PutOff) -> Option<i64> {
+    let left = put_off.until.duration_since(Timestamp::now()).as_secs();
+    (1..=LONGEST_PAUSE).contains(&left).then_some(left)
+}
+
