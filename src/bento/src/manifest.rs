@@ -186,7 +186,7 @@ impl Manifest {
         if let Some(expires) = self.expires
             && expires <= now
         {
-            bail!("release {} expired at {expires}: publish again (the time here is {now})", self.serial);
+            bail!("release {} expired at {expires}: publish again", self.serial);
         }
         Ok(())
     }

@@ -219,6 +219,24 @@ fn what_is_the_releases_own_fault_is_not_tried_again() {
 }
 
 #[test]
+fn a_release_that_has_expired_is_reported_once() {
+    let Some(lab) = Lab::new() else { return };
+    publish(&lab, "");
+    lab.agent("web").succeeds();
+    lab.republish("web", |manifest| manifest["expires"] = "2024-01-01T00:00:00Z".into());
+    for _ in 0..3 {
+        poll(&lab).fails_with(&["release 1 expired at 2024-01-01", "the time here is"]);
+    }
+    assert_eq!(lab.reports("web").len(), 2);
+    assert_eq!(lab.state("web"), "failing");
+    // and that this is over, too
+    lab.republish("web", |manifest| manifest["expires"] = "2100-01-01T00:00:00Z".into());
+    poll(&lab).succeeds();
+    poll(&lab).succeeds();
+    assert_eq!((lab.reports("web").len(), lab.state("web").as_str()), (3, "up-to-date"));
+}
+
+#[test]
 fn a_build_that_does_not_end_is_ended_and_reported() {
     let Some(lab) = Lab::new() else { return };
     let config = lab.read("hosts/web/agent.toml").replace("[nix]\n", "[nix]\nbuild-timeout = 5\n");

@@ -418,8 +418,11 @@ impl<'a> Agent<'a> {
             Ok(manifest) => manifest,
             Err(error) => return Err(self.complain(self.journal.state.serial, Stage::Manifest, None, error)?),
         };
-        if let Err(error) = manifest.check_for(&self.config.host, self.journal.state.serial, Timestamp::now()) {
-            return Err(self.complain(manifest.serial, Stage::Manifest, Some(manifest.toplevel), error)?);
+        let now = Timestamp::now();
+        if let Err(error) = manifest.check_for(&self.config.host, self.journal.state.serial, now) {
+            // what is reported has no time in it: with each poll it would be another one
+            let error = self.complain(manifest.serial, Stage::Manifest, Some(manifest.toplevel), error)?;
+            return Err(error.context(format!("the hub's release is refused (the time here is {now})")));
         }
         let serial = manifest.serial;
         let state = &mut self.journal.state;
