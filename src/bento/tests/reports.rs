@@ -237,6 +237,32 @@ fn a_release_that_has_expired_is_reported_once() {
 }
 
 #[test]
+fn a_host_that_gets_another_name_takes_up_the_releases_of_that_name() {
+    let Some(lab) = Lab::new() else { return };
+    for text in ["one", "two"] {
+        publish(&lab, &format!("text = \"{text}\";"));
+        lab.agent("web").succeeds();
+    }
+    lab.flake_host("db", "text = \"renamed\";");
+    lab.bento(&["deploy"]).succeeds();
+    let own = lab.path("hosts/web").display().to_string();
+    let config = lab.read("hosts/web/agent.toml").replace("\"web\"", "\"db\"").replace("/keys/web\"", "/keys/db\"");
+    lab.write("hosts/web/agent.toml", &config);
+    assert!(config.contains(&own));
+    lab.agent("web").succeeds();
+    assert_eq!(lab.running("web").unwrap(), lab.manifest("db")["toplevel"].as_str().unwrap());
+    assert_eq!(lab.state("db"), "up-to-date");
+    // what counts from now on is what was seen under that name
+    let manifest = lab.read("chroot/db/manifest.json");
+    lab.flake_host("db", "text = \"more\";");
+    lab.bento(&["deploy", "db"]).succeeds();
+    lab.agent("web").succeeds();
+    lab.write("chroot/db/manifest.json", &manifest);
+    lab.sign("db", "keys/admin", "bento-release");
+    poll(&lab).fails_with(&["serial 1, but 2 was already seen"]);
+}
+
+#[test]
 fn a_build_that_does_not_end_is_ended_and_reported() {
     let Some(lab) = Lab::new() else { return };
     let config = lab.read("hosts/web/agent.toml").replace("[nix]\n", "[nix]\nbuild-timeout = 5\n");

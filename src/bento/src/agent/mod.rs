@@ -409,6 +409,7 @@ impl<'a> Agent<'a> {
     /// Asks the hub and takes up what is new.
     fn poll(&mut self, asked: bool) -> Result<Polled> {
         let hub = self.config.hub.connect_patiently()?;
+        self.answer_to_name();
         // a hub that takes no reports may still have the release that mends that; the run ends with another try
         if let Err(error) = self.deliver_over(&hub) {
             self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
@@ -484,6 +485,16 @@ impl<'a> Agent<'a> {
         let Fetched { tree, secrets } = fetched;
         let tree = updated.as_ref().map_or(tree, SourceTree::path);
         self.take_up(Event::Fetched { goal }, &Release { manifest: &manifest, tree, secrets, other_inputs })
+    }
+
+    /// Forgets which releases were seen under another name: serials are counted for each name.
+    fn answer_to_name(&mut self) {
+        let state = &mut self.journal.state;
+        if state.host.as_ref().is_some_and(|host| host != &self.config.host) {
+            state.serial = 0;
+            state.attempts = 0;
+        }
+        state.host = Some(self.config.host.clone());
     }
 
     /// Looks for newer inputs of the release that runs, if that is wanted, and takes them up.
@@ -1183,6 +1194,12 @@ fn pause(times: u32) -> SignedDuration {
     SignedDuration::from_secs(seconds.min(LONGEST_PAUSE))
 }
 
+/// How many seconds of a pause are left, if any are. One that is longer than any comes of a clock that was wrong.
+fn left(put_off: PutOff) -> Option<i64> {
+    let left = put_off.until.duration_since(Timestamp::now()).as_secs();
+    (1..=LONGEST_PAUSE).contains(&left).then_some(left)
+}
+
 fn refused(stage: Stage, error: &Error, retry: bool) -> Event {
     Event::Refused { stage, reason: format!("{error:#}"), retry }
 }
@@ -1190,9 +1207,3 @@ fn refused(stage: Stage, error: &Error, retry: bool) -> Event {
 fn failed(error: Error) -> Event {
     Event::Failed { reason: format!("{error:#}") }
 }
-/// How many seconds of a pause are left, if any are. One that is longer than any comes of a clock that was wrong.
-fn left(put_off: PutOff) -> Option<i64> {
-    let left = put_off.until.duration_since(Timestamp::now()).as_secs();
-    (1..=LONGEST_PAUSE).contains(&left).then_some(left)
-}
-

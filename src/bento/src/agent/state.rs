@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::machine::Phase;
 use crate::agent::self_update::OwnLock;
 use crate::files;
+use crate::host::HostName;
 use crate::report::Report;
 use crate::store_path::StorePath;
 
@@ -27,6 +28,9 @@ const BALLAST: usize = 256 << 10;
 #[serde(rename_all = "kebab-case")]
 pub struct State {
     schema: u32,
+    /// The name that the host had then: another one has serials of its own.
+    #[serde(default)]
+    pub host: Option<HostName>,
     /// The highest serial that was ever accepted.
     pub serial: u64,
     /// How many attempts at this serial were reported.
@@ -97,6 +101,7 @@ impl Journal {
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => State {
                 schema: SCHEMA,
+                host: None,
                 serial: 0,
                 attempts: 0,
                 started: None,
