@@ -237,6 +237,37 @@ fn a_release_that_has_expired_is_reported_once() {
 }
 
 #[test]
+fn another_release_of_the_same_serial_is_taken_up_if_it_is_newer() {
+    let Some(lab) = Lab::new() else { return };
+    let chroot =
+        |action: &str| lab.shell(&action.replace("WEB", &lab.path("chroot/web").display().to_string())).succeeds();
+    publish(&lab, "text = \"one\";");
+    lab.agent("web").succeeds();
+    // a backup of the hub is put back, and other releases get the serials that there were
+    chroot("cp -a WEB/. WEB.backup");
+    publish(&lab, "text = \"two\";");
+    lab.agent("web").succeeds();
+    let two = lab.running("web").unwrap();
+    let manifest = [lab.read("chroot/web/manifest.json"), lab.read("chroot/web/releases/2.sig")];
+    chroot("rm -r WEB && mv WEB.backup WEB");
+    poll(&lab).fails_with(&["serial 1, but 2 was already seen"]);
+    publish(&lab, "text = \"three\";");
+    assert_eq!(lab.manifest("web")["serial"], 2);
+    lab.agent("web").succeeds();
+    let three = lab.running("web").unwrap();
+    assert_eq!(
+        (three.as_str(), lab.state("web").as_str()),
+        (lab.manifest("web")["toplevel"].as_str().unwrap(), "up-to-date")
+    );
+    assert_ne!(two, three);
+    // but not the older of the two
+    lab.write("chroot/web/manifest.json", &manifest[0]);
+    lab.write("chroot/web/releases/2.sig", &manifest[1]);
+    poll(&lab).fails_with(&["release 2", "older than the one that was already seen"]);
+    assert_eq!(lab.running("web").unwrap(), three);
+}
+
+#[test]
 fn a_host_that_gets_another_name_takes_up_the_releases_of_that_name() {
     let Some(lab) = Lab::new() else { return };
     for text in ["one", "two"] {

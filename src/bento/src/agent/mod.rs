@@ -420,14 +420,14 @@ impl<'a> Agent<'a> {
             Err(error) => return Err(self.complain(self.journal.state.serial, Stage::Manifest, None, error)?),
         };
         let now = Timestamp::now();
-        if let Err(error) = manifest.check_for(&self.config.host, self.journal.state.serial, now) {
+        if let Err(error) = manifest.check_for(&self.config.host, self.journal.state.seen(), now) {
             // what is reported has no time in it: with each poll it would be another one
             let error = self.complain(manifest.serial, Stage::Manifest, Some(manifest.toplevel), error)?;
             return Err(error.context(format!("the hub's release is refused (the time here is {now})")));
         }
         let serial = manifest.serial;
         let state = &mut self.journal.state;
-        if serial == state.serial {
+        if !manifest.is_newer_than(state.seen()) {
             match state.phase {
                 Phase::Waiting { .. } => {
                     self.take_back_complaint(&manifest, Outcome::Success, Stage::Reboot)?;
@@ -453,12 +453,15 @@ impl<'a> Agent<'a> {
         } else if self.held {
             return Ok(Polled::Held { serial });
         } else {
+            if serial > state.serial {
+                state.attempts = 0;
+            }
             state.serial = serial;
-            state.attempts = 0;
             state.complaint = None;
             state.put_off = None;
         }
         state.started = Some(Timestamp::now());
+        state.created = Some(manifest.created);
         state.wanted = Some(manifest.toplevel.clone());
         state.reboot = manifest.policy.reboot;
         if !matches!(state.phase, Phase::Waiting { .. }) {
@@ -492,6 +495,7 @@ impl<'a> Agent<'a> {
         let state = &mut self.journal.state;
         if state.host.as_ref().is_some_and(|host| host != &self.config.host) {
             state.serial = 0;
+            state.created = None;
             state.attempts = 0;
         }
         state.host = Some(self.config.host.clone());

@@ -13,6 +13,7 @@ use crate::agent::machine::Phase;
 use crate::agent::self_update::OwnLock;
 use crate::files;
 use crate::host::HostName;
+use crate::manifest::Seen;
 use crate::report::Report;
 use crate::store_path::StorePath;
 
@@ -33,6 +34,9 @@ pub struct State {
     pub host: Option<HostName>,
     /// The highest serial that was ever accepted.
     pub serial: u64,
+    /// When the release of that serial was published.
+    #[serde(default)]
+    pub created: Option<Timestamp>,
     /// How many attempts at this serial were reported.
     pub attempts: u64,
     /// When the attempt that is under way began.
@@ -65,6 +69,13 @@ pub struct State {
     /// What was last reported.
     #[serde(default)]
     pub last: Option<Report>,
+}
+
+impl State {
+    /// The newest release that was ever accepted.
+    pub fn seen(&self) -> Seen {
+        Seen { serial: self.serial, created: self.created }
+    }
 }
 
 /// A release that could not be taken up for now.
@@ -103,6 +114,7 @@ impl Journal {
                 schema: SCHEMA,
                 host: None,
                 serial: 0,
+                created: None,
                 attempts: 0,
                 started: None,
                 wanted: None,
