@@ -372,6 +372,26 @@ fn a_host_that_runs_another_system_by_now_than_it_reported_is_diverged() {
 }
 
 #[test]
+fn a_report_about_a_release_that_the_hub_never_had_is_none_about_the_one_of_its_serial() {
+    let wanted = |attempt: u64, system: usize| {
+        serde_json::json!({
+            "schema": 1, "host": "web", "serial": 1, "attempt": attempt, "outcome": "success", "stage": "done",
+            "wanted": format!("/nix/store/{}-system", HASH[system]), "running": format!("/nix/store/{}-system", HASH[system]),
+            "started": "2024-12-29T11:30:00Z", "finished": "2024-12-29T11:30:00Z", "agent": "0.1.0"
+        })
+        .to_string()
+    };
+    let place = Place::new("flake", 1);
+    place.add("logs/report-1-1.json", &wanted(1, 1), 60);
+    assert_eq!(place.state(), HostState::Diverged);
+    // the host has taken up that of this serial, too: no repetition
+    place.add("logs/report-1-2.json", &wanted(2, 0), 60);
+    assert_eq!(place.state(), HostState::UpToDate);
+    place.add("logs/report-1-3.json", &wanted(3, 0), 60);
+    assert_eq!(place.state(), HostState::ExtraLogs);
+}
+
+#[test]
 fn what_needs_a_person_is_not_hidden_by_what_does_not() {
     use serde_json::json;
     let silent_and_held = json!({ "held": true, "reboot_needed": true, "interval": 1 });

@@ -430,15 +430,17 @@ fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> Host
     let runs_it = last.version.as_deref() == Some(manifest.toplevel.base_name());
     // logs of the original bento belong to the release that was current when they were written
     let about_current = |word: &Word| match word.number {
-        // a hub that was restored from a backup gives serials twice; what a non-flake comes to may be another system than was asked for
-        Some((serial, _)) => {
-            let other = word.wanted.as_deref().is_some_and(|wanted| wanted != manifest.toplevel.base_name());
-            serial == manifest.serial && !(other && manifest.kind == HostKind::Flake)
-        }
+        Some((serial, _)) => serial == manifest.serial,
         None => changed.is_none_or(|changed| word.time.is_some_and(|time| time >= changed)),
+    };
+    // a hub that was restored from a backup gives serials twice; a non-flake may come to another system than it was asked for
+    let about_another = |word: &Word| {
+        let other = word.wanted.as_deref().is_some_and(|wanted| wanted != manifest.toplevel.base_name());
+        other && manifest.kind == HostKind::Flake && about_current(word)
     };
     match last.number {
         Some((serial, _)) if serial > manifest.serial => return HostState::Diverged,
+        _ if about_another(last) => return HostState::Diverged,
         _ if !about_current(last) => {
             return if runs_it { HostState::SyncPending } else { HostState::RebuildPending };
         }
@@ -450,7 +452,8 @@ fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> Host
         Outcome::Autoupdate => HostState::AutoUpgraded,
         Outcome::Success => {
             // a success after a failure is no repetition, nor is one that waited for a reboot or came with a note
-            let repeats = |word: &&Word| about_current(word) && word.outcome.is_success() && !word.aside;
+            let repeats =
+                |word: &&Word| about_current(word) && !about_another(word) && word.outcome.is_success() && !word.aside;
             let successes = words.iter().take_while(repeats).count();
             if manifest.kind == HostKind::Flake && !runs_it {
                 HostState::Diverged
