@@ -143,7 +143,7 @@ impl<'a> System<'a> {
         let mut say =
             |units: &[&str]| log.say(&format!("restarting what reads secrets that have changed: {}", units.join(", ")));
         match self.systemd {
-            true => units::restart(units, say),
+            true => units::restart(units, Duration::from_secs(self.config.system.activation_timeout), say),
             false if units.is_empty() => Ok(()),
             false => say(&units.iter().map(String::as_str).collect::<Vec<_>>()),
         }
