@@ -9,12 +9,14 @@ from fleet import Failure, scenario
 TOKEN = "correct-horse-battery-staple"
 SWITCH = ("$(nix-build --no-out-link -I nixpkgs=/fixture -E '(import <nixpkgs/nixos> { configuration = /etc/nixos/configuration.nix; })"
           ".config.system.build.toplevel')/bin/switch-to-configuration test")
-# a service that reads its secret when it starts, and takes none but those that begin with a word
+# a service that reads its secret when it starts, and takes none but those that begin with a word; with one it never comes to an end
 READER = """{ ... }: {
   systemd.services.reader = {
+    # faster than anybody changes secrets
+    unitConfig.StartLimitIntervalSec = 0;
     wantedBy = [ "multi-user.target" ];
     serviceConfig = { Type = "oneshot"; RemainAfterExit = true; };
-    script = "grep -q ^ses /run/bento/secrets/password && cp /run/bento/secrets/password /run/has-read";
+    script = "! grep -q ^wait /run/bento/secrets/password || sleep infinity; grep -q ^ses /run/bento/secrets/password && cp /run/bento/secrets/password /run/has-read";
   };
   systemd.services.other = { wantedBy = [ "multi-user.target" ]; script = "exec sleep infinity"; };
 }
@@ -65,6 +67,14 @@ def secret_alone(lab):
     lab.expect("failing")
     reason = lab.reports()[-1]["reason"]
     assert re.search("the secrets that there were are back in place.*reader.service", reason), reason
+    lab.web.succeed("systemctl is-active reader && grep -q please /run/bento/secrets/password /run/has-read")
+    # nor does it ever with this one
+    lab.hub.write("/fleet/hosts/web/secrets/password", "wait\n")
+    lab.deploy()
+    lab.poll(works=False)
+    lab.expect("failing")
+    reason = lab.reports()[-1]["reason"]
+    assert re.search(r"the secrets that there were are back in place.*systemctl did not end within \d+ s", reason), reason
     lab.web.succeed("systemctl is-active reader && grep -q please /run/bento/secrets/password /run/has-read")
     # nothing but it was restarted, and no system changed
     assert lab.running() == new and lab.web.get_unit_property("other", "MainPID") == other

@@ -455,6 +455,24 @@ def kernel_change(lab):
     lab.expect_new()
 
 
+@scenario("kernel change, published again before it was booted")
+def kernel_change_again(lab):
+    new_kernel = 'boot.kernelPackages = pkgs.linuxPackages_latest;'
+    lab.publish(change(new_kernel))
+    lab.poll()
+    lab.publish(change('system.extraSystemBuilderCmds = "exit 3";'))
+    lab.poll(works=False)
+    lab.expect("failing")
+    # that the system runs and is the profile's does not mean that it boots
+    lab.publish(change(new_kernel))
+    lab.poll()
+    assert lab.journal_of_agent() == (4, "waiting") and lab.boots() == lab.first and lab.profile() == lab.running()
+    lab.web.reboot()
+    lab.expect_stages(0, "done", "reboot", "build", "reboot", "done")
+    lab.expect("up-to-date")
+    lab.expect_new()
+
+
 @scenario("a kernel that panics")
 def panic(lab):
     lab.restart(lambda: lab.publish(change('boot.kernelPackages = pkgs.linuxPackages_latest; boot.kernelParams = [ "panic" ];')), "reboot", "boot")

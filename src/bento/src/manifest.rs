@@ -84,6 +84,15 @@ pub struct Manifest {
     pub files: Vec<PackageFile>,
 }
 
+/// The newest release that a host has ever accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its serial; 0 if there was none.
+    pub serial: u64,
+    /// When it was published, if that is known.
+    pub created: Option<Timestamp>,
+}
+
 /// What a manifest says besides the files: enough to tell where a host stands, and quick to read.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Summary {
@@ -174,19 +183,38 @@ impl Manifest {
         Ok(())
     }
 
-    /// Refuses a manifest that is for another host, older than `seen` (the highest serial that was ever accepted), or
-    /// expired.
-    pub fn check_for(&self, host: &HostName, seen: u64, now: Timestamp) -> Result<()> {
+    /// Whether this is a newer release than another: one with a higher serial, or, if the serials of a hub were given twice (it was
+    /// restored from a backup), one that was published later.
+    pub fn is_newer_than(&self, seen: Seen) -> bool {
+        self.serial > seen.serial
+            || self.serial == seen.serial && seen.created.is_some_and(|created| self.created > created)
+    }
+
+    /// Refuses a manifest that is for another host, older than what was `seen`, or expired.
+    pub fn check_for(&self, host: &HostName, seen: Seen, now: Timestamp) -> Result<()> {
         if &self.host != host {
             bail!("the release is for the host {}, but this is {host}", self.host);
         }
-        if self.serial < seen {
-            bail!("the release has serial {}, but {seen} was already seen: the hub serves an old release", self.serial);
+        let Seen { serial, created } = seen;
+        if self.serial < serial {
+            bail!(
+                "the release has serial {}, but {serial} was already seen: the hub serves an old release",
+                self.serial
+            );
+        }
+        if self.serial == serial
+            && let Some(created) = created.filter(|created| self.created < *created)
+        {
+            bail!(
+                "release {serial} was published at {}, so it is older than the one that was already seen, of {created}: the hub serves \
+                 an old release",
+                self.created
+            );
         }
         if let Some(expires) = self.expires
             && expires <= now
         {
-            bail!("release {} expired at {expires}: publish again (the time here is {now})", self.serial);
+            bail!("release {} expired at {expires}: publish again", self.serial);
         }
         Ok(())
     }

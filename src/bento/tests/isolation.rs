@@ -8,6 +8,7 @@ mod common;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -307,6 +308,32 @@ fn behind_openssh_a_host_cannot_leave_more_than_its_quota() {
 #[test]
 fn behind_the_embedded_hub_a_host_cannot_leave_more_than_its_quota() {
     cannot_leave_more_than_its_quota(Kind::Embedded);
+}
+
+#[test]
+fn behind_the_embedded_hub_files_that_are_open_at_a_time_count_together() {
+    let Some(lab) = lab(Kind::Embedded) else { return };
+    let sessions: Vec<ssh2::Sftp> = (0..2)
+        .map(|_| {
+            let mut session = ssh2::Session::new().unwrap();
+            session.set_tcp_stream(TcpStream::connect(("127.0.0.1", lab.port)).unwrap());
+            session.handshake().unwrap();
+            session.userauth_pubkey_file("web", None, &lab.path("keys/web"), None).unwrap();
+            session.sftp().unwrap()
+        })
+        .collect();
+    let part = vec![b'x'; 300 << 10];
+    let create = |number: usize| sessions[number % 2].create(Path::new(&format!("logs/{number}"))).unwrap();
+    let mut files: Vec<ssh2::File> = (0..6).map(create).collect();
+    let written = files.iter_mut().filter_map(|file| file.write_all(&part).ok()).count();
+    assert_eq!(written, 3);
+    assert!((0..6).map(|number| size(&lab, "web", &number.to_string())).sum::<u64>() <= 1 << 20);
+    // a name that is gone makes no room while the file is open, and does when it is closed
+    (0..6).for_each(|number| sessions[0].unlink(Path::new(&format!("logs/{number}"))).unwrap());
+    assert!(create(6).write_all(&part).is_err());
+    drop(files);
+    create(7).write_all(&part).unwrap();
+    assert_eq!(size(&lab, "web", "7"), 300 << 10);
 }
 
 #[test]

@@ -46,7 +46,7 @@ let
     ];
   };
   inherit (os.pkgs) lib;
-  units = lib.getAttrs [ "bento-upgrade.service" "bento-upgrade.timer" "bento-boot.timer" "bento-page.service" "bento-page.socket" ] os.config.systemd.units;
+  units = lib.getAttrs [ "bento-upgrade.service" "bento-upgrade.timer" "bento-boot.timer" "bento-window.timer" "bento-page.service" "bento-page.socket" ] os.config.systemd.units;
 in
 {
   units = lib.mapAttrs (_: unit: unit.text) units;
@@ -124,6 +124,10 @@ fn its_units_its_configuration_and_its_options_are_sound() {
     for line in ["Persistent=true", "FixedRandomDelay=true", "RandomizedDelaySec=10min", "OnCalendar=*:0/15"] {
         assert!(timer.contains(line), "{timer}");
     }
+    // in the window the agent runs whenever else it does
+    let window = unit("bento-window.timer");
+    assert!(window.contains("OnCalendar=03:00\n") && window.contains("Unit=bento-upgrade.service"), "{window}");
+    assert_eq!(made["wanted"]["bento-window.timer"], serde_json::json!(["timers.target"]));
     // the page is for loopback and a unix socket, and nothing else
     let socket = unit("bento-page.socket");
     let streams: Vec<&str> = socket.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();

@@ -217,3 +217,113 @@ fn what_is_the_releases_own_fault_is_not_tried_again() {
     assert_eq!(fs::read_to_string(&builds).unwrap().lines().count(), 1);
     assert_eq!(lab.reports("web").len(), 1);
 }
+
+#[test]
+fn a_release_that_has_expired_is_reported_once() {
+    let Some(lab) = Lab::new() else { return };
+    publish(&lab, "");
+    lab.agent("web").succeeds();
+    lab.republish("web", |manifest| manifest["expires"] = "2024-01-01T00:00:00Z".into());
+    for _ in 0..3 {
+        poll(&lab).fails_with(&["release 1 expired at 2024-01-01", "the time here is"]);
+    }
+    assert_eq!(lab.reports("web").len(), 2);
+    assert_eq!(lab.state("web"), "failing");
+    // and that this is over, too
+    lab.republish("web", |manifest| manifest["expires"] = "2100-01-01T00:00:00Z".into());
+    poll(&lab).succeeds();
+    poll(&lab).succeeds();
+    assert_eq!((lab.reports("web").len(), lab.state("web").as_str()), (3, "up-to-date"));
+}
+
+#[test]
+fn another_release_of_the_same_serial_is_taken_up_if_it_is_newer() {
+    let Some(lab) = Lab::new() else { return };
+    let chroot =
+        |action: &str| lab.shell(&action.replace("WEB", &lab.path("chroot/web").display().to_string())).succeeds();
+    publish(&lab, "text = \"one\";");
+    lab.agent("web").succeeds();
+    // a backup of the hub is put back, and other releases get the serials that there were
+    chroot("cp -a WEB/. WEB.backup");
+    publish(&lab, "text = \"two\";");
+    lab.agent("web").succeeds();
+    let two = lab.running("web").unwrap();
+    let manifest = [lab.read("chroot/web/manifest.json"), lab.read("chroot/web/releases/2.sig")];
+    chroot("rm -r WEB && mv WEB.backup WEB");
+    poll(&lab).fails_with(&["serial 1, but 2 was already seen"]);
+    publish(&lab, "text = \"three\";");
+    assert_eq!(lab.manifest("web")["serial"], 2);
+    lab.agent("web").succeeds();
+    let three = lab.running("web").unwrap();
+    assert_eq!(
+        (three.as_str(), lab.state("web").as_str()),
+        (lab.manifest("web")["toplevel"].as_str().unwrap(), "up-to-date")
+    );
+    assert_ne!(two, three);
+    // but not the older of the two
+    lab.write("chroot/web/manifest.json", &manifest[0]);
+    lab.write("chroot/web/releases/2.sig", &manifest[1]);
+    poll(&lab).fails_with(&["release 2", "older than the one that was already seen"]);
+    assert_eq!(lab.running("web").unwrap(), three);
+}
+
+#[test]
+fn a_host_that_gets_another_name_takes_up_the_releases_of_that_name() {
+    let Some(lab) = Lab::new() else { return };
+    for text in ["one", "two"] {
+        publish(&lab, &format!("text = \"{text}\";"));
+        lab.agent("web").succeeds();
+    }
+    lab.flake_host("db", "text = \"renamed\";");
+    lab.bento(&["deploy"]).succeeds();
+    let own = lab.path("hosts/web").display().to_string();
+    let config = lab.read("hosts/web/agent.toml").replace("\"web\"", "\"db\"").replace("/keys/web\"", "/keys/db\"");
+    lab.write("hosts/web/agent.toml", &config);
+    assert!(config.contains(&own));
+    lab.agent("web").succeeds();
+    assert_eq!(lab.running("web").unwrap(), lab.manifest("db")["toplevel"].as_str().unwrap());
+    assert_eq!(lab.state("db"), "up-to-date");
+    // what counts from now on is what was seen under that name
+    let manifest = lab.read("chroot/db/manifest.json");
+    lab.flake_host("db", "text = \"more\";");
+    lab.bento(&["deploy", "db"]).succeeds();
+    lab.agent("web").succeeds();
+    lab.write("chroot/db/manifest.json", &manifest);
+    lab.sign("db", "keys/admin", "bento-release");
+    poll(&lab).fails_with(&["serial 1, but 2 was already seen"]);
+}
+
+#[test]
+fn a_build_that_does_not_end_is_ended_and_reported() {
+    let Some(lab) = Lab::new() else { return };
+    let config = lab.read("hosts/web/agent.toml").replace("[nix]\n", "[nix]\nbuild-timeout = 5\n");
+    publish(&lab, "text = \"one\";");
+    lab.agent("web").succeeds();
+    let running = lab.running("web").unwrap();
+    lab.write("hosts/web/agent.toml", &config);
+    publish(&lab, "build = \"sleep 300\";");
+    let start = std::time::Instant::now();
+    lab.agent("web").fails_with(&["the build failed", "did not end within 5 s and was killed"]);
+    assert!(start.elapsed().as_secs() < 60);
+    assert_eq!((lab.running("web").unwrap(), lab.state("web")), (running, "failing".to_owned()));
+    // the hub has one that ends
+    publish(&lab, "text = \"two\";");
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+}
+
+#[test]
+fn of_a_log_that_is_too_large_the_beginning_and_the_end_are_reported() {
+    let Some(lab) = Lab::new() else { return };
+    publish(&lab, "onTest = \"echo at the beginning; yes over and over | head -c 40000000; echo at the end\";");
+    lab.agent("web").succeeds();
+    let report = lab.reports("web").pop().unwrap();
+    let log = lab.log("web", &report);
+    assert!(log.len() < 17 << 20, "{}", log.len());
+    assert!(
+        log.contains("at the beginning\n") && log.contains("at the end\n") && log.contains("the hub can be reached")
+    );
+    let left_out = log.lines().find(|line| line.contains("bytes are left out here")).unwrap();
+    assert!(left_out.contains("bento: "), "{left_out}");
+    assert_eq!(lab.state("web"), "up-to-date");
+}

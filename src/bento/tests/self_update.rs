@@ -179,3 +179,16 @@ fn a_source_that_is_away_is_no_failure() {
     lab.agent("web").succeeds();
     assert_eq!((text(&lab).as_str(), lab.state("web").as_str()), ("a one", "up-to-date"));
 }
+
+#[test]
+fn a_pause_that_a_wrong_clock_has_made_does_not_last() {
+    let Some(lab) = set_up() else { return };
+    set_input(&lab, "two", "", "");
+    let mut state: Value = serde_json::from_str(&lab.read("hosts/web/state/state.json")).unwrap();
+    // by a clock that was some years ahead
+    state["put-off"] = serde_json::json!({ "times": 1, "until": "2099-01-01T00:00:00Z" });
+    lab.write("hosts/web/state/state.json", &state.to_string());
+    let config = lab.path("hosts/web/agent.toml");
+    lab.bento(&["agent", "run", "--config", config.to_str().unwrap()]).succeeds();
+    assert_eq!((text(&lab).as_str(), lab.state("web").as_str()), ("a two", "auto-upgraded"));
+}

@@ -330,6 +330,68 @@ fn a_host_that_went_silent_is_stale_by_its_own_interval() {
 }
 
 #[test]
+fn a_host_that_reports_and_of_which_no_poll_can_be_read_is_stale_in_time() {
+    for presence in ["", "{\"schema\": 99}", "{\"schema\": 1"] {
+        let place = Place::new("flake", 1);
+        place.report(1, 1, "success", 0);
+        place.add("logs/seen.json", presence, 1800);
+        assert_eq!(place.state(), HostState::UpToDate);
+        place.add("logs/seen.json", presence, 1801);
+        let status = place.status();
+        assert_eq!((status.state, status.stale), (HostState::Stale, true), "{presence}");
+        assert!(status.problems[0].contains("seen.json"), "{:?}", status.problems);
+    }
+}
+
+#[test]
+fn a_host_that_runs_another_system_by_now_than_it_reported_is_diverged() {
+    let running = |system: usize| serde_json::json!({ "running": format!("/nix/store/{}-system", HASH[system]) });
+    for kind in ["flake", "non-flake"] {
+        for outcome in ["success", "autoupdate"] {
+            let place = Place::new(kind, 1);
+            place.report(1, 1, outcome, 0);
+            place.presence(30, &running(0));
+            assert_ne!(place.state(), HostState::Diverged);
+            // somebody has activated another one there, or started it from the boot menu
+            place.presence(30, &running(1));
+            let status = place.status();
+            assert_eq!(status.state, HostState::Diverged, "{kind} {outcome}");
+            assert_eq!(status.remote_version.unwrap(), format!("{}-system", HASH[1]));
+            // what it said before the report does not count against that
+            place.presence(90, &running(1));
+            assert_ne!(place.state(), HostState::Diverged);
+        }
+    }
+    // a release that waits is what counts, and a failure stays one
+    let place = Place::new("flake", 2);
+    place.report(1, 1, "success", 0);
+    place.presence(30, &running(1));
+    assert_eq!(place.state(), HostState::RebuildPending);
+    place.report(2, 1, "failure", 0);
+    assert_eq!(place.state(), HostState::Failing);
+}
+
+#[test]
+fn a_report_about_a_release_that_the_hub_never_had_is_none_about_the_one_of_its_serial() {
+    let wanted = |attempt: u64, system: usize| {
+        serde_json::json!({
+            "schema": 1, "host": "web", "serial": 1, "attempt": attempt, "outcome": "success", "stage": "done",
+            "wanted": format!("/nix/store/{}-system", HASH[system]), "running": format!("/nix/store/{}-system", HASH[system]),
+            "started": "2024-12-29T11:30:00Z", "finished": "2024-12-29T11:30:00Z", "agent": "0.1.0"
+        })
+        .to_string()
+    };
+    let place = Place::new("flake", 1);
+    place.add("logs/report-1-1.json", &wanted(1, 1), 60);
+    assert_eq!(place.state(), HostState::Diverged);
+    // the host has taken up that of this serial, too: no repetition
+    place.add("logs/report-1-2.json", &wanted(2, 0), 60);
+    assert_eq!(place.state(), HostState::UpToDate);
+    place.add("logs/report-1-3.json", &wanted(3, 0), 60);
+    assert_eq!(place.state(), HostState::ExtraLogs);
+}
+
+#[test]
 fn what_needs_a_person_is_not_hidden_by_what_does_not() {
     use serde_json::json;
     let silent_and_held = json!({ "held": true, "reboot_needed": true, "interval": 1 });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jiff::civil::Time;
@@ -74,6 +75,8 @@ pub struct NixConfig {
     pub search_path: Vec<String>,
     /// The directory of Nix's programs, if they are not in `PATH`.
     pub bin_dir: Option<PathBuf>,
+    /// Seconds that evaluating, building and fetching a system may take, each; a day, if not said.
+    pub build_timeout: Option<u64>,
     /// Who evaluates what is built from source; Nix, if not said.
     pub evaluator: Option<EvaluatorChoice>,
 }
@@ -94,6 +97,14 @@ pub struct BeforeConfig {
 impl Default for BeforeConfig {
     fn default() -> Self {
         Self { free: 16, program: PathBuf::from("pre-activate-safety-checks"), timeout: 300 }
+    }
+}
+
+impl NixConfig {
+    /// How long evaluating, building and fetching a system may take, each: one that never ends would keep all later releases away.
+    pub fn limit(&self) -> Duration {
+        const DAY: u64 = 24 * 3600;
+        Duration::from_secs(self.build_timeout.unwrap_or(DAY))
     }
 }
 

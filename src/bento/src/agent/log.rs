@@ -1,7 +1,7 @@
 //! The log of an attempt: everything that its programs print, in one file that outlives a crash.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,12 @@ use jiff::Timestamp;
 
 use crate::nix::not_started;
 use crate::process::{end, wait_until};
+
+/// Of a log that is larger, in bytes, only the beginning and the end are reported: it must fit into the memory of a small host, and
+/// into what the hub takes.
+const REPORTED: u64 = 16 << 20;
+/// How much of that is the beginning.
+const BEGINNING: u64 = 1 << 20;
 
 /// A log that is being written.
 #[derive(Debug)]
@@ -46,13 +52,25 @@ impl Log {
 
     /// Adds a line that is shown elsewhere.
     pub fn note(&mut self, line: &str) -> Result<()> {
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
-        writeln!(self.file, "{now} bento: {line}").with_context(|| format!("cannot write {}", self.path.display()))
+        writeln!(self.file, "{}{line}", mark()).with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// All that was written.
+    /// What was written; of very much, the beginning and the end.
     pub fn content(&self) -> Result<Vec<u8>> {
-        std::fs::read(&self.path).with_context(|| format!("cannot read {}", self.path.display()))
+        self.read_content().with_context(|| format!("cannot read {}", self.path.display()))
+    }
+
+    fn read_content(&self) -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(&self.path)?;
+        let left_out = file.metadata()?.len().saturating_sub(REPORTED);
+        let mut content = Vec::new();
+        if left_out > 0 {
+            (&file).take(BEGINNING).read_to_end(&mut content)?;
+            writeln!(content, "\n{}{left_out} bytes are left out here", mark())?;
+            file.seek(SeekFrom::Start(BEGINNING + left_out))?;
+        }
+        file.take(REPORTED - if left_out > 0 { BEGINNING } else { 0 }).read_to_end(&mut content)?;
+        Ok(content)
     }
 
     /// Runs a program; all that it prints goes into the log.
@@ -96,4 +114,9 @@ impl Log {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// What a line of the agent's own begins with.
+fn mark() -> String {
+    format!("{} bento: ", Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"))
 }

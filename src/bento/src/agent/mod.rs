@@ -409,6 +409,7 @@ impl<'a> Agent<'a> {
     /// Asks the hub and takes up what is new.
     fn poll(&mut self, asked: bool) -> Result<Polled> {
         let hub = self.config.hub.connect_patiently()?;
+        self.answer_to_name();
         // a hub that takes no reports may still have the release that mends that; the run ends with another try
         if let Err(error) = self.deliver_over(&hub) {
             self.log.say(&format!("cannot deliver the reports of earlier runs: {error:#}"))?;
@@ -418,12 +419,15 @@ impl<'a> Agent<'a> {
             Ok(manifest) => manifest,
             Err(error) => return Err(self.complain(self.journal.state.serial, Stage::Manifest, None, error)?),
         };
-        if let Err(error) = manifest.check_for(&self.config.host, self.journal.state.serial, Timestamp::now()) {
-            return Err(self.complain(manifest.serial, Stage::Manifest, Some(manifest.toplevel), error)?);
+        let now = Timestamp::now();
+        if let Err(error) = manifest.check_for(&self.config.host, self.journal.state.seen(), now) {
+            // what is reported has no time in it: with each poll it would be another one
+            let error = self.complain(manifest.serial, Stage::Manifest, Some(manifest.toplevel), error)?;
+            return Err(error.context(format!("the hub's release is refused (the time here is {now})")));
         }
         let serial = manifest.serial;
         let state = &mut self.journal.state;
-        if serial == state.serial {
+        if !manifest.is_newer_than(state.seen()) {
             match state.phase {
                 Phase::Waiting { .. } => {
                     self.take_back_complaint(&manifest, Outcome::Success, Stage::Reboot)?;
@@ -441,22 +445,23 @@ impl<'a> Agent<'a> {
                 _ if self.held => return Ok(Polled::Held { serial }),
                 _ => {}
             }
-            if let Some(put_off) = state.put_off.filter(|_| !asked) {
-                let left = put_off.until.duration_since(Timestamp::now()).as_secs();
-                // a pause that is longer than any comes of a clock that was wrong
-                if (1..=LONGEST_PAUSE).contains(&left) {
-                    bail!("release {serial} could not be taken up {} times; trying again in {left} s", put_off.times);
-                }
+            if let Some((put_off, left)) =
+                state.put_off.filter(|_| !asked).and_then(|put_off| Some((put_off, left(put_off)?)))
+            {
+                bail!("release {serial} could not be taken up {} times; trying again in {left} s", put_off.times);
             }
         } else if self.held {
             return Ok(Polled::Held { serial });
         } else {
+            if serial > state.serial {
+                state.attempts = 0;
+            }
             state.serial = serial;
-            state.attempts = 0;
             state.complaint = None;
             state.put_off = None;
         }
         state.started = Some(Timestamp::now());
+        state.created = Some(manifest.created);
         state.wanted = Some(manifest.toplevel.clone());
         state.reboot = manifest.policy.reboot;
         if !matches!(state.phase, Phase::Waiting { .. }) {
@@ -485,12 +490,23 @@ impl<'a> Agent<'a> {
         self.take_up(Event::Fetched { goal }, &Release { manifest: &manifest, tree, secrets, other_inputs })
     }
 
+    /// Forgets which releases were seen under another name: serials are counted for each name.
+    fn answer_to_name(&mut self) {
+        let state = &mut self.journal.state;
+        if state.host.as_ref().is_some_and(|host| host != &self.config.host) {
+            state.serial = 0;
+            state.created = None;
+            state.attempts = 0;
+        }
+        state.host = Some(self.config.host.clone());
+    }
+
     /// Looks for newer inputs of the release that runs, if that is wanted, and takes them up.
     fn update_inputs(&mut self, manifest: &Manifest, outcome: Outcome, asked: bool) -> Result<Polled> {
         let serial = manifest.serial;
         let tree = self.release_dir(serial).join(TREE_NAME);
         let state = &self.journal.state;
-        let waits = !asked && state.put_off.is_some_and(|put_off| put_off.until > Timestamp::now());
+        let waits = !asked && state.put_off.and_then(left).is_some();
         if self.held || waits || !self_update::is_wanted(manifest) || !tree.is_dir() {
             return Ok(Polled::Current { serial });
         }
@@ -1180,6 +1196,12 @@ impl<'a> Agent<'a> {
 fn pause(times: u32) -> SignedDuration {
     let seconds = FIRST_PAUSE.saturating_mul(1 << times.saturating_sub(1).min(16));
     SignedDuration::from_secs(seconds.min(LONGEST_PAUSE))
+}
+
+/// How many seconds of a pause are left, if any are. One that is longer than any comes of a clock that was wrong.
+fn left(put_off: PutOff) -> Option<i64> {
+    let left = put_off.until.duration_since(Timestamp::now()).as_secs();
+    (1..=LONGEST_PAUSE).contains(&left).then_some(left)
 }
 
 fn refused(stage: Stage, error: &Error, retry: bool) -> Event {

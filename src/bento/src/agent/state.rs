@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::agent::machine::Phase;
 use crate::agent::self_update::OwnLock;
 use crate::files;
+use crate::host::HostName;
+use crate::manifest::Seen;
 use crate::report::Report;
 use crate::store_path::StorePath;
 
@@ -27,8 +29,14 @@ const BALLAST: usize = 256 << 10;
 #[serde(rename_all = "kebab-case")]
 pub struct State {
     schema: u32,
+    /// The name that the host had then: another one has serials of its own.
+    #[serde(default)]
+    pub host: Option<HostName>,
     /// The highest serial that was ever accepted.
     pub serial: u64,
+    /// When the release of that serial was published.
+    #[serde(default)]
+    pub created: Option<Timestamp>,
     /// How many attempts at this serial were reported.
     pub attempts: u64,
     /// When the attempt that is under way began.
@@ -61,6 +69,13 @@ pub struct State {
     /// What was last reported.
     #[serde(default)]
     pub last: Option<Report>,
+}
+
+impl State {
+    /// The newest release that was ever accepted.
+    pub fn seen(&self) -> Seen {
+        Seen { serial: self.serial, created: self.created }
+    }
 }
 
 /// A release that could not be taken up for now.
@@ -97,7 +112,9 @@ impl Journal {
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => State {
                 schema: SCHEMA,
+                host: None,
                 serial: 0,
+                created: None,
                 attempts: 0,
                 started: None,
                 wanted: None,

@@ -27,7 +27,7 @@ const UNITS_FAILED: i32 = 4;
 /// The configuration that an attempt began with, in the state directory.
 pub const RECORDED_CONFIG: &str = "attempt.toml";
 
-/// The file in the state directory that is there while the boot entry is being changed.
+/// The file in the state directory that is there while profile and boot entry may not agree.
 const BOOT_ENTRY: &str = "boot-entry";
 /// The link to the derivation of a release that bento evaluated, in the state directory.
 pub const DERIVATION: &str = "derivation";
@@ -143,7 +143,7 @@ impl<'a> System<'a> {
         let mut say =
             |units: &[&str]| log.say(&format!("restarting what reads secrets that have changed: {}", units.join(", ")));
         match self.systemd {
-            true => units::restart(units, say),
+            true => units::restart(units, Duration::from_secs(self.config.system.activation_timeout), say),
             false if units.is_empty() => Ok(()),
             false => say(&units.iter().map(String::as_str).collect::<Vec<_>>()),
         }
@@ -201,6 +201,7 @@ impl<'a> System<'a> {
                 ))?;
                 self.activate(toplevel, Action::Boot, log)?;
             }
+            // the profile names the one and the boot entry the other, until all boots are of one of them
             Ok(())
         })
     }
@@ -210,7 +211,8 @@ impl<'a> System<'a> {
         self.change_boot(toplevel, log, |log| {
             self.activate(toplevel, Action::Boot, log)?;
             self.loader().map_or(Ok(()), |loader| loader.boot_regularly(log))
-        })
+        })?;
+        files::remove(&self.root(BOOT_ENTRY))
     }
 
     /// Has the profile name `toplevel` and `change` the boot entry, so that a power cut at any time leaves what boots, and what
@@ -226,7 +228,7 @@ impl<'a> System<'a> {
         self.set_profile(toplevel, log)?;
         change(log)?;
         self.sync_disks(log);
-        files::remove(&self.root(BOOT_ENTRY))
+        Ok(())
     }
 
     /// Notes that profile and boot entry may not agree from now on: a change of them may be cut short. On a disk that is full
@@ -263,7 +265,7 @@ impl<'a> System<'a> {
     }
 
     /// Whether the machine would boot, and its profile names, this system, as far as can be told: the boot entry follows the
-    /// profile, unless the change of both was cut short.
+    /// profile, unless the change of both was cut short, or the profile's system is booted only once.
     pub fn boots(&self, toplevel: &StorePath) -> bool {
         self.profile().as_ref() == Some(toplevel) && !self.root(BOOT_ENTRY).exists()
     }
@@ -345,7 +347,7 @@ impl<'a> System<'a> {
         };
         command.args(&self.config.nix.build_options);
         write_through(&mut command);
-        log.run(&mut command, None).context(match manifest.mode {
+        log.run(&mut command, Some(self.config.nix.limit())).context(match manifest.mode {
             ReleaseMode::Source => "the build failed",
             ReleaseMode::Closure => "the system could not be fetched: is it in a binary cache that this host uses?",
         })?;
@@ -389,7 +391,7 @@ impl<'a> System<'a> {
             }
         }
         write_through(&mut command);
-        log.run(&mut command, None)?;
+        log.run(&mut command, Some(self.config.nix.limit()))?;
         let derivation = StorePath::behind(&link)
             .with_context(|| format!("the evaluation left no store path in {}", link.display()))?;
         log.say(&format!("evaluated: {derivation}"))?;

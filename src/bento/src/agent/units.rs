@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::nix::not_started;
+use crate::process::converse;
 use crate::secrets::OWN_UNITS;
 
 /// The unit that activations run in. Its name is the lock: there is only one of it.
@@ -186,8 +187,9 @@ pub fn forget_failures(units: &[String]) {
     let _ = systemctl(&arguments);
 }
 
-/// Restarts those of these units that run or have failed, and gives their names to `say` before.
-pub fn restart(units: &[String], say: impl FnOnce(&[&str]) -> Result<()>) -> Result<()> {
+/// Restarts those of these units that run or have failed, and gives their names to `say` before. It is an error if that takes longer
+/// than `limit`: what starts need not come to an end.
+pub fn restart(units: &[String], limit: Duration, say: impl FnOnce(&[&str]) -> Result<()>) -> Result<()> {
     let mut there = Vec::new();
     for unit in units {
         // one that is stopped reads what it needs when somebody starts it, and one may be gone
@@ -199,7 +201,11 @@ pub fn restart(units: &[String], say: impl FnOnce(&[&str]) -> Result<()>) -> Res
         return Ok(());
     }
     say(&there)?;
-    systemctl(&[&["restart", "--"], there.as_slice()].concat()).map(|_| ())
+    let restarted = converse(Command::new("systemctl").args(["restart", "--"]).args(&there), b"", None, limit)?;
+    if !restarted.status.success() {
+        bail!("systemctl restart -- {}: {}", there.join(" "), restarted.stderr.trim());
+    }
+    Ok(())
 }
 
 /// Whether a unit is active.

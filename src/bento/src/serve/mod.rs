@@ -32,6 +32,7 @@ use crate::hub::Hub;
 use crowd::{Crowd, Member, source};
 use doorway::{Admission, Doorway};
 pub use root::Quota;
+use root::Usages;
 
 /// How many connections there may be at a time; more of them wait.
 const CONNECTIONS: usize = 2000;
@@ -135,6 +136,7 @@ impl Server {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let waiting = Arc::new(Crowd::<IpAddr>::new("have not logged in"));
         let admitted = Arc::new(Crowd::<HostName>::new("are logged in"));
+        let usages = Arc::new(Usages::default());
         let server = Arc::new(self);
         loop {
             let place = places.clone().acquire_owned().await.context("cannot serve any more")?;
@@ -153,12 +155,13 @@ impl Server {
                 refuse(&stream);
                 continue;
             };
-            let (config, server, admitted) = (config.clone(), server.clone(), admitted.clone());
+            let (config, server, admitted, usages) = (config.clone(), server.clone(), admitted.clone(), usages.clone());
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
                 let admission = Admission::new(waiting);
                 let stream = Doorway::new(stream, server.login_grace, admission.clone());
-                let visitor = Visitor { server, peer, admission, admitted, host: None, channels: HashMap::new() };
+                let visitor =
+                    Visitor { server, peer, admission, admitted, usages, host: None, channels: HashMap::new() };
                 let served = match russh::server::run_stream(config, stream, visitor).await {
                     Ok(session) => session.await,
                     Err(error) => Err(error),
@@ -187,6 +190,8 @@ struct Visitor {
     admission: Admission,
     /// All those who have logged in.
     admitted: Arc<Crowd<HostName>>,
+    /// What all hosts have left.
+    usages: Arc<Usages>,
     /// Who it is, once that is proven and there is a place for it.
     host: Option<(HostName, Member<HostName>)>,
     /// Channels that SFTP was not asked for yet.
@@ -251,7 +256,7 @@ impl Handler for Visitor {
             return Ok(session.channel_failure(id)?);
         };
         let dir = self.server.hub.host(host);
-        match root::Root::open(dir.path(), self.server.quota) {
+        match root::Root::open(dir.path(), self.server.quota, self.usages.of(host)) {
             Ok(root) => {
                 session.channel_success(id)?;
                 russh_sftp::server::run(channel.into_stream(), sftp::Files::new(root)).await;
@@ -316,7 +321,7 @@ pub fn check(hub: &Hub) -> Result<()> {
     if !dir.is_dir() {
         bail!("{} is no directory: `bento deploy` makes it", dir.display());
     }
-    let listed = root::Root::open(dir, Quota::default())?.list("");
+    let listed = root::Root::open(dir, Quota::default(), Arc::default())?.list("");
     match listed {
         Ok(_) => Ok(()),
         // not by its kind, which others have too

@@ -1,12 +1,15 @@
 //! The file system as one host sees it. Every path is resolved by the kernel inside the host's directory (openat2 with
 //! `RESOLVE_IN_ROOT`), as in a chroot: neither `..` nor a link leads out of it.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use anyhow::{Context, Result};
 use nix::dir::Dir;
@@ -14,6 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, readlinkat, renameat2};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::host::HostName;
 
 /// The only directory that a host may write to.
 const LOGS: &str = "logs";
@@ -33,25 +38,73 @@ impl Default for Quota {
     }
 }
 
+/// How much a host has left, as all of its sessions count it together: what one of them writes, no other may write too.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    bytes: u64,
+    /// What is open for writing: it takes room also when its name is gone.
+    open: Vec<Weak<File>>,
+}
+
+/// The usage of each host that has a session.
+#[derive(Debug, Default)]
+pub(super) struct Usages(Mutex<HashMap<HostName, Weak<Mutex<Usage>>>>);
+
+impl Usages {
+    /// A host's.
+    pub(super) fn of(&self, host: &HostName) -> Arc<Mutex<Usage>> {
+        let mut usages = lock(&self.0);
+        usages.retain(|_, usage| usage.strong_count() > 0);
+        if let Some(usage) = usages.get(host).and_then(Weak::upgrade) {
+            return usage;
+        }
+        let usage = Arc::default();
+        usages.insert(host.clone(), Arc::downgrade(&usage));
+        usage
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A host's directory.
 #[derive(Debug)]
 pub(super) struct Root {
     dir: OwnedFd,
     quota: Quota,
+    usage: Arc<Mutex<Usage>>,
 }
 
-/// A file that is open for writing, and how large it may become.
+/// A file that is open for writing.
 #[derive(Debug)]
 pub(super) struct Upload {
-    pub(super) file: File,
-    pub(super) limit: u64,
+    pub(super) file: Arc<File>,
+    usage: Arc<Mutex<Usage>>,
+    /// How many bytes the host may leave in all.
+    limit: u64,
+}
+
+impl Upload {
+    /// Writes a part of it, if the host may leave so much.
+    pub(super) fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(data.len() as u64).ok_or(Errno::EDQUOT)?;
+        let mut usage = lock(&self.usage);
+        let more = end.saturating_sub(self.file.metadata()?.len());
+        if more > 0 && usage.bytes.saturating_add(more) > self.limit {
+            return Err(Errno::EDQUOT.into());
+        }
+        self.file.write_all_at(data, offset)?;
+        usage.bytes += more;
+        Ok(())
+    }
 }
 
 impl Root {
     /// The directory of a host.
-    pub(super) fn open(dir: &Path, quota: Quota) -> Result<Self> {
+    pub(super) fn open(dir: &Path, quota: Quota, usage: Arc<Mutex<Usage>>) -> Result<Self> {
         let file = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
-        Ok(Self { dir: file.into(), quota })
+        Ok(Self { dir: file.into(), quota, usage })
     }
 
     /// Opens what a path leads to.
@@ -106,6 +159,7 @@ impl Root {
     /// Opens a file in `logs/` for writing: `flags` say whether it is made, emptied, or must be new.
     pub(super) fn write(&self, path: &str, flags: OFlag) -> io::Result<Upload> {
         let name = log_name(path).ok_or(Errno::EACCES)?;
+        let mut usage = lock(&self.usage);
         let used = self.used(&name)?;
         let exists = self.metadata(&format!("{LOGS}/{name}"), false).is_ok();
         if !exists && used.files >= self.quota.files {
@@ -114,10 +168,18 @@ impl Root {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let file = self.resolve(&format!("{LOGS}/{name}"), flags, ResolveFlag::RESOLVE_NO_SYMLINKS)?;
         let file = File::from(file);
-        if !file.metadata()?.is_file() {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
             return Err(Errno::EACCES.into());
         }
-        Ok(Upload { file, limit: self.quota.bytes.saturating_sub(used.bytes) })
+        // counted anew each time: the host may have made room
+        usage.open.retain(|file| file.strong_count() > 0);
+        let nameless = usage.open.iter().filter_map(|file| file.upgrade()?.metadata().ok());
+        let nameless: u64 = nameless.filter(|metadata| metadata.nlink() == 0).map(|metadata| metadata.len()).sum();
+        usage.bytes = used.bytes + nameless + metadata.len();
+        let file = Arc::new(file);
+        usage.open.push(Arc::downgrade(&file));
+        Ok(Upload { file, usage: self.usage.clone(), limit: self.quota.bytes })
     }
 
     /// How much of its quota a host has used, but for one file.

@@ -111,7 +111,8 @@ impl russh_sftp::server::Handler for Files {
 
     async fn fstat(&mut self, id: u32, handle: String) -> Result<Attrs, StatusReply> {
         let metadata = match self.get(&handle)? {
-            Open::Download(file) | Open::Upload(Upload { file, .. }) => file.metadata(),
+            Open::Download(file) => file.metadata(),
+            Open::Upload(upload) => upload.file.metadata(),
             Open::Directory { path, .. } => self.root.metadata(path, true),
         };
         Ok(Attrs { id, attrs: attributes(&metadata.map_err(|error| refusal(&error))?) })
@@ -150,8 +151,10 @@ impl russh_sftp::server::Handler for Files {
     }
 
     async fn read(&mut self, id: u32, handle: String, offset: u64, length: u32) -> Result<Data, StatusReply> {
-        let (Open::Download(file) | Open::Upload(Upload { file, .. })) = self.get(&handle)? else {
-            return Err(StatusCode::Failure.into());
+        let file = match self.get(&handle)? {
+            Open::Download(file) => file,
+            Open::Upload(upload) => &*upload.file,
+            Open::Directory { .. } => return Err(StatusCode::Failure.into()),
         };
         let mut data = vec![0; length.min(CHUNK) as usize];
         let count = file.read_at(&mut data, offset).map_err(|error| refusal(&error))?;
@@ -164,10 +167,7 @@ impl russh_sftp::server::Handler for Files {
 
     async fn write(&mut self, id: u32, handle: String, offset: u64, data: Vec<u8>) -> Result<Status, StatusReply> {
         let Open::Upload(upload) = self.get(&handle)? else { return Err(StatusCode::PermissionDenied.into()) };
-        if offset.checked_add(data.len() as u64).is_none_or(|end| end > upload.limit) {
-            return Err(StatusCode::Failure.with_message("Disk quota exceeded"));
-        }
-        upload.file.write_all_at(&data, offset).map_err(|error| refusal(&error))?;
+        upload.write(&data, offset).map_err(|error| refusal(&error))?;
         Ok(done(id))
     }
 

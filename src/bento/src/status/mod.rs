@@ -53,7 +53,7 @@ pub enum HostState {
     Rollbacked,
     /// It updated itself.
     AutoUpgraded,
-    /// It says that it took up the release, but runs another system; or it speaks of a release that the hub never had.
+    /// It says that it took up the release, but runs another system, then or by now; or it speaks of a release that the hub never had.
     Diverged,
     /// It runs what it should, but only a reboot brings the kernel that belongs to that.
     RebootNeeded,
@@ -202,9 +202,13 @@ struct Word {
     /// It speaks of a restart that is to come, or of what is no part of an attempt: the same release is reported again.
     aside: bool,
     version: Option<String>,
+    /// What it is about, as far as that is said.
+    wanted: Option<String>,
     reason: Option<String>,
     note: Option<String>,
     time: Option<Timestamp>,
+    /// By the hub's clock.
+    arrived: Option<Timestamp>,
 }
 
 /// What there is in a host's `logs/`.
@@ -217,8 +221,20 @@ struct Words {
     doubtful: Option<((u64, u64), HostState)>,
     /// Whether somebody else speaks for the host.
     forged_presence: bool,
-    /// What the host said of itself with its last poll, and when that arrived.
-    presence: Option<(Presence, Option<Timestamp>)>,
+    /// What the host said of itself with its last poll, if that can be understood.
+    presence: Option<Presence>,
+    /// When that arrived, whatever it was.
+    polled: Option<Timestamp>,
+}
+
+impl Words {
+    /// What the host runs, if that is another system than it runs by its last report: somebody has activated it since, or has started
+    /// it from the boot menu.
+    fn runs_by_now(&self) -> Option<String> {
+        let last = self.last.first().filter(|last| last.arrived <= self.polled)?;
+        let running = self.presence.as_ref()?.running.as_ref()?.base_name();
+        (last.version.as_deref() != Some(running)).then(|| running.to_owned())
+    }
 }
 
 /// What the fleet's settings say about what hosts say.
@@ -324,10 +340,15 @@ struct Known<'a> {
 
 /// Works out where one host stands.
 fn host_status(dir: &HostDir, name: &HostName, known: Known<'_>, now: Timestamp) -> HostStatus {
-    let (words, unreadable) = match words(&dir.logs(), name, known.keys, now) {
+    let (mut words, unreadable) = match words(&dir.logs(), name, known.keys, now) {
         Ok(words) => (words, None),
         Err(error) => (Words::default(), Some(format!("{error:#}"))),
     };
+    let by_now = words.runs_by_now();
+    let drifted = by_now.is_some();
+    if let Some((last, by_now)) = words.last.first_mut().zip(by_now) {
+        last.version = Some(by_now);
+    }
     let mut problems = words.problems;
     let silenced = unreadable.is_some();
     problems.extend(unreadable);
@@ -349,12 +370,15 @@ fn host_status(dir: &HostDir, name: &HostName, known: Known<'_>, now: Timestamp)
             Some((doubtful, state)) if last.is_none_or(|last| last.number.is_none_or(|number| number < doubtful)) => {
                 state
             }
-            _ => state(manifest, &words.last, dir.changed()),
+            _ => match state(manifest, &words.last, dir.changed()) {
+                HostState::UpToDate | HostState::ExtraLogs | HostState::AutoUpgraded if drifted => HostState::Diverged,
+                state => state,
+            },
         },
     };
-    let presence = words.presence.as_ref().map(|(presence, _)| presence);
+    let presence = words.presence.as_ref();
     // by the hub's clock: a host's own may be wrong
-    let polled = words.presence.as_ref().and_then(|(_, arrived)| *arrived).map(|time| time.min(now));
+    let polled = words.polled.map(|time| time.min(now));
     let patience = presence.and_then(|presence| presence.interval).unwrap_or(known.interval).saturating_mul(2);
     let silent = |time: Timestamp| u64::try_from(now.duration_since(time).as_secs()).unwrap_or(0) > patience;
     let stale = polled.is_some_and(silent);
@@ -409,8 +433,14 @@ fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> Host
         Some((serial, _)) => serial == manifest.serial,
         None => changed.is_none_or(|changed| word.time.is_some_and(|time| time >= changed)),
     };
+    // a hub that was restored from a backup gives serials twice; a non-flake may come to another system than it was asked for
+    let about_another = |word: &Word| {
+        let other = word.wanted.as_deref().is_some_and(|wanted| wanted != manifest.toplevel.base_name());
+        other && manifest.kind == HostKind::Flake && about_current(word)
+    };
     match last.number {
         Some((serial, _)) if serial > manifest.serial => return HostState::Diverged,
+        _ if about_another(last) => return HostState::Diverged,
         _ if !about_current(last) => {
             return if runs_it { HostState::SyncPending } else { HostState::RebuildPending };
         }
@@ -422,7 +452,8 @@ fn state(manifest: &Summary, words: &[Word], changed: Option<Timestamp>) -> Host
         Outcome::Autoupdate => HostState::AutoUpgraded,
         Outcome::Success => {
             // a success after a failure is no repetition, nor is one that waited for a reboot or came with a note
-            let repeats = |word: &&Word| about_current(word) && word.outcome.is_success() && !word.aside;
+            let repeats =
+                |word: &&Word| about_current(word) && !about_another(word) && word.outcome.is_success() && !word.aside;
             let successes = words.iter().take_while(repeats).count();
             if manifest.kind == HostKind::Flake && !runs_it {
                 HostState::Diverged
@@ -484,12 +515,18 @@ fn words(logs: &Path, host: &HostName, keys: &[SigningKey], now: Timestamp) -> R
     let mut words = Words { problems, ..Words::default() };
     if let Some(path) = presence {
         match read_presence(&path, host, keys) {
-            Ok(Read::Sound(presence)) => words.presence = Some((presence, modified(&path))),
+            Ok(Read::Sound(presence)) => {
+                words.presence = Some(presence);
+                words.polled = modified(&path);
+            }
             Ok(Read::Forged(error)) => {
                 words.problems.push(format!("{}: {error:#}", path.display()));
                 words.forged_presence = true;
             }
-            Err(error) => words.problems.push(format!("{}: {error:#}", path.display())),
+            Err(error) => {
+                words.problems.push(format!("{}: {error:#}", path.display()));
+                words.polled = modified(&path);
+            }
         }
     }
     reports.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
@@ -515,7 +552,9 @@ fn words(logs: &Path, host: &HostName, keys: &[SigningKey], now: Timestamp) -> R
     if words.last.is_empty() {
         let word_of_log = |(log, path): (LogName, PathBuf)| {
             let (outcome, version) = (log.outcome, Some(log.version));
-            Word { number: None, outcome, aside: false, version, reason: None, note: None, time: modified(&path) }
+            let arrived = modified(&path);
+            let (wanted, reason, note) = (None, None, None);
+            Word { number: None, outcome, aside: false, version, wanted, reason, note, time: arrived, arrived }
         };
         words.last = logs.into_iter().map(word_of_log).collect();
         words.last.sort_by_key(|word| std::cmp::Reverse(word.time));
@@ -595,8 +634,10 @@ fn word_of_report(report: Report, arrived: Option<Timestamp>, now: Timestamp) ->
         outcome: report.outcome,
         aside: report.stage == Stage::Reboot || report.note.is_some(),
         version: report.running.map(|running| running.base_name().to_owned()),
+        wanted: report.wanted.map(|wanted| wanted.base_name().to_owned()),
         reason: report.reason,
         note: report.note,
         time: Some(report.finished.min(arrived.unwrap_or(now)).min(now)),
+        arrived,
     }
 }
