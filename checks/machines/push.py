@@ -350,10 +350,11 @@ def long_build(lab):
 
 @scenario("push: unhealthy machine", quick=True)
 def unhealthy(lab):
-    lab.get("t1").succeed("systemd-run --quiet --unit=sick --property=Type=oneshot /bin/false || true")
+    for unit in ("bento-hub", "sick"):
+        lab.get("t1").succeed(f"systemd-run --quiet --unit={unit} --property=Type=oneshot /bin/false || true")
     lab.change(MOTD % "hello")
     said = lab.deploy("t1", works=False)
-    says(said, r"not healthy: units have failed: sick\.service")
+    says(said, r"not healthy: units have failed: bento-hub\.service, sick\.service")
     assert "building" not in said, said
     lab.old()
     says(lab.deploy("t1 --preflight-check=skip"), "1 pushed")
@@ -380,6 +381,10 @@ def own_check_hangs(lab):
 def failing_unit(lab):
     lab.change('systemd.services.bad = { wantedBy = [ "multi-user.target" ]; script = "sleep 1; exit 1"; };')
     says(lab.deploy("t1", works=False), r"rolled back to /nix/store/\S+: units failed: bad\.service")
+    lab.old()
+    # a service of bento's that is not the push's own is one like any other
+    lab.change('systemd.services.bento-hub = { wantedBy = [ "multi-user.target" ]; script = "sleep 1; exit 1"; };')
+    says(lab.deploy("t1", works=False), r"rolled back to /nix/store/\S+: units failed: bento-hub\.service")
     lab.old()
 
 

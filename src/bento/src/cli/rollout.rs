@@ -527,6 +527,8 @@ impl Work<'_> {
             };
             let progress = match delivered.ending {
                 Ending::Pushed { .. } | Ending::Unchanged { .. } => Progress::Done { serial, previous },
+                // it may run the one or the other
+                ending @ Ending::Lost { .. } => Progress::Failed { serial, previous, reason: ending.text() },
                 ending => Progress::Failed { serial, previous: None, reason: ending.text() },
             };
             self.note(&name, progress)?;

@@ -27,7 +27,7 @@ done
 [ ! -e /run/current-system/etc/systemd/system/bento-upgrade.service ] || echo agent=1
 echo "state=$(timeout "$PATIENCE" systemctl is-system-running --wait 2> /dev/null)"
 systemctl list-units --all --state=failed,auto-restart --plain --no-legend --no-pager 2> /dev/null |
-  sed 's/^[^a-zA-Z0-9]*//; s/ .*//; s/^/failed=/' | grep -v '^failed=bento-'
+  sed 's/^[^a-zA-Z0-9]*//; s/ .*//; s/^/failed=/' | grep -v '^failed=bento-\(activation\|push-\)'
 set -- ${SSH_CONNECTION:-}
 [ $# -lt 4 ] || { echo "port=$4"; ip -o address 2> /dev/null | sed -n "s|^[0-9]*: *\([^ ]*\) .*inet6* $3/.*|interface=\1|p"; }
 sed 's/^/key=/' ~/.ssh/authorized_keys 2> /dev/null

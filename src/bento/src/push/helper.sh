@@ -69,7 +69,7 @@ verdict() {
 show() { systemctl show "$1" -p "$2" --value 2> /dev/null; }
 failing() {
   systemctl list-units --all --state=failed,auto-restart --plain --no-legend --no-pager 2> /dev/null |
-    sed 's/^[^a-zA-Z0-9]*//; s/ .*//' | grep -v '^bento-' | sort
+    sed 's/^[^a-zA-Z0-9]*//; s/ .*//' | grep -v '^bento-\(activation\|booted\|push-\|upgrade\|watchdog\)' | sort
 }
 # activate SYSTEM WORD SECONDS: sets $ended to the exit status, or to what went wrong
 activate() {
