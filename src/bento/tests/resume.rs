@@ -130,6 +130,52 @@ fn a_boot_entry_that_cannot_be_written_is_undone() {
 }
 
 #[test]
+fn a_boot_partition_without_room_for_the_new_system_keeps_nobody_from_going_back() {
+    let Some(lab) = Lab::new() else { return };
+    // as the installers of NixOS do: an entry for each generation, or none
+    let room = "onBoot = \"[ \\$(readlink \\$TINY_ROOT/nix/var/nix/profiles/system-*-link | sort -u | wc -l) = 1 ] || exit 1\";";
+    lab.flake_host("web", &format!("text = \"good\"; {room}"));
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    let good = lab.running("web").unwrap();
+    lab.flake_host("web", &format!("text = \"new\"; {room}"));
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").fails_with(&["cannot make the system the one that is booted"]);
+    assert_eq!(lab.running("web").unwrap(), good);
+    assert_eq!(lab.profile("web"), good);
+    assert_eq!(lab.read("hosts/web/boot").trim(), good);
+    assert_eq!(lab.state("web"), "rollbacked");
+}
+
+#[test]
+fn why_nothing_goes_on_is_reported_once_and_not_what_it_hides() {
+    let Some(lab) = Lab::new() else { return };
+    lab.flake_host("web", "text = \"good\"; onBoot = \"[ ! -e \\$TINY_ROOT/full ] || exit 1\";");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    let good = lab.running("web").unwrap();
+    lab.flake_host("web", "text = \"new\"; onTest = \"touch \\$TINY_ROOT/full\"; onBoot = \"exit 1\";");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").fails_with(&["nothing can be done about it now"]);
+    for _ in 0..2 {
+        lab.agent("web").fails_with(&["nothing can be done about it now"]);
+        assert_eq!(lab.reports("web").len(), 2);
+        assert_eq!(lab.state("web"), "failing");
+    }
+    let report = &lab.reports("web")[1];
+    assert_eq!((&report["outcome"], &report["stage"]), (&"failure".into(), &"boot".into()));
+    // it is not known to the hub alone: with the next start of the machine it is over
+    fs::remove_file(lab.path("hosts/web/full")).unwrap();
+    let state = lab.read("hosts/web/state/state.json");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    lab.write("hosts/web/state/state.json", &state.replace(boot.trim(), "00000000-0000-0000-0000-000000000000"));
+    lab.agent("web").fails_with(&["failed here before"]);
+    assert_eq!(lab.running("web").unwrap(), good);
+    assert_eq!(lab.read("hosts/web/boot").trim(), good);
+    assert_eq!(lab.state("web"), "rollbacked");
+}
+
+#[test]
 fn an_agent_that_lost_its_state_overwrites_no_report() {
     let Some(lab) = Lab::new() else { return };
     lab.flake_host("web", "");

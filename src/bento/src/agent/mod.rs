@@ -130,8 +130,10 @@ fn session(config: &AgentConfig, work: impl FnOnce(&mut Agent) -> Result<Polled>
     let lock = lock_file(config);
     let held = files::try_lock(&lock)?.ok_or_else(|| AtWork { lock: lock.clone() })?;
     write_pid(&held)?;
-    if resume_as_begun(config)? == Resumed::GoingDown {
-        return Ok(Polled::Restarting);
+    match resume_as_begun(config) {
+        Ok(Resumed::GoingDown) => return Ok(Polled::Restarting),
+        Ok(Resumed::Over) => {}
+        Err(error) => return Err(tell(config, error)),
     }
     let mut agent = Agent::new(config)?;
     let worked = work(&mut agent);
@@ -144,6 +146,22 @@ fn session(config: &AgentConfig, work: impl FnOnce(&mut Agent) -> Result<Polled>
     };
     // whether the report got through or not: this is what it spoke of
     if agent.restart_if_due()? == Resumed::GoingDown { Ok(Polled::Restarting) } else { worked }
+}
+
+/// Reports why what an earlier run left can't be brought to an end, which keeps the host from all that comes later: once, not with every
+/// run. Gives the error back.
+fn tell(config: &AgentConfig, error: Error) -> Error {
+    let told = Agent::new(config).and_then(|mut agent| {
+        let (serial, wanted) = (agent.journal.state.serial, agent.journal.state.wanted.clone());
+        agent.complain(serial, Stage::Boot, wanted, anyhow!("{error:#}"))?;
+        let hub = config.hub.connect_patiently()?;
+        agent.deliver_over(&hub)?;
+        agent.show_presence(&hub)
+    });
+    match told {
+        Ok(()) => error,
+        Err(untold) => error.context(format!("the report is not delivered yet ({untold:#})")),
+    }
 }
 
 /// What the watchdog does: ends a run that has taken too long, together with its activation, and brings what it left to an
@@ -899,6 +917,12 @@ impl<'a> Agent<'a> {
         if self.system.boots(standby) {
             return Ok(());
         }
+        let Err(error) = self.system.boot_always(standby, &mut self.log) else { return Ok(()) };
+        // a boot loader's installer that has no room for the system that is given up makes none for any other
+        if *standby == trial.toplevel || !self.system.forget_generations(&trial.toplevel, &mut self.log)? {
+            return Err(error);
+        }
+        let _ = self.log.say(&format!("{error:#}: trying again without a boot entry for {}", trial.toplevel));
         self.system.boot_always(standby, &mut self.log)
     }
 

@@ -215,6 +215,27 @@ impl<'a> System<'a> {
         files::remove(&self.root(BOOT_ENTRY))
     }
 
+    /// Takes a system out of the profile's generations, each of which has a boot entry; gives whether it was one. It must not be the one that
+    /// the profile names.
+    pub fn forget_generations(&self, toplevel: &StorePath, log: &mut Log) -> Result<bool> {
+        let profile = self.config.system.profile();
+        let (Some(dir), Some(name)) = (profile.parent(), profile.file_name()) else { return Ok(false) };
+        let links = std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+        let prefix = format!("{}-", name.to_string_lossy());
+        let generation = |link: std::fs::DirEntry| {
+            let number: u64 = link.file_name().to_str()?.strip_prefix(&prefix)?.strip_suffix("-link")?.parse().ok()?;
+            (StorePath::behind(&link.path()).as_ref() == Some(toplevel)).then(|| number.to_string())
+        };
+        let numbers: Vec<String> = links.filter_map(|link| generation(link.ok()?)).collect();
+        if numbers.is_empty() {
+            return Ok(false);
+        }
+        let mut command = self.programs.command("nix-env");
+        command.arg("--profile").arg(profile).arg("--delete-generations").args(numbers);
+        log.run(&mut command, None)?;
+        Ok(true)
+    }
+
     /// Has the profile name `toplevel` and `change` the boot entry, so that a power cut at any time leaves what boots, and what
     /// tells that the two may not agree.
     fn change_boot(
