@@ -891,6 +891,26 @@ def jump_host(lab):
     says(lab.deploy("t1", works=False), "unreachable: t1, from the jump host jump")
 
 
+@scenario("push: through a jump host by a key, and on with a password", "t1", "jump")
+def jump_by_key(lab):
+    desk = lab.desk
+    key = desk.succeed("ssh-keygen -q -t ed25519 -N '' -C jump -f /root/.ssh/jump && cat /root/.ssh/jump.pub").strip()
+    lab.get("jump").succeed(f"mkdir -p -m 700 /root/.ssh && echo '{key}' >> /root/.ssh/authorized_keys && chmod 600 /root/.ssh/authorized_keys")
+    desk.write("/root/.ssh/config", "Host jump\n  HostName 192.168.1.2\n  IdentityFile /root/.ssh/jump\n  IdentitiesOnly yes\n"
+                                    "Host t1\n  HostName 192.168.1.101\n  ProxyJump jump\n  PubkeyAuthentication no\n")
+    desk.write("/root/askpass", ASKPASS)
+    desk.write("/root/pin", "secret\n")
+    desk.succeed("chmod 755 /root/askpass")
+    machine = lab.get("t1")
+    machine.write("/etc/doas.conf", "permit deploy as root\n")
+    machine.succeed("chmod 400 /etc/doas.conf; echo deploy:secret | chpasswd")
+    # the key is the jump host's affair: the machine need not know it
+    lab.change(MOTD % "hello")
+    said = lab.deploy("deploy@t1 --escalation doas --password-file /root/pin", before="SSH_ASKPASS=/root/askpass SSH_ASKPASS_REQUIRE=force")
+    says(said, "1 pushed")
+    lab.new()
+
+
 @scenario("push: one is unreachable", "t1", "t2", quick=True)
 def one_unreachable(lab):
     lab.change(MOTD % "hello")

@@ -255,8 +255,12 @@ fn said(spoken: Spoken) -> Result<String> {
 
 /// The fingerprint of the key that let a connection in, from what `ssh -v` says.
 fn key_of(lines: &[String]) -> Option<String> {
-    let by_key = lines.iter().any(|line| line.contains("Authenticated to ") && line.contains("using \"publickey\""));
-    let accepted = lines.iter().rev().find(|line| line.contains("Server accepts key: "))?;
+    // jump hosts come before the machine, each with an end of its own
+    let mut hops = lines.rsplitn(3, |line| line.starts_with("Authenticated to "));
+    let (_after, last) = (hops.next()?, hops.next()?);
+    let ended = lines.iter().rfind(|line| line.starts_with("Authenticated to "))?;
+    let by_key = ended.contains("using \"publickey\"");
+    let accepted = last.iter().rfind(|line| line.contains("Server accepts key: "))?;
     let word = accepted.split_whitespace().find(|word| word.starts_with("SHA256:"))?;
     // who shows a certificate is let in by whoever signed that
     (by_key && !accepted.contains("-CERT ")).then(|| word.to_owned())

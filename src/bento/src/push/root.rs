@@ -189,7 +189,9 @@ impl Escalation {
     /// The option that has it fail rather than ask.
     fn unasked(self) -> &'static str {
         match self {
-            Self::Auto | Self::Sudo | Self::Doas => "-n",
+            // nor rely on a password that was typed lately: it would not last
+            Self::Auto | Self::Sudo => "-k -n",
+            Self::Doas => "-n",
             Self::Run0 => "--no-ask-password",
         }
     }
