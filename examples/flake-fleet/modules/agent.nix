@@ -244,7 +244,7 @@ in
         type = types.nullOr (types.strMatching "[0-9]{2}:[0-9]{2}-[0-9]{2}:[0-9]{2}");
         default = null;
         example = "03:00-05:00";
-        description = "The part of the day in which the policy \"window\" restarts, by this host's clock.";
+        description = "The part of the day in which the policy \"window\" restarts, by this host's clock. The agent runs at its beginning too, whatever the interval.";
       };
       kexec = mkOption {
         type = types.nullOr types.bool;
@@ -439,6 +439,17 @@ in
         RandomizedDelaySec = cfg.randomizedDelay;
         FixedRandomDelay = true;
         Persistent = true;
+      };
+    };
+
+    # Whatever the interval, the agent runs once in the window: a machine that polls at other times would never restart.
+    systemd.timers.bento-window = mkIf (cfg.reboot.policy == "window" && cfg.reboot.window != null) {
+      description = "bento: restart in the window, if a system waits for that";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnCalendar = lib.head (lib.splitString "-" cfg.reboot.window);
+        RandomizedDelaySec = "1min";
+        Unit = "bento-upgrade.service";
       };
     };
 
