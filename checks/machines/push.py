@@ -603,14 +603,14 @@ def shared_connections(lab):
 
 
 # what an environment says for all of the user's connections
-SHARED = 'NIX_SSHOPTS="-o ControlMaster=auto -o ControlPath=/root/.ssh/%C -o ControlPersist=300"'
+SHARED = "-o ControlMaster=auto -o ControlPath=/root/.ssh/%C -o ControlPersist=300"
 
 
 @scenario("push: sshd turned off, and NIX_SSHOPTS has connections shared", quick=True)
 def shared_by_environment(lab):
     lab.change("services.openssh.enable = false;")
-    lab.desk.succeed("ssh -o BatchMode=yes -o ControlMaster=auto -o ControlPath=/root/.ssh/%C -o ControlPersist=300 root@t1 true")
-    says(lab.deploy("root@t1 --lockout-check=skip", works=False, before=SHARED), "rolled back", "no new connection")
+    lab.desk.succeed(f"ssh -o BatchMode=yes {SHARED} root@t1 true")
+    says(lab.deploy("root@t1 --lockout-check=skip", works=False, before=f'NIX_SSHOPTS="{SHARED}"'), "rolled back", "no new connection")
     lab.old()
 
 

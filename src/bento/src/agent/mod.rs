@@ -463,8 +463,8 @@ impl<'a> Agent<'a> {
                 _ if self.held => return Ok(Polled::Held { serial }),
                 _ => {}
             }
-            if let Some((put_off, left)) =
-                state.put_off.filter(|_| !asked).and_then(|put_off| Some((put_off, left(put_off)?)))
+            if let Some(put_off) = state.put_off.filter(|_| !asked)
+                && let Some(left) = left(put_off)
             {
                 bail!("release {serial} could not be taken up {} times; trying again in {left} s", put_off.times);
             }

@@ -256,10 +256,10 @@ fn said(spoken: Spoken) -> Result<String> {
 /// The fingerprint of the key that let a connection in, from what `ssh -v` says.
 fn key_of(lines: &[String]) -> Option<String> {
     // jump hosts come before the machine, each with an end of its own
-    let mut hops = lines.rsplitn(3, |line| line.starts_with("Authenticated to "));
-    let (_after, last) = (hops.next()?, hops.next()?);
-    let ended = lines.iter().rfind(|line| line.starts_with("Authenticated to "))?;
-    let by_key = ended.contains("using \"publickey\"");
+    let ends = |line: &String| line.starts_with("Authenticated to ");
+    let end = lines.iter().rposition(ends)?;
+    let last = lines[..end].rsplit(ends).next()?;
+    let by_key = lines[end].contains("using \"publickey\"");
     let accepted = last.iter().rfind(|line| line.contains("Server accepts key: "))?;
     let word = accepted.split_whitespace().find(|word| word.starts_with("SHA256:"))?;
     // who shows a certificate is let in by whoever signed that
