@@ -6,7 +6,7 @@
 mod common;
 
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bento::fleet::config::Config;
 use bento::host::HostName;
@@ -166,6 +166,32 @@ fn a_silent_host_is_a_failed_one() {
         Running::new(&lab, &["--canary", "web", "--timeout", "2s", "--undo", "none", "--soak", "1s"]).end();
     assert!(!ok && said.contains("it has not reported within 2 s"), "{said}");
     assert_eq!((lab.manifest("web")["serial"].clone(), lab.manifest("db")["serial"].clone()), (2.into(), 1.into()));
+}
+
+#[test]
+fn a_host_that_nobody_hears_or_can_believe_any_more_stops_it() {
+    let month = Duration::from_secs(30 * 24 * 3600);
+    for state in ["stale", "forged report"] {
+        let Some(lab) = Lab::new() else { return };
+        let keys = lab.path("keys");
+        lab.write("fleet/config.sh", &format!("{}HOST_KEYS={}\n", lab.read("fleet/config.sh"), keys.display()));
+        three(&lab, "text = \"two\";");
+        let rollout = Running::new(&lab, &["--canary", "web", "--soak", "30m", "--undo", "none"]);
+        await_serial(&lab, "web", 2);
+        lab.agent("web").succeeds();
+        assert_eq!(lab.state("web"), "up-to-date");
+        // while it is watched
+        let seen = "chroot/web/logs/seen.json";
+        if state == "stale" {
+            let file = std::fs::File::options().write(true).open(lab.path(seen)).unwrap();
+            file.set_modified(SystemTime::now() - month).unwrap();
+        } else {
+            lab.write(seen, &lab.read(seen).replace("\"held\":false", "\"held\":true"));
+        }
+        let (ok, said) = rollout.end();
+        assert!(!ok && said.contains(&format!("web: failed: {state}")), "{said}");
+        assert_eq!(lab.manifest("db")["serial"], 1);
+    }
 }
 
 #[test]

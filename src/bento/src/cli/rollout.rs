@@ -367,15 +367,19 @@ fn verdict(host: &HostStatus, serial: u64) -> Option<Result<(), String>> {
         return None;
     }
     match host.state {
-        HostState::Failing | HostState::Rollbacked | HostState::Diverged | HostState::CorruptReport => {
+        HostState::Failing | HostState::Rollbacked | HostState::Diverged => {
             Some(Err(host.reason.clone().unwrap_or_else(|| host.state.words().to_owned())))
         }
-        HostState::NotPublished
+        HostState::CorruptReport
+        | HostState::ForgedReport
         | HostState::DamagedRelease
-        | HostState::NewMachine
-        | HostState::SyncPending
-        | HostState::RebuildPending => None,
-        _ => Some(Ok(())),
+        | HostState::NotPublished
+        | HostState::Stale
+        | HostState::Removed => Some(Err(host.state.words().to_owned())),
+        HostState::NewMachine | HostState::SyncPending | HostState::RebuildPending => None,
+        // what it said was about this release only if there is none after it
+        HostState::Held => (host.serial == Some(serial)).then_some(Ok(())),
+        HostState::UpToDate | HostState::ExtraLogs | HostState::AutoUpgraded | HostState::RebootNeeded => Some(Ok(())),
     }
 }
 
