@@ -26,6 +26,7 @@ use crate::host::{Host, HostName};
 use crate::hub::{HostDir, Hub, modified, numbers};
 use crate::manifest::{self, Manifest, Policy, ReleaseMode, release_dir, signature_file};
 use crate::package::{Package, PackageFile, place};
+use crate::report::{self, Presence};
 use crate::secrets::{Secret, draft::Draft, secrets_dir};
 use crate::sign::{self, Signer};
 use crate::source::SourceTree;
@@ -223,6 +224,7 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
         Ok(Some(current)) => Some(current.serial),
         _ => dir.serials()?.last().copied(),
     };
+    let ahead = accepted(dir, &candidate.host.name).filter(|accepted| *accepted > newest.unwrap_or(0));
     let policy = Policy { reboot: candidate.tree.has("REBOOT"), self_update: candidate.tree.has("SELF_UPDATE") };
     if policy.self_update && candidate.mode == ReleaseMode::Closure {
         bail!("a host in closure mode has no flake to update by itself: remove SELF_UPDATE, or use source mode");
@@ -231,7 +233,11 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
         seal(dir, current.as_ref().ok().and_then(Option::as_ref), &candidate.secrets)?.into_iter().unzip();
     let manifest = Manifest {
         schema: manifest::SCHEMA,
-        serial: newest.unwrap_or(0).checked_add(1).context("there is no serial after the current release's")?,
+        serial: newest
+            .max(ahead)
+            .unwrap_or(0)
+            .checked_add(1)
+            .context("there is no serial after the current release's")?,
         created: now,
         expires: candidate.expires,
         host: candidate.host.name.clone(),
@@ -268,6 +274,9 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
             if key.is_some_and(|key| !is_signed(dir, current.serial, key)) {
                 why.push("the current release is not signed with this key".to_owned());
             }
+            if let Some(ahead) = ahead {
+                why.push(format!("the host has had release {ahead} already, and takes none from before that"));
+            }
             why
         }
     };
@@ -276,6 +285,16 @@ fn next_manifest(dir: &HostDir, candidate: &Candidate<'_>, key: Option<&PublicKe
         _ => manifest.serial,
     };
     Ok(Next { serial, manifest, sealed, whole: current.ok().flatten().filter(|_| whole), why })
+}
+
+/// The newest release that a host says it has accepted. A hub that comes from a backup, or was made anew, may know of less, and the
+/// host would refuse what it publishes. Nothing verifies that: a host that says too much harms itself alone.
+fn accepted(dir: &HostDir, host: &HostName) -> Option<u64> {
+    /// Enough for ever, and far from the end of all numbers.
+    const MOST: u64 = 1 << 53;
+    let text = files::read_untrusted(&dir.logs().join(report::PRESENCE), report::LIMIT).ok()?;
+    let presence = Presence::parse(&text).ok().filter(|presence| presence.host == *host)?;
+    Some(presence.serial).filter(|serial| *serial < MOST)
 }
 
 /// The secrets of a release with their encrypted texts: those of the current one that are still the same, and new ones.

@@ -47,6 +47,31 @@ fn a_fleet_is_deployed_pulled_and_reported() {
     assert!(lab.log("web", report).contains("switching (test)"));
 }
 
+#[test]
+fn a_hub_from_a_backup_does_not_publish_what_a_host_refuses() {
+    let Some(lab) = Lab::new() else { return };
+    for text in ["one", "two", "three"] {
+        lab.flake_host("web", &format!("text = \"{text}\";"));
+        lab.bento(&["deploy"]).succeeds();
+        lab.agent("web").succeeds();
+    }
+    // one that knows of nothing
+    for lost in ["releases", "manifest.json", "logs/seen.json"] {
+        let path = lab.path(&format!("chroot/web/{lost}"));
+        std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).unwrap();
+    }
+    lab.bento(&["deploy"]).succeeds();
+    assert_eq!(lab.manifest("web")["serial"], 1);
+    lab.agent("web").fails_with(&["the hub serves an old release"]);
+    // now the host has been heard of
+    let planned = lab.bento(&["deploy", "--dry-run"]).succeeds().stderr;
+    assert!(planned.contains("the host has had release 3 already"), "{planned}");
+    lab.bento(&["deploy"]).succeeds();
+    assert_eq!(lab.manifest("web")["serial"], 4);
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+}
+
 /// A way to the hub at `port` on which the first connection gets no answer, as if the hub had too much to do; gives the port, and how
 /// many connections there were.
 fn busy_at_first(port: u16) -> (u16, Arc<AtomicUsize>) {
