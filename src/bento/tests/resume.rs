@@ -12,12 +12,25 @@ use common::Lab;
 
 /// Deploys a good system and has the host run it; then a second one is published.
 fn with_good_system(lab: &Lab, second: &str) -> String {
-    lab.flake_host("web", "text = \"good\";");
+    with_systems(lab, "text = \"good\";", second)
+}
+
+/// The same, with these systems.
+fn with_systems(lab: &Lab, good: &str, second: &str) -> String {
+    lab.flake_host("web", good);
     lab.bento(&["deploy"]).succeeds();
     lab.agent("web").succeeds();
     lab.flake_host("web", second);
     lab.bento(&["deploy"]).succeeds();
     lab.running("web").unwrap()
+}
+
+/// The host runs, boots and has as its profile what it ran before, and the hub knows.
+fn is_back(lab: &Lab, good: &str) {
+    assert_eq!(lab.running("web").unwrap(), good);
+    assert_eq!(lab.profile("web"), good);
+    assert_eq!(lab.read("hosts/web/boot").trim(), good);
+    assert_eq!(lab.state("web"), "rollbacked");
 }
 
 /// Changes the phase in the agent's journal.
@@ -58,6 +71,23 @@ fn killed_while_testing_it_goes_back_to_the_recorded_system() {
     let log = lab.log("web", report);
     assert!(log.contains("switching (test)") && log.contains("going back"), "{log}");
     assert_eq!(lab.state("web"), "rollbacked");
+}
+
+#[test]
+fn a_journal_that_the_disk_has_lost_is_there_a_second_time() {
+    let Some(lab) = Lab::new() else { return };
+    let good = with_good_system(&lab, "text = \"new\"; onTest = \"touch \\$TINY_ROOT/testing; sleep 3\";");
+    lab.agent_killed_while_testing("web");
+    let journal = "hosts/web/state/state.json";
+    lab.write(journal, &"\0".repeat(lab.read(journal).len()));
+    let ran = lab.agent("web").fails_with(&["release 2 failed here before"]);
+    assert!(ran.stderr.contains("state.json is damaged"), "{}", ran.stderr);
+    is_back(&lab, &good);
+    // with both of them gone, nothing is guessed
+    for file in [journal, "hosts/web/state/state.copy.json"] {
+        lab.write(file, "{");
+    }
+    lab.agent("web").fails_with(&["state.json is damaged: remove it"]);
 }
 
 #[test]
@@ -123,10 +153,7 @@ fn a_boot_entry_that_cannot_be_written_is_undone() {
     let Some(lab) = Lab::new() else { return };
     let good = with_good_system(&lab, "text = \"new\"; onBoot = \"exit 1\";");
     lab.agent("web").fails_with(&["cannot make the system the one that is booted"]);
-    assert_eq!(lab.running("web").unwrap(), good);
-    assert_eq!(lab.profile("web"), good);
-    assert_eq!(lab.read("hosts/web/boot").trim(), good);
-    assert_eq!(lab.state("web"), "rollbacked");
+    is_back(&lab, &good);
 }
 
 #[test]
@@ -134,28 +161,19 @@ fn a_boot_partition_without_room_for_the_new_system_keeps_nobody_from_going_back
     let Some(lab) = Lab::new() else { return };
     // as the installers of NixOS do: an entry for each generation, or none
     let room = "onBoot = \"[ \\$(readlink \\$TINY_ROOT/nix/var/nix/profiles/system-*-link | sort -u | wc -l) = 1 ] || exit 1\";";
-    lab.flake_host("web", &format!("text = \"good\"; {room}"));
-    lab.bento(&["deploy"]).succeeds();
-    lab.agent("web").succeeds();
-    let good = lab.running("web").unwrap();
-    lab.flake_host("web", &format!("text = \"new\"; {room}"));
-    lab.bento(&["deploy"]).succeeds();
+    let good = with_systems(&lab, &format!("text = \"good\"; {room}"), &format!("text = \"new\"; {room}"));
     lab.agent("web").fails_with(&["cannot make the system the one that is booted"]);
-    assert_eq!(lab.running("web").unwrap(), good);
-    assert_eq!(lab.profile("web"), good);
-    assert_eq!(lab.read("hosts/web/boot").trim(), good);
-    assert_eq!(lab.state("web"), "rollbacked");
+    is_back(&lab, &good);
 }
 
 #[test]
 fn why_nothing_goes_on_is_reported_once_and_not_what_it_hides() {
     let Some(lab) = Lab::new() else { return };
-    lab.flake_host("web", "text = \"good\"; onBoot = \"[ ! -e \\$TINY_ROOT/full ] || exit 1\";");
-    lab.bento(&["deploy"]).succeeds();
-    lab.agent("web").succeeds();
-    let good = lab.running("web").unwrap();
-    lab.flake_host("web", "text = \"new\"; onTest = \"touch \\$TINY_ROOT/full\"; onBoot = \"exit 1\";");
-    lab.bento(&["deploy"]).succeeds();
+    let good = with_systems(
+        &lab,
+        "text = \"good\"; onBoot = \"[ ! -e \\$TINY_ROOT/full ] || exit 1\";",
+        "text = \"new\"; onTest = \"touch \\$TINY_ROOT/full\"; onBoot = \"exit 1\";",
+    );
     lab.agent("web").fails_with(&["nothing can be done about it now"]);
     for _ in 0..2 {
         lab.agent("web").fails_with(&["nothing can be done about it now"]);
@@ -170,9 +188,7 @@ fn why_nothing_goes_on_is_reported_once_and_not_what_it_hides() {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     lab.write("hosts/web/state/state.json", &state.replace(boot.trim(), "00000000-0000-0000-0000-000000000000"));
     lab.agent("web").fails_with(&["failed here before"]);
-    assert_eq!(lab.running("web").unwrap(), good);
-    assert_eq!(lab.read("hosts/web/boot").trim(), good);
-    assert_eq!(lab.state("web"), "rollbacked");
+    is_back(&lab, &good);
 }
 
 #[test]

@@ -97,20 +97,19 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads the state in a directory; a new host has none yet.
+    /// Reads the state in a directory; a new host has none yet. Of a file that is damaged, the copy counts.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let file = state_dir.join("state.json");
-        let state = match std::fs::read(&file) {
-            Ok(text) => {
-                let state: State = serde_json::from_slice(&text).with_context(|| {
-                    format!("{} is damaged: remove it to have the release activated anew", file.display())
-                })?;
-                if state.schema != SCHEMA {
-                    bail!("{} has schema {}, but this bento knows only {SCHEMA}", file.display(), state.schema);
+        let state = match load(&file) {
+            Err(error) => match load(&copy_of(&file)) {
+                Ok(Some(state)) => {
+                    eprintln!("{error:#}: its copy counts");
+                    state
                 }
-                state
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => State {
+                _ => return Err(error),
+            },
+            Ok(Some(state)) => state,
+            Ok(None) => State {
                 schema: SCHEMA,
                 host: None,
                 serial: 0,
@@ -128,7 +127,6 @@ impl Journal {
                 refused_lock: None,
                 last: None,
             },
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}", file.display())),
         };
         Ok(Self { file, state })
     }
@@ -137,6 +135,8 @@ impl Journal {
     pub fn save(&self) -> Result<()> {
         let text = serde_json::to_vec_pretty(&self.state).context("cannot write the state")?;
         with_ballast(self.file.parent().unwrap_or(Path::new("/")), || {
+            // the copy first: it may know of a step that was not begun yet, but must not miss one that was
+            files::write_atomic(&copy_of(&self.file), &text, 0o600, None)?;
             files::write_atomic(&self.file, &text, 0o600, None)
         })
     }
@@ -146,6 +146,25 @@ impl Journal {
         self.state.phase = phase;
         self.save()
     }
+}
+
+/// The state in a file, if there is such a file.
+fn load(file: &Path) -> Result<Option<State>> {
+    let text = match std::fs::read(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    let state: State = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged: remove it to have the release activated anew", file.display()))?;
+    if state.schema != SCHEMA {
+        bail!("{} has schema {}, but this bento knows only {SCHEMA}", file.display(), state.schema);
+    }
+    Ok(Some(state))
+}
+
+/// Where a journal is a second time: a disk that loses the one block hardly loses the other.
+fn copy_of(file: &Path) -> PathBuf {
+    file.with_extension("copy.json")
 }
 
 fn ballast(state_dir: &Path) -> PathBuf {
