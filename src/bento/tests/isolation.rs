@@ -170,6 +170,39 @@ fn behind_the_embedded_hub_a_host_reads_its_own_release_and_nothing_else() {
     reads_its_own_release_and_nothing_else(Kind::Embedded);
 }
 
+#[test]
+fn the_embedded_hub_renames_with_care_where_the_file_system_cannot() {
+    let Some(mut lab) = Lab::new() else { return };
+    if !lab.shell("command -v bindfs").ok {
+        println!("skipped: there is no bindfs");
+        return;
+    }
+    lab.flake_host("web", "");
+    lab.bento(&["deploy"]).succeeds();
+    // a file system in user space that knows no renaming with flags
+    let chroot = lab.path("chroot");
+    lab.shell(&format!("bindfs {0} {0}", chroot.display())).succeeds();
+    lab.serve_hub(&[]);
+    lab.agent("web").succeeds();
+    assert_eq!(lab.state("web"), "up-to-date");
+    for (from, content) in [("one", "1"), ("two", "2")] {
+        fs::write(lab.path(&format!("home/{from}")), content).unwrap();
+    }
+    for (command, works) in [
+        ("put one logs/part", true),
+        ("rename logs/part logs/whole", true),
+        ("put two logs/part", true),
+        ("rename logs/part logs/whole", false),
+        ("rm logs/part", true),
+    ] {
+        let (worked, said) = sftp(&lab, "web", command);
+        assert_eq!(worked, works, "{command}: {said}");
+    }
+    assert_eq!(lab.read("chroot/web/logs/whole"), "1");
+    lab.stop_hub();
+    lab.shell(&format!("umount {}", chroot.display())).succeeds();
+}
+
 /// A host has files, and no shell, no command and no tunnel.
 fn gets_no_shell_and_no_tunnel(kind: Kind) {
     let Some(lab) = lab(kind) else { return };

@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use anyhow::{Context, Result};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, readlinkat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, readlinkat, renameat2};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::host::HostName;
 
@@ -203,7 +203,14 @@ impl Root {
     pub(super) fn rename(&self, old: &str, new: &str) -> io::Result<()> {
         let (old, new) = (log_name(old).ok_or(Errno::EACCES)?, log_name(new).ok_or(Errno::EACCES)?);
         let logs = self.logs()?;
-        Ok(renameat2(logs.as_fd(), old.as_str(), logs.as_fd(), new.as_str(), RenameFlags::RENAME_NOREPLACE)?)
+        match renameat2(logs.as_fd(), old.as_str(), logs.as_fd(), new.as_str(), RenameFlags::RENAME_NOREPLACE) {
+            // file systems that can't do that at once: NFS, those in user space, ZFS before 2.2
+            Err(Errno::EINVAL) => {
+                linkat(logs.as_fd(), old.as_str(), logs.as_fd(), new.as_str(), AtFlags::empty())?;
+                Ok(unlinkat(logs.as_fd(), old.as_str(), UnlinkatFlags::NoRemoveDir)?)
+            }
+            done => Ok(done?),
+        }
     }
 }
 
