@@ -420,20 +420,27 @@ def secrets_after_a_power_cut(lab):
     lab.hub.write("/fleet/bento.toml", '[hub]\ndirectory = "/home/chroot"\n[release]\nsigning-key = "/root/admin"\n'
                   f'[build]\nlocal = false\n[hosts.web]\nkeys = [ "{lab.keys["web"]}" ]\n')
     lab.hub.write("/fleet/hosts/web/secrets/password", "sesame\n")
-    lab.hub.write("/fleet/hosts/web/secrets/secrets.toml", '[password]\nowner = "reader"\n')
+    lab.hub.write("/fleet/hosts/web/secrets/secrets.toml", '[password]\nowner = "reader"\nunits = [ "reader.service" ]\n')
     # the same system brings the secret's owner, and a service that can't do without
     lab.publish(change("""users.users.reader = { isSystemUser = true; group = "reader"; };
         users.groups.reader = { };
         systemd.services.reader = {
           wantedBy = [ "multi-user.target" ];
+          unitConfig = { StartLimitBurst = 1; StartLimitIntervalSec = 3600; };
           serviceConfig = { Type = "oneshot"; RemainAfterExit = true; User = "reader"; };
-          script = "grep -q ^ses /run/bento/secrets/password";
+          script = "grep ^ses /run/bento/secrets/password";
         };"""))
     lab.poll()
     lab.expect("up-to-date")
     lab.expect_new()
     there = "systemctl is-active reader && test \"$(stat -c '%U %a' /run/bento/secrets/password)\" = 'reader 400'"
     lab.web.succeed(there)
+    # whoever reads it is restarted, also one that was started as often as it may be
+    lab.hub.write("/fleet/hosts/web/secrets/password", "sesame!\n")
+    lab.deploy()
+    lab.poll()
+    lab.expect("up-to-date")
+    lab.web.succeed(there, "journalctl -b -u reader | grep -q 'sesame!'")
     lab.web.crash()
     lab.web.start()
     lab.web.wait_until_succeeds(there, 60)

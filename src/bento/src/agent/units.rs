@@ -180,9 +180,9 @@ pub fn failed() -> Result<Vec<String>> {
     Ok(units)
 }
 
-/// Has units that failed count as stopped.
-pub fn forget_failures(units: &[String]) {
-    let arguments: Vec<&str> = ["reset-failed", "--"].into_iter().chain(units.iter().map(String::as_str)).collect();
+/// Has units that failed count as stopped, and as not started lately.
+pub fn forget_failures(units: &[impl AsRef<str>]) {
+    let arguments: Vec<&str> = ["reset-failed", "--"].into_iter().chain(units.iter().map(AsRef::as_ref)).collect();
     // one that is gone needs it no more
     let _ = systemctl(&arguments);
 }
@@ -201,6 +201,8 @@ pub fn restart(units: &[String], limit: Duration, say: impl FnOnce(&[&str]) -> R
         return Ok(());
     }
     say(&there)?;
+    // how often they were started lately is no reason not to
+    forget_failures(&there);
     let restarted = converse(Command::new("systemctl").args(["restart", "--"]).args(&there), b"", None, limit)?;
     if !restarted.status.success() {
         bail!("systemctl restart -- {}: {}", there.join(" "), restarted.stderr.trim());
