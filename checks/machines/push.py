@@ -197,7 +197,16 @@ class Lab:
     def begin(self, arguments, before=""):
         """Begins a push, and leaves it alone; its events are in /tmp/events."""
         self.desk.succeed("rm -f /tmp/events /tmp/said /tmp/status; touch /tmp/events")
-        command = f"cd /fleet && {before} bento deploy --json {patient(arguments)} > /tmp/events 2> /tmp/said; echo $? > /tmp/status"
+        self.leave(f"{before} bento deploy --json {patient(arguments)} > /tmp/events 2> /tmp/said")
+
+    def roll(self, arguments):
+        """Begins a rollout, and leaves it alone."""
+        self.desk.succeed("rm -f /tmp/said /tmp/status")
+        self.leave(f"bento rollout {arguments} > /tmp/said 2>&1")
+
+    def leave(self, command):
+        """Has a command run by itself."""
+        command = f"cd /fleet && {command}; echo $? > /tmp/status"
         self.desk.succeed(f"systemd-run --quiet --unit=push --setenv=PATH=\"$PATH\" --setenv=HOME=/root --setenv=NIX_REMOTE=local -- /bin/sh -c {shlex.quote(command)}")
 
     def wait_for_step(self, step):
@@ -1034,10 +1043,15 @@ def pulling(lab):
     assert shown["state"] == "up-to-date" and shown["serial"] == 3 and lab.one() != pushed, shown
 
 
+def pushed_to(lab, *names):
+    """Writes settings in which these machines are pushed to."""
+    hosts = "".join(f'[hosts.{name}]\npush = "nixos://root@{name}"\n' for name in names)
+    lab.desk.write("/fleet/bento.toml", SETTINGS + '[push]\nactivation-timeout = 20\nconfirm-timeout = 10\n' + hosts)
+
+
 @scenario("push: rolled out in waves", "t1", "t2", "t3")
 def rolled_out(lab):
-    hosts = "".join(f'[hosts.{name}]\npush = "nixos://root@{name}"\n' for name in ("t1", "t2", "t3"))
-    lab.desk.write("/fleet/bento.toml", SETTINGS + '[push]\nactivation-timeout = 20\nconfirm-timeout = 10\n' + hosts)
+    pushed_to(lab, "t1", "t2", "t3")
     for name in ("t1", "t2", "t3"):
         lab.change(MOTD % "one", name)
     says(lab.desk.succeed("cd /fleet && bento rollout --canary t1 --batch t2 --soak 1s 2>&1"), "t1: done", "t2: done", "t3: done", "finished")
@@ -1059,16 +1073,13 @@ def rolled_out(lab):
 
 @scenario("push: a rollout that is killed", "t1", "t2", "t3")
 def killed_rollout(lab):
-    hosts = "".join(f'[hosts.{name}]\npush = "nixos://root@{name}"\n' for name in ("t1", "t2", "t3"))
-    lab.desk.write("/fleet/bento.toml", SETTINGS + '[push]\nactivation-timeout = 20\nconfirm-timeout = 10\n' + hosts)
+    pushed_to(lab, "t1", "t2", "t3")
     for name in ("t1", "t2", "t3"):
         lab.change(SLOW % "one", name)
-    command = "cd /fleet && bento rollout --canary t1 --batch t2 --soak 1s > /tmp/said 2>&1"
     outcomes = []
     # while each wave is at work: its machine tries the system out when nobody is there any more to confirm it
     for number, wave in enumerate(("t1", "t2", "t3")):
-        run_it = command if number == 0 else "cd /fleet && bento rollout --resume > /tmp/said 2>&1"
-        lab.desk.succeed(f"systemd-run --quiet --unit=push --setenv=PATH=\"$PATH\" --setenv=HOME=/root --setenv=NIX_REMOTE=local -- /bin/sh -c {shlex.quote(run_it)}")
+        lab.roll("--canary t1 --batch t2 --soak 1s" if number == 0 else "--resume")
         lab.get(wave).wait_until_succeeds("systemctl list-units --plain --no-legend 'bento-activation*' | grep -q .", 120)
         lab.kill()
         outcomes.append(wave)
@@ -1079,6 +1090,24 @@ def killed_rollout(lab):
         lab.new(name)
         assert status(lab, name)["state"] == "up-to-date", status(lab, name)
     return f"killed in {len(outcomes)} waves, and gone on with"
+
+
+@scenario("push: a rollout that loses a machine", "t1", "t2")
+def lost_in_rollout(lab):
+    pushed_to(lab, "t1", "t2")
+    before = {name: lab.one(name) for name in ("t1", "t2")}
+    for name in before:
+        lab.change(SLOW % "one", name)
+    lab.roll("--canary t2 --soak 1s")
+    lost = lab.get("t1")
+    # it is confirmed, and nobody hears of that
+    lost.wait_until_succeeds("grep -q phase=kept /run/bento-push/*/state", 120)
+    lost.block()
+    lab.desk.wait_until_succeeds("grep -q 't1: failed: lost' /tmp/said", 240)
+    lost.unblock()
+    status, said = lab.end()
+    says(said, "t2: done", "stopped: 1 failed, and 0 may", "t2: back at what was before", "t1: back at what was before")
+    assert status == 1 and {name: lab.one(name) for name in before} == before, said
 
 
 def main():
