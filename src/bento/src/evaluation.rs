@@ -115,6 +115,7 @@ pub struct EvaluationOptions {
     #[arg(long, value_enum, default_value_t = EvaluatorChoice::Builtin)]
     pub evaluator: EvaluatorChoice,
     /// Look up <NAME> there, before the entries of NIX_PATH
+    #[allow(rustdoc::invalid_html_tags)] // it is what the help says
     #[arg(short = 'I', value_name = "NAME=PATH")]
     pub include: Vec<String>,
     /// Evaluate so many hosts at a time, at most [default: as many as there are processors]

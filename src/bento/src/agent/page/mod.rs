@@ -2,7 +2,7 @@
 //! a button that has the agent look for a newer one, with its log as it is written.
 //!
 //! It is served to this machine alone: over loopback and a unix socket. Who is on the other end is asked of the kernel
-//! ([`peer`]); services get nothing, and only those who may read the machine's journal see the log. A page of somebody else's
+//! (module `peer`); services get nothing, and only those who may read the machine's journal see the log. A page of somebody else's
 //! that is open in the same browser can neither read it (the `Host` header has to be this machine's, whatever a name server
 //! says) nor press the button (the form has a token).
 
