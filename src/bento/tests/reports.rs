@@ -243,14 +243,13 @@ fn another_release_of_the_same_serial_is_taken_up_if_it_is_newer() {
         |action: &str| lab.shell(&action.replace("WEB", &lab.path("chroot/web").display().to_string())).succeeds();
     publish(&lab, "text = \"one\";");
     lab.agent("web").succeeds();
-    // a backup of the hub is put back, and other releases get the serials that there were
+    // a backup of the hub is put back, and before the host is heard of, another release gets a serial that there was
     chroot("cp -a WEB/. WEB.backup");
     publish(&lab, "text = \"two\";");
     lab.agent("web").succeeds();
     let two = lab.running("web").unwrap();
     let manifest = [lab.read("chroot/web/manifest.json"), lab.read("chroot/web/releases/2.sig")];
     chroot("rm -r WEB && mv WEB.backup WEB");
-    poll(&lab).fails_with(&["serial 1, but 2 was already seen"]);
     publish(&lab, "text = \"three\";");
     assert_eq!(lab.manifest("web")["serial"], 2);
     lab.agent("web").succeeds();
