@@ -814,7 +814,9 @@ impl Journey<'_> {
             if let Some(status) = &fresh {
                 let reason = status.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
                 match status.state {
-                    HostState::UpToDate | HostState::RebootNeeded => return self.held.did(Phase::Report),
+                    HostState::UpToDate | HostState::ExtraLogs | HostState::AutoUpgraded | HostState::RebootNeeded => {
+                        return self.held.did(Phase::Report);
+                    }
                     HostState::Failing | HostState::Rollbacked | HostState::ForgedReport | HostState::CorruptReport => {
                         bail!("its agent says {}{reason}", status.state.words())
                     }
