@@ -173,15 +173,14 @@ fn behind_the_embedded_hub_a_host_reads_its_own_release_and_nothing_else() {
 #[test]
 fn the_embedded_hub_renames_with_care_where_the_file_system_cannot() {
     let Some(mut lab) = Lab::new() else { return };
-    if !lab.shell("command -v bindfs").ok {
-        println!("skipped: there is no bindfs");
+    // a file system in user space that knows no renaming with flags
+    let chroot = lab.path("chroot");
+    if !lab.shell(&format!("bindfs {0} {0}", chroot.display())).ok {
+        println!("skipped: there is no bindfs, or this machine allows no file systems in user space");
         return;
     }
     lab.flake_host("web", "");
     lab.bento(&["deploy"]).succeeds();
-    // a file system in user space that knows no renaming with flags
-    let chroot = lab.path("chroot");
-    lab.shell(&format!("bindfs {0} {0}", chroot.display())).succeeds();
     lab.serve_hub(&[]);
     lab.agent("web").succeeds();
     assert_eq!(lab.state("web"), "up-to-date");
