@@ -380,6 +380,20 @@ def hub_back_late(lab):
     assert [report["outcome"] for report in lab.reports()] == ["success"] * 3, lab.reports()
 
 
+@scenario("more time for the hub than the watchdog knew of")
+def more_time(lab):
+    # twice as long as this, and what it had before would have been over
+    time_for_hub = f"services.bento.agent.timeout = lib.mkForce {12 + 13 * SLOWNESS:.0f};"
+    lab.publish(change(time_for_hub + 'systemd.services.slow = { wantedBy = [ "multi-user.target" ]; script = "sleep 2"; serviceConfig.Type = "oneshot"; };'))
+    lab.web.execute("systemctl start --no-block bento-upgrade.service")
+    lab.wait_for_phase(2, "testing")
+    lab.hub.block()
+    lab.web.wait_until_succeeds("grep -q 'going back' /var/lib/bento/attempt.log", 120)
+    lab.hub.unblock()
+    lab.expect("rollbacked", lab.patience)
+    lab.expect_first("the hub could not be reached")
+
+
 @scenario("hub down after")
 def hub_down_after(lab):
     lab.publish(change('systemd.services.slow = { wantedBy = [ "multi-user.target" ]; script = "true"; };'))

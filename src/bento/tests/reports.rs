@@ -42,6 +42,12 @@ fn poll(lab: &Lab) -> Ran {
     lab.bento(&["agent", "run", "--config", config.to_str().unwrap()])
 }
 
+/// Has the host go back, as somebody at the machine does.
+fn roll_back(lab: &Lab) -> Ran {
+    let config = lab.path("hosts/web/agent.toml");
+    lab.bento(&["agent", "rollback", "--config", config.to_str().unwrap()])
+}
+
 /// The agent's state file.
 fn state(lab: &Lab) -> Value {
     serde_json::from_str(&lab.read("hosts/web/state/state.json")).unwrap()
@@ -147,9 +153,7 @@ fn reports_wait_for_the_hub_and_arrive_in_order() {
     publish(&lab, "text = \"two\";");
     lab.agent("web").succeeds();
     lab.stop_hub();
-    let config = lab.path("hosts/web/agent.toml");
-    let rollback = ["agent", "rollback", "--config", config.to_str().unwrap()];
-    lab.bento(&rollback).fails_with(&["not delivered yet"]);
+    roll_back(&lab).fails_with(&["not delivered yet"]);
     let queued = lab.names("hosts/web/state/outbox");
     assert_eq!(queued.iter().filter(|name| name.ends_with(".json")).count(), 1, "{queued:?}");
     lab.start_hub("hub");
@@ -171,6 +175,50 @@ fn reports_wait_for_the_hub_and_arrive_in_order() {
     let late = lab.read("chroot/web/logs/report-2-2.json");
     fs::remove_file(lab.path("chroot/web/logs/report-2-2.json")).unwrap();
     lab.write("chroot/web/logs/report-2-2.json", &late);
+    assert_eq!(lab.state("web"), "up-to-date");
+}
+
+#[test]
+fn a_report_whose_log_the_disk_has_lost_arrives_without() {
+    let Some(mut lab) = with_known_key() else { return };
+    for text in ["one", "two"] {
+        publish(&lab, &format!("text = \"{text}\";"));
+        lab.agent("web").succeeds();
+    }
+    lab.stop_hub();
+    roll_back(&lab).fails_with(&["not delivered yet"]);
+    fs::remove_file(lab.path("hosts/web/state/outbox/00000000000000000002-000002.log.gz")).unwrap();
+    lab.start_hub("hub");
+    let ran = poll(&lab).fails_with(&["waiting for a newer one"]);
+    assert!(ran.stderr.contains("a report goes without its log"), "{}", ran.stderr);
+    let report = lab.reports("web").pop().unwrap();
+    assert_eq!((&report["outcome"], report.get("log")), (&"rollback".into(), None));
+    assert_eq!(lab.state("web"), "rollbacked");
+}
+
+#[test]
+fn what_was_said_in_between_does_not_hide_how_it_ended() {
+    let Some(lab) = Lab::new() else { return };
+    for text in ["one", "two"] {
+        publish(&lab, &format!("text = \"{text}\";"));
+        lab.agent("web").succeeds();
+    }
+    roll_back(&lab).succeeds();
+    let why = lab.status("web")["reason"].clone();
+    assert!(why.as_str().unwrap().contains("gave up"), "{why}");
+    let manifest = lab.read("chroot/web/manifest.json");
+    lab.write("chroot/web/manifest.json", "{");
+    poll(&lab).fails_with(&["the manifest is not one"]);
+    lab.write("chroot/web/manifest.json", &manifest);
+    assert_eq!(lab.state("web"), "failing");
+    for _ in 0..2 {
+        poll(&lab).fails_with(&["release 2 was given up here"]);
+        let status = lab.status("web");
+        assert_eq!((&status["state"], &status["reason"]), (&"rollbacked".into(), &why));
+    }
+    assert_eq!(lab.reports("web").len(), 5);
+    // and who goes back once more takes up the release
+    roll_back(&lab).succeeds();
     assert_eq!(lab.state("web"), "up-to-date");
 }
 
@@ -268,13 +316,16 @@ fn another_release_of_the_same_serial_is_taken_up_if_it_is_newer() {
 
 #[test]
 fn a_host_that_gets_another_name_takes_up_the_releases_of_that_name() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(mut lab) = Lab::new() else { return };
     for text in ["one", "two"] {
         publish(&lab, &format!("text = \"{text}\";"));
         lab.agent("web").succeeds();
     }
     lab.flake_host("db", "text = \"renamed\";");
     lab.bento(&["deploy"]).succeeds();
+    lab.stop_hub();
+    roll_back(&lab).fails_with(&["not delivered yet"]);
+    lab.start_hub("hub");
     let own = lab.path("hosts/web").display().to_string();
     let config = lab.read("hosts/web/agent.toml").replace("\"web\"", "\"db\"").replace("/keys/web\"", "/keys/db\"");
     lab.write("hosts/web/agent.toml", &config);
@@ -282,6 +333,9 @@ fn a_host_that_gets_another_name_takes_up_the_releases_of_that_name() {
     lab.agent("web").succeeds();
     assert_eq!(lab.running("web").unwrap(), lab.manifest("db")["toplevel"].as_str().unwrap());
     assert_eq!(lab.state("db"), "up-to-date");
+    // nobody takes what it said as another host for its word
+    let aside = ["00000000000000000002-000002.log.gz", "00000000000000000002-000002.renamed"];
+    assert_eq!(lab.names("hosts/web/state/outbox"), aside);
     // what counts from now on is what was seen under that name
     let manifest = lab.read("chroot/db/manifest.json");
     lab.flake_host("db", "text = \"more\";");

@@ -83,11 +83,45 @@ fn a_journal_that_the_disk_has_lost_is_there_a_second_time() {
     let ran = lab.agent("web").fails_with(&["release 2 failed here before"]);
     assert!(ran.stderr.contains("state.json is damaged"), "{}", ran.stderr);
     is_back(&lab, &good);
-    // with both of them gone, nothing is guessed
-    for file in [journal, "hosts/web/state/state.copy.json"] {
-        lab.write(file, "{");
+}
+
+fn lose_the_journal(lab: &Lab) {
+    for file in ["state.json", "state.copy.json"] {
+        lab.write(&format!("hosts/web/state/{file}"), "{");
     }
-    lab.agent("web").fails_with(&["state.json is damaged: remove it"]);
+}
+
+#[test]
+fn without_its_journal_a_host_goes_back_and_goes_on() {
+    let Some(lab) = Lab::new() else { return };
+    let good = with_good_system(&lab, "text = \"new\"; onTest = \"touch \\$TINY_ROOT/testing; sleep 3\";");
+    lab.agent_killed_while_testing("web");
+    lose_the_journal(&lab);
+    let config = lab.path("hosts/web/agent.toml");
+    lab.bento(&["agent", "status", "--config", config.to_str().unwrap()]).fails_with(&["state.json is damaged"]);
+    let ran = lab.agent("web").fails_with(&["release 2 failed here before"]);
+    assert!(ran.stderr.contains("beginning a new one"), "{}", ran.stderr);
+    assert_eq!(lab.running("web").unwrap(), good);
+    assert_eq!(lab.read("hosts/web/boot").trim(), good);
+    assert_eq!(lab.read("hosts/web/state/state.damaged.json"), "{");
+    let report = &lab.reports("web")[1];
+    assert_eq!(report["outcome"], "rollback");
+    assert!(report["reason"].as_str().unwrap().contains("the agent's journal was lost"));
+    assert_eq!(lab.state("web"), "rollbacked");
+    // nothing was on trial this time: what was published is taken up, and nothing that is older
+    lab.flake_host("web", "text = \"newer\";");
+    lab.bento(&["deploy"]).succeeds();
+    let older = lab.read("chroot/web/manifest.json");
+    lab.flake_host("web", "text = \"newest\";");
+    lab.bento(&["deploy"]).succeeds();
+    lab.agent("web").succeeds();
+    lose_the_journal(&lab);
+    lab.agent("web").succeeds();
+    assert_eq!(lab.running("web").unwrap(), lab.manifest("web")["toplevel"]);
+    lose_the_journal(&lab);
+    lab.write("chroot/web/manifest.json", &older);
+    lab.sign("web", "keys/admin", "bento-release");
+    lab.agent("web").fails_with(&["serial 3, but 4 was already seen"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::evaluation::EvaluatorChoice;
 use crate::host::HostName;
 use crate::sign::SigningKey;
 use crate::ssh::HubAddress;
+use crate::store_path::StorePath;
 
 /// What `agent.toml` says. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize)]
@@ -346,6 +347,11 @@ impl SystemConfig {
 }
 
 impl AgentConfig {
+    /// Reads the configuration file that a system brings along, which has this one's place once it is activated.
+    pub fn of_system(&self, toplevel: &StorePath) -> Result<Self> {
+        Self::read(&toplevel.as_path().join(self.file.strip_prefix("/").unwrap_or(&self.file)))
+    }
+
     /// Reads a configuration file.
     pub fn read(file: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(file)

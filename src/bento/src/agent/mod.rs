@@ -47,7 +47,7 @@ use log::Log;
 use machine::{Action, Attempt, Event, Goal, Phase, Trial};
 use outbox::Outbox;
 use secrets::Secrets;
-use state::{Journal, PutOff};
+use state::{Journal, PutOff, State};
 use system::{Activated, System};
 
 /// What a poll came to.
@@ -130,6 +130,7 @@ fn session(config: &AgentConfig, work: impl FnOnce(&mut Agent) -> Result<Polled>
     let lock = lock_file(config);
     let held = files::try_lock(&lock)?.ok_or_else(|| AtWork { lock: lock.clone() })?;
     write_pid(&held)?;
+    mend_journal(config)?;
     match resume_as_begun(config) {
         Ok(Resumed::GoingDown) => return Ok(Polled::Restarting),
         Ok(Resumed::Over) => {}
@@ -185,6 +186,7 @@ pub fn watchdog(config: &AgentConfig) -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     };
     write_pid(&held)?;
+    mend_journal(config)?;
     if config.system.has_systemd() {
         units::stop_activation();
     }
@@ -213,6 +215,10 @@ pub fn put_secrets_in_place(config: &AgentConfig) -> Result<()> {
 pub fn booted(config: &AgentConfig) -> Result<()> {
     prepare(&config.state_dir)?;
     let lock = lock_file(config);
+    // a run that has the lock has seen to that
+    if let Some(_held) = files::try_lock(&lock)? {
+        mend_journal(config)?;
+    }
     while is_to_be_proven(&Journal::open(&config.state_dir)?.state.phase) {
         // a run that has it comes to the same end, and is watched itself
         let Some(held) = files::try_lock(&lock)? else {
@@ -286,6 +292,29 @@ fn write_pid(mut lock: &fs::File) -> Result<()> {
     // without a process id the watchdog can't end a run that is stuck; on a full disk that has to do
     let written = lock.write_all(format!("{}\n", std::process::id()).as_bytes());
     written.or_else(|e| if e.kind() == std::io::ErrorKind::StorageFull { Ok(()) } else { Err(e) }).context(context)
+}
+
+/// Begins the journal anew where the disk has lost both copies of it. What else is in the state directory says how far the agent
+/// had got: a system on trial is given up, as nobody knows whether it works.
+fn mend_journal(config: &AgentConfig) -> Result<()> {
+    let state_dir = &config.state_dir;
+    let Err(error) = Journal::open(state_dir) else { return Ok(()) };
+    if error.downcast_ref::<state::Damaged>().is_none() {
+        return Err(error);
+    }
+    eprintln!("{error:#}, and so is its copy: beginning a new one");
+    let system = System::new(config);
+    let mut state = State::default();
+    state.serial = fetch::newest(&state_dir.join(RELEASES))?;
+    state.attempts = Outbox::open(state_dir)?.attempts(state.serial)?;
+    if let (Some(toplevel), Some(previous)) = (system.running(), system.kept("previous")) {
+        let (boot, standby) = (system.boot_id(), system.kept("standby").or_else(|| Some(previous.clone())));
+        let (attempt, previous, failed_units) = (Attempt::default(), Some(previous), Vec::new());
+        let trial = Trial { attempt, toplevel, previous, standby, boot, failed_units, hub: true };
+        let reason = "the agent's journal was lost while a system was tried out".to_owned();
+        state.phase = Phase::Returning { trial, stage: Stage::Activate, reason };
+    }
+    Journal::begin_anew(state_dir, state)
 }
 
 /// Brings to an end what an earlier run left, by the configuration that it began with: the one that is there now may be part
@@ -456,10 +485,12 @@ impl<'a> Agent<'a> {
                     drop(hub);
                     return self.update_inputs(&manifest, outcome, asked);
                 }
-                Phase::Reported { .. } if state.last.as_ref().is_some_and(Report::gave_up) => {
-                    bail!("release {serial} was given up here; waiting for a newer one")
+                Phase::Reported { .. } => {
+                    let gave_up = state.end.as_ref().is_some_and(Report::gave_up);
+                    self.repeat_end()?;
+                    let came_to = if gave_up { "was given up here" } else { "failed here before" };
+                    bail!("release {serial} {came_to}; waiting for a newer one")
                 }
-                Phase::Reported { .. } => bail!("release {serial} failed here before; waiting for a newer one"),
                 _ if self.held => return Ok(Polled::Held { serial }),
                 _ => {}
             }
@@ -593,9 +624,9 @@ impl<'a> Agent<'a> {
         }
         let waits = given_up.is_some();
         // going back from where somebody went back to: the release is taken up again
-        let returns = state.last.as_ref().is_some_and(|last| {
-            let last_went_back = last.outcome == Outcome::Rollback && last.built == self.system.running();
-            last_went_back && last.previous.as_ref() == Some(&target)
+        let returns = state.end.as_ref().is_some_and(|end| {
+            let went_back = end.outcome == Outcome::Rollback && end.built == self.system.running();
+            went_back && end.previous.as_ref() == Some(&target)
         });
         let goal = if returns { Goal::Release } else { Goal::Rollback };
         let phase = state.phase.next(Event::Recalled { toplevel: target.clone(), goal })?;
@@ -820,12 +851,17 @@ impl<'a> Agent<'a> {
         self.secrets.restarted()
     }
 
-    /// The longest that a trial takes, in seconds.
-    fn trial_seconds(&self) -> u64 {
+    /// The longest that a trial of a system takes, in seconds.
+    fn trial_seconds(&self, toplevel: &StorePath) -> u64 {
         let confirm = &self.config.confirm;
+        // the hub is reached by the configuration that the system brings along
+        let timeout = match self.config.of_system(toplevel) {
+            Ok(brought) => brought.hub.timeout.max(self.config.hub.timeout),
+            Err(_) => self.config.hub.timeout,
+        };
         self.config.system.activation_timeout
             + confirm.settle
-            + confirm.hub_seconds(self.config.hub.timeout)
+            + confirm.hub_seconds(timeout)
             + confirm.check_seconds()
             + confirm.margin
     }
@@ -833,7 +869,7 @@ impl<'a> Agent<'a> {
     /// Activates a system for a test, under the watchdog, and sees whether it works.
     fn try_out(&mut self, trial: &Trial) -> Event {
         let unhealthy = |stage, error: Error| Event::Unhealthy { stage, reason: format!("{error:#}") };
-        let had_timer = match self.system.arm_watchdog(self.trial_seconds()).and_then(|()| self.system.has_timer()) {
+        let had_timer = match self.system.arm_watchdog(self.trial_seconds(&trial.toplevel)).and_then(|()| self.system.has_timer()) {
             Ok(had_timer) => had_timer,
             Err(error) => return unhealthy(Stage::Activate, error.context("cannot arm the watchdog")),
         };
@@ -901,7 +937,7 @@ impl<'a> Agent<'a> {
 
     /// Sees whether the system that was booted works.
     fn prove(&mut self, trial: &Trial) -> Event {
-        let armed = self.system.arm_watchdog(self.trial_seconds());
+        let armed = self.system.arm_watchdog(self.trial_seconds(&trial.toplevel));
         let watched = armed.and_then(|()| put_secrets_in_place(self.config)).and_then(|()| self.watch(trial, false));
         match watched {
             Ok(()) => Event::Healthy { reboot: false },
@@ -1027,6 +1063,19 @@ impl<'a> Agent<'a> {
         Ok(())
     }
 
+    /// Says once more how the last attempt ended, if the last thing that the host said was a complaint.
+    fn repeat_end(&mut self) -> Result<()> {
+        if self.journal.state.complaint.take().is_some()
+            && let Some(end) = self.journal.state.end.clone()
+        {
+            let Report { outcome, stage, reason, wanted, built, previous, .. } = end;
+            let plain = Said::plain(self.journal.state.serial, outcome, stage, wanted);
+            self.queue(Said { reason, built, previous, ..plain })?;
+            self.journal.save()?;
+        }
+        Ok(())
+    }
+
     /// Reports what does not work beside the release that runs, or that this is over: once, not with every poll.
     fn remark(&mut self, manifest: &Manifest, outcome: Outcome, note: Option<String>) -> Result<()> {
         if self.journal.state.note != note {
@@ -1141,7 +1190,9 @@ impl<'a> Agent<'a> {
         self.journal.state.note = None;
         self.log.say(&format!("release {serial}: {}", said.outcome.word()))?;
         self.notify(&said);
-        self.queue(said)
+        self.queue(said)?;
+        self.journal.state.end.clone_from(&self.journal.state.last);
+        Ok(())
     }
 
     /// Tells whoever is at the machine. That this does not work is no reason for anything.
@@ -1175,7 +1226,7 @@ impl<'a> Agent<'a> {
         if self.outbox.is_empty()? {
             return Ok(());
         }
-        self.outbox.deliver(hub, self.signer().as_ref())
+        self.outbox.deliver(&self.config.host, hub, self.signer().as_ref())
     }
 
     /// Who signs what this host says. A key that can't sign is no reason to keep silent: the hub shows what is not signed as such.

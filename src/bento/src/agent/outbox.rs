@@ -4,11 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::files;
+use crate::host::HostName;
 use crate::report::{LogName, Report, signature_name};
 use crate::sign::{REPORTS, Signer};
 use crate::ssh::Connection;
@@ -65,24 +66,42 @@ impl Outbox {
         Ok(queued)
     }
 
+    /// The highest number of the attempts at a release that wait.
+    pub fn attempts(&self, serial: u64) -> Result<u64> {
+        let numbers = self.queued()?.into_iter().filter_map(|file| {
+            let (of, attempt) = file.file_stem()?.to_str()?.split_once('-')?;
+            (of.parse() == Ok(serial)).then(|| attempt.parse().ok())?
+        });
+        Ok(numbers.max().unwrap_or(0))
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.queued()?.is_empty())
     }
 
-    /// Delivers all that is queued, oldest first, signed unless there is nothing to sign with; what is delivered leaves the
-    /// outbox.
-    pub fn deliver(&self, hub: &Connection, signer: Option<&Signer>) -> Result<()> {
+    /// Delivers all that a host has queued, oldest first, signed unless there is nothing to sign with; what is delivered
+    /// leaves the outbox.
+    pub fn deliver(&self, host: &HostName, hub: &Connection, signer: Option<&Signer>) -> Result<()> {
         for file in self.queued()? {
             let log_file = file.with_extension("log.gz");
-            let Ok((mut report, log)) = read(&file, &log_file) else {
-                // kept for people to look at, but it must not hold up the others
-                eprintln!("{} is damaged: set aside", file.display());
-                let aside = file.with_extension("damaged");
-                fs::rename(&file, &aside).with_context(|| format!("cannot create {}", aside.display()))?;
-                continue;
+            let report = fs::read(&file).map_err(Error::from).and_then(|text| Report::parse(&text));
+            // kept for people to look at, but it must not hold up the others
+            let mut report = match report {
+                Ok(report) if report.host == *host => report,
+                Ok(Report { host: other, .. }) => {
+                    set_aside(&file, &format!("speaks of the host {other}, which this one was"), "renamed")?;
+                    continue;
+                }
+                Err(_) => {
+                    set_aside(&file, "is damaged", "damaged")?;
+                    continue;
+                }
             };
-            deliver_log(hub, &mut report, &log)?;
+            match fs::read(&log_file) {
+                Ok(log) => deliver_log(hub, &mut report, &log)?,
+                Err(error) => eprintln!("a report goes without its log: {}: {error}", log_file.display()),
+            }
             // on disk before it is sent: a report that is sent twice is the same both times
             files::write_atomic(&file, &report.to_json()?, 0o600, None)?;
             deliver_report(hub, &mut report, signer)?;
@@ -93,9 +112,11 @@ impl Outbox {
     }
 }
 
-/// Reads a queued report and its log.
-fn read(file: &Path, log_file: &Path) -> Result<(Report, Vec<u8>)> {
-    Ok((Report::parse(&fs::read(file)?)?, fs::read(log_file)?))
+/// Keeps a queued report that is not to be delivered, and says so.
+fn set_aside(file: &Path, why: &str, extension: &str) -> Result<()> {
+    let aside = file.with_extension(extension);
+    eprintln!("{} {why}: set aside as {}", file.display(), aside.display());
+    fs::rename(file, &aside).with_context(|| format!("cannot create {}", aside.display()))
 }
 
 /// Uploads a log under the first free name, and puts that name into the report.

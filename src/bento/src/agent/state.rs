@@ -19,6 +19,8 @@ use crate::store_path::StorePath;
 
 /// The version of the state's schema.
 const SCHEMA: u32 = 2;
+/// The journal's file in the state directory.
+const FILE: &str = "state.json";
 /// The size of the file that keeps room for the journal and a report on a full disk, in bytes.
 const BALLAST: usize = 256 << 10;
 
@@ -69,6 +71,34 @@ pub struct State {
     /// What was last reported.
     #[serde(default)]
     pub last: Option<Report>,
+    /// What was reported of the last attempt that was done with, whatever was said since.
+    #[serde(default)]
+    pub end: Option<Report>,
+}
+
+impl Default for State {
+    /// That of a new host.
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            host: None,
+            serial: 0,
+            created: None,
+            attempts: 0,
+            started: None,
+            wanted: None,
+            reboot: false,
+            phase: Phase::Idle,
+            complaint: None,
+            note: None,
+            put_off: None,
+            before: None,
+            own_lock: None,
+            refused_lock: None,
+            last: None,
+            end: None,
+        }
+    }
 }
 
 impl State {
@@ -97,9 +127,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads the state in a directory; a new host has none yet. Of a file that is damaged, the copy counts.
+    /// Reads the state in a directory; a new host has none yet. Of a file that is damaged, the copy counts. An error that
+    /// [is such](Damaged) says that the copy is no better.
     pub fn open(state_dir: &Path) -> Result<Self> {
-        let file = state_dir.join("state.json");
+        let file = state_dir.join(FILE);
         let state = match load(&file) {
             Err(error) => match load(&copy_of(&file)) {
                 Ok(Some(state)) => {
@@ -108,27 +139,20 @@ impl Journal {
                 }
                 _ => return Err(error),
             },
-            Ok(Some(state)) => state,
-            Ok(None) => State {
-                schema: SCHEMA,
-                host: None,
-                serial: 0,
-                created: None,
-                attempts: 0,
-                started: None,
-                wanted: None,
-                reboot: false,
-                phase: Phase::Idle,
-                complaint: None,
-                note: None,
-                put_off: None,
-                before: None,
-                own_lock: None,
-                refused_lock: None,
-                last: None,
-            },
+            Ok(state) => state.unwrap_or_default(),
         };
         Ok(Self { file, state })
+    }
+
+    /// Begins the journal of a directory anew, with this state. What is left of the old one is set aside.
+    pub fn begin_anew(state_dir: &Path, state: State) -> Result<()> {
+        let file = state_dir.join(FILE);
+        let aside = file.with_extension("damaged.json");
+        // for people to look at: that it can't be kept is no reason to stop
+        if let Err(error) = std::fs::copy(&file, &aside) {
+            eprintln!("cannot keep what is left of {} as {}: {error}", file.display(), aside.display());
+        }
+        Self { file, state }.save()
     }
 
     /// Writes the state down, durably; on a full disk into the room that was kept for it.
@@ -148,14 +172,18 @@ impl Journal {
     }
 }
 
+/// A journal that can be read no more.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is damaged", .0.display())]
+pub struct Damaged(PathBuf);
+
 /// The state in a file, if there is such a file.
 fn load(file: &Path) -> Result<Option<State>> {
     let text = match std::fs::read(file) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.with_context(|| format!("cannot read {}", file.display()))?,
     };
-    let state: State = serde_json::from_slice(&text)
-        .with_context(|| format!("{} is damaged: remove it to have the release activated anew", file.display()))?;
+    let state: State = serde_json::from_slice(&text).with_context(|| Damaged(file.to_owned()))?;
     if state.schema != SCHEMA {
         bail!("{} has schema {}, but this bento knows only {SCHEMA}", file.display(), state.schema);
     }

@@ -313,6 +313,11 @@ impl<'a> System<'a> {
         log.run(&mut command, None)
     }
 
+    /// The store path that is kept under a name, if one is.
+    pub fn kept(&self, name: &str) -> Option<StorePath> {
+        StorePath::behind(&self.root(name))
+    }
+
     /// Gives a store path free again.
     pub fn release(&self, name: &str) -> Result<()> {
         files::remove(&self.root(name))
