@@ -297,6 +297,19 @@ def success(lab):
     lab.new()
 
 
+@scenario("push: by an address of the link, IPv6")
+def link_local(lab):
+    for machine in (lab.desk, lab.get("t1")):
+        # until nobody else has it
+        machine.wait_until_succeeds("ip -6 address show dev host0 scope link -tentative | grep fe80", 20)
+    address = lab.get("t1").succeed("ip -6 -brief address show dev host0 scope link | grep -o 'fe80[^/]*'").strip()
+    place = f"{address}%host0"
+    lab.desk.write("/root/.ssh/known_hosts", f"{place} {lab.keys['t1']}\n")
+    lab.change(MOTD % "hello")
+    says(lab.deploy(f"'nixos://root@[{place}]/t1'"), "1 pushed")
+    lab.new()
+
+
 @scenario("push: built on the target")
 def on_target(lab):
     lab.change(MOTD % "hello")

@@ -382,16 +382,22 @@ def hub_back_late(lab):
 
 @scenario("more time for the hub than the watchdog knew of")
 def more_time(lab):
-    # twice as long as this, and what it had before would have been over
-    time_for_hub = f"services.bento.agent.timeout = lib.mkForce {12 + 13 * SLOWNESS:.0f};"
-    lab.publish(change(time_for_hub + 'systemd.services.slow = { wantedBy = [ "multi-user.target" ]; script = "sleep 2"; serviceConfig.Type = "oneshot"; };'))
+    # a trial in this one may take 31 s
+    short = """services.bento.agent.settings = { system.activation-timeout = lib.mkForce 10; confirm.margin = lib.mkForce 1; };
+      services.bento.agent.timeout = lib.mkForce @timeout@;"""
+    lab.publish(change(short.replace("@timeout@", "2")))
+    lab.poll()
+    good = lab.expect_new()
+    lab.publish(change(short.replace("@timeout@", "18") + 'systemd.services.slow = { wantedBy = [ "multi-user.target" ]; script = "sleep 2"; serviceConfig.Type = "oneshot"; };'))
     lab.web.execute("systemctl start --no-block bento-upgrade.service")
-    lab.wait_for_phase(2, "testing")
-    lab.hub.block()
+    lab.wait_for_phase(3, "testing")
+    # connections are taken, and nobody answers
+    lab.hub.succeed("systemctl kill --signal=STOP sshd")
     lab.web.wait_until_succeeds("grep -q 'going back' /var/lib/bento/attempt.log", 120)
-    lab.hub.unblock()
+    lab.hub.succeed("systemctl kill --signal=CONT sshd")
     lab.expect("rollbacked", lab.patience)
-    lab.expect_first("the hub could not be reached")
+    assert lab.running() == good
+    assert "the hub could not be reached" in lab.reports()[-1]["reason"], lab.reports()[-1]
 
 
 @scenario("hub down after")

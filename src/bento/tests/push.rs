@@ -27,10 +27,11 @@ fn targets_are_read_and_written() {
     assert_eq!(full.label(), "db.example.org/db-primary");
     let six = target("nixos://[2001:db8::1]:22/web");
     assert_eq!(six.destination.host, "2001:db8::1");
+    assert_eq!(target("root@[fe80::1%eth0]").destination.host, "fe80::1%eth0");
     assert_eq!(target("root@web1").destination.user.as_deref(), Some("root"));
     assert_eq!(target("nixos://web1/").config, None);
     assert_eq!(target("nixos://web1/web1").label(), "web1");
-    for text in ["nixos://admin@db.example.org:2222/db-primary", "nixos://[2001:db8::1]:22/web", "nixos://web1"] {
+    for text in ["nixos://admin@db.example.org:2222/db-primary", "nixos://[2001:db8::1]:22/web", "nixos://[fe80::1%eth0]", "nixos://web1"] {
         assert_eq!(target(text).to_string(), text);
     }
 }
@@ -48,6 +49,7 @@ fn what_is_no_target_is_refused() {
         ("root@$(reboot)", "is no host"),
         ("nixos://web1/../../x", "is no host name"),
         ("nixos://[web1]", "is no address of IPv6"),
+        ("nixos://[fe80::1%;reboot]", "is no network interface"),
         ("nixos://[::1", "the bracket is not closed"),
         ("root@web1/web", "a configuration can only follow in a URL"),
     ] {
@@ -207,6 +209,10 @@ fn a_machine_that_cannot_be_reached_fails_alone() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("Connection refused") && said.contains("does sshd run there"), "{said}");
+    // an address with colons is no name of another hop
+    let output = bento(fleet.path(), &["deploy", &format!("nixos://[::1]:{port}/web")]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("[::1]") && !said.contains("jump host"), "{said}");
     let output = bento(fleet.path(), &["deploy", "--skip-unreachable", "--json", &address]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let events: Vec<serde_json::Value> =

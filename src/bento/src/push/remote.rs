@@ -154,7 +154,9 @@ impl Remote {
     pub fn for_nix(&self) -> (String, String) {
         let Destination { user, host, .. } = &self.destination;
         let mut place = user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
-        place += &if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        // a zone is written in more than one way in URLs, and the connection is there already
+        let address = host.split_once('%').map_or(host.as_str(), |(address, _)| address);
+        place += &if address.contains(':') { format!("[{address}]") } else { host.clone() };
         let mut options: Vec<String> =
             ["-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes"].map(str::to_owned).into();
         options.extend(self.options.iter().cloned());
@@ -276,9 +278,11 @@ fn explain(destination: &Destination, options: &[String], lines: &[String], late
     let has = |words: &str| said.iter().find(|line| line.contains(words)).map(|line| line.as_str());
     // the innermost hop speaks first
     let named = said.iter().find_map(|line| {
-        let rest = line.strip_prefix("ssh: connect to host ");
-        let rest = rest.or_else(|| line.strip_prefix("ssh: Could not resolve hostname "))?;
-        Some(rest.split([' ', ':']).next()?.to_owned())
+        // an address may have colons
+        let connected = line.strip_prefix("ssh: connect to host ").and_then(|rest| rest.split_once(" port "));
+        let resolved =
+            || line.strip_prefix("ssh: Could not resolve hostname ").and_then(|rest| rest.split_once(": "));
+        Some(connected.or_else(resolved)?.0.to_owned())
     });
     let refused = has("Permission denied").and_then(|line| line.split_once(": Permission denied"));
     let refused = refused.map(|(who, _)| who.rsplit('@').next().unwrap_or(who).to_owned());

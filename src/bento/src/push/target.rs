@@ -118,8 +118,12 @@ fn parse(text: &str) -> Result<Target> {
     let (host, port) = match place.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']').context("the bracket is not closed")?;
-            if host.parse::<std::net::Ipv6Addr>().is_err() {
+            let (address, zone) = host.split_once('%').map_or((host, None), |(address, zone)| (address, Some(zone)));
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
                 bail!("{host:?} is no address of IPv6");
+            }
+            if let Some(zone) = zone {
+                word("network interface", zone)?;
             }
             let port = if port.is_empty() { None } else { Some(port.strip_prefix(':').context("no port follows")?) };
             (host.to_owned(), port)
