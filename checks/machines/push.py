@@ -1117,10 +1117,15 @@ def lost_in_rollout(lab):
     lost.wait_until_succeeds("grep -q phase=kept /run/bento-push/*/state", 120)
     lost.block()
     lab.desk.wait_until_succeeds("grep -q 't1: failed: lost' /tmp/said", 240)
-    lost.unblock()
     status, said = lab.end()
-    says(said, "t2: done", "stopped: 1 failed, and 0 may", "t2: back at what was before", "t1: back at what was before")
-    assert status == 1 and {name: lab.one(name) for name in before} == before, said
+    says(said, "t2: done", "stopped: 1 failed, and 0 may", "t2: back at what was before", "t1: cannot go back", "not back at what was before: t1 ")
+    assert status == 1 and lab.one("t2") == before["t2"], said
+    # it is there again
+    lost.unblock()
+    status, said = lab.desk.execute("cd /fleet && bento rollout --resume 2>&1", 300)
+    says(said, "t1: back at what was before")
+    assert status == 1 and "not back" not in said and {name: lab.one(name) for name in before} == before, said
+    says(lab.desk.fail("cd /fleet && bento rollout --resume 2>&1"), "no rollout is under way")
 
 
 def main():

@@ -191,6 +191,12 @@ pub enum Position {
     Stopped {
         /// Why.
         reason: String,
+        /// The wave that was under way.
+        #[serde(default)]
+        number: usize,
+        /// The hosts that should have got back what was before, and did not.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<HostName>,
     },
     /// All hosts have the change.
     Finished,
@@ -249,6 +255,14 @@ impl Rollout {
     /// Whether there is nothing left to do.
     pub fn is_over(&self) -> bool {
         matches!(self.position, Position::Stopped { .. } | Position::Finished)
+    }
+
+    /// What is left to do of one that is over, because it did not work the first time.
+    pub fn left(&self) -> &[HostName] {
+        match &self.position {
+            Position::Stopped { left, .. } => left,
+            _ => &[],
+        }
     }
 
     /// The hosts that failed, and why.

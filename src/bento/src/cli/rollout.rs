@@ -72,7 +72,7 @@ pub(super) struct Rollout {
     /// Who gets back what was before, when it stops
     #[arg(long, value_enum)]
     undo: Option<Undo>,
-    /// Go on with a rollout that was interrupted
+    /// Go on with a rollout that was interrupted, or with what a stopped one could not take back
     #[arg(long, conflicts_with_all = ["hosts", "stop", "show", "dry_run"])]
     resume: bool,
     /// Stop a rollout that was interrupted, as if too many hosts had failed
@@ -120,7 +120,8 @@ impl Rollout {
             return Ok(ExitCode::SUCCESS);
         }
         let _lock = if self.dry_run { None } else { Some(shelf.lock()?) };
-        let unfinished = shelf.load()?.filter(|record| !record.is_over());
+        let again = self.resume || self.stop;
+        let unfinished = shelf.load()?.filter(|record| !record.is_over() || again && !record.left().is_empty());
         let signing_key = self.signing_key.as_deref().or(config.release.signing_key.as_deref());
         // nobody signs for a plan
         let open = |key| Signer::open(key, super::ssh_agent().as_deref());
@@ -136,7 +137,7 @@ impl Rollout {
         };
         let evaluator = self.fleet.evaluator()?;
         let screen = Screen::new(false);
-        let record = match (unfinished, self.resume || self.stop) {
+        let record = match (unfinished, again) {
             (Some(record), true) => record,
             (None, true) => bail!("no rollout is under way"),
             (Some(record), false) if !self.dry_run => bail!(
@@ -195,12 +196,13 @@ impl Rollout {
         let release = Some(releases());
         let desk = Desk { options, screen, evaluator: evaluator.as_ref(), search_path: &search_path, release };
         let mut work = Work { config: &config, shelf, desk, record };
-        if self.resume || self.stop {
+        if again {
             settle(&work.desk.options, &work.desk.screen, work.desk.release.as_ref().map(|release| &release.hub))?;
         }
         if self.stop {
             work.stop()?;
         }
+        work.take_back_again()?;
         work.drive()?;
         if self.json {
             super::print_json(&work.record)?;
@@ -353,12 +355,23 @@ fn describe(record: &Record) -> String {
     }
     match &record.position {
         Position::Stopping { reason, .. } => text += &format!("stopping: {reason}\n"),
-        Position::Stopped { reason } => text += &format!("stopped: {reason}\n"),
+        Position::Stopped { reason, left, .. } => {
+            text += &format!("stopped: {reason}\n");
+            if !left.is_empty() {
+                text += &format!("{}\n", not_back(left));
+            }
+        }
         Position::Finished => text += "finished\n",
         Position::Soaking { until, .. } => text += &format!("watching until {until}\n"),
         Position::Wave { .. } => {}
     }
     text
+}
+
+/// Says which hosts did not go back, and what can be done about it.
+fn not_back(left: &[HostName]) -> String {
+    let names: Vec<&str> = left.iter().map(HostName::as_str).collect();
+    format!("not back at what was before: {} (bento rollout --resume tries again)", names.join(", "))
 }
 
 /// What a host that pulls says of a release: nothing yet, that it works, or that it does not and why.
@@ -430,6 +443,17 @@ impl Work<'_> {
         self.save()
     }
 
+    /// Has a rollout that is over take back what it could not the first time.
+    fn take_back_again(&mut self) -> Result<()> {
+        match &self.record.position {
+            Position::Stopped { reason, number, left } if !left.is_empty() => {
+                self.record.position = Position::Stopping { reason: reason.clone(), number: *number };
+                self.save()
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Goes on until it is over.
     fn drive(&mut self) -> Result<()> {
         while !self.record.is_over() {
@@ -442,7 +466,12 @@ impl Work<'_> {
             self.save()?;
         }
         match &self.record.position {
-            Position::Stopped { reason } => self.say(&format!("stopped: {reason}")),
+            Position::Stopped { reason, left, .. } => {
+                self.say(&format!("stopped: {reason}"));
+                if !left.is_empty() {
+                    self.say(&not_back(left));
+                }
+            }
             _ => self.say("finished"),
         }
         Ok(())
@@ -615,15 +644,19 @@ impl Work<'_> {
     /// Gives hosts back what was before.
     fn undo(&mut self, reason: String, number: usize) -> Result<Position> {
         self.say(&format!("stopping: {reason}"));
+        let mut left = Vec::new();
         for name in self.record.to_undo(number) {
             let staged = self.staged(&name)?.clone();
             match self.undo_one(&name, &staged) {
                 Ok(true) => self.note(&name, Progress::Undone)?,
                 Ok(false) => self.say(&format!("{name}: there is no earlier release to go back to")),
-                Err(error) => self.say(&format!("{name}: cannot go back: {error:#}")),
+                Err(error) => {
+                    self.say(&format!("{name}: cannot go back: {error:#}"));
+                    left.push(name);
+                }
             }
         }
-        Ok(Position::Stopped { reason })
+        Ok(Position::Stopped { reason, number, left })
     }
 
     /// Publishes what a host had before as a new release, and has a host that was pushed to run it again. Gives whether there was
