@@ -606,6 +606,25 @@ fn a_host_that_has_logged_in_cannot_hold_the_places_of_all_others() {
 }
 
 #[test]
+fn a_connection_has_so_many_channels_and_no_more() {
+    let Some(lab) = lab(Kind::Embedded) else { return };
+    let mut session = ssh2::Session::new().unwrap();
+    session.set_tcp_stream(TcpStream::connect(("127.0.0.1", lab.port)).unwrap());
+    session.set_timeout(20_000);
+    session.handshake().unwrap();
+    session.userauth_pubkey_file("web", None, &lab.path("keys/web"), None).unwrap();
+    let mut open: Vec<ssh2::Sftp> = (0..4).map(|_| session.sftp().unwrap()).collect();
+    let refused = session.sftp().err().unwrap();
+    assert_eq!(refused.code(), ssh2::ErrorCode::Session(-21), "{refused}");
+    // those that it has go on, and where one is closed, there is a place again
+    open[3].stat(Path::new("manifest.json")).unwrap();
+    open[0].shutdown().unwrap();
+    let again = session.sftp().unwrap();
+    again.stat(Path::new("manifest.json")).unwrap();
+    assert!(session.sftp().is_err());
+}
+
+#[test]
 fn a_thousand_agents_poll_the_embedded_hub_at_once() {
     const AGENTS: usize = 1000;
     let Some(mut lab) = lab(Kind::Embedded) else { return };

@@ -194,8 +194,8 @@ struct Visitor {
     usages: Arc<Usages>,
     /// Who it is, once that is proven and there is a place for it.
     host: Option<(HostName, Member<HostName>)>,
-    /// Channels that SFTP was not asked for yet.
-    channels: HashMap<ChannelId, Channel<Msg>>,
+    /// Its open channels: as long as it has not asked for SFTP, with what that needs.
+    channels: HashMap<ChannelId, Option<Channel<Msg>>>,
 }
 
 impl Visitor {
@@ -244,14 +244,14 @@ impl Handler for Visitor {
     ) -> Result<()> {
         // without an answer it is refused
         if self.host.is_some() && self.channels.len() < CHANNELS {
-            self.channels.insert(channel.id(), channel);
+            self.channels.insert(channel.id(), Some(channel));
             reply.accept().await;
         }
         Ok(())
     }
 
     async fn subsystem_request(&mut self, id: ChannelId, name: &str, session: &mut Session) -> Result<()> {
-        let channel = self.channels.remove(&id).filter(|_| name == "sftp");
+        let channel = self.channels.get_mut(&id).filter(|_| name == "sftp").and_then(Option::take);
         let (Some((host, _)), Some(channel)) = (&self.host, channel) else {
             return Ok(session.channel_failure(id)?);
         };
@@ -303,7 +303,13 @@ impl Handler for Visitor {
         Ok(session.channel_failure(id)?)
     }
 
+    async fn channel_close(&mut self, id: ChannelId, _session: &mut Session) -> Result<()> {
+        self.channels.remove(&id);
+        Ok(())
+    }
+
     async fn channel_eof(&mut self, id: ChannelId, session: &mut Session) -> Result<()> {
+        self.channels.remove(&id);
         Ok(session.close(id)?)
     }
 }
