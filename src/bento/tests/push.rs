@@ -31,7 +31,12 @@ fn targets_are_read_and_written() {
     assert_eq!(target("root@web1").destination.user.as_deref(), Some("root"));
     assert_eq!(target("nixos://web1/").config, None);
     assert_eq!(target("nixos://web1/web1").label(), "web1");
-    for text in ["nixos://admin@db.example.org:2222/db-primary", "nixos://[2001:db8::1]:22/web", "nixos://[fe80::1%eth0]", "nixos://web1"] {
+    for text in [
+        "nixos://admin@db.example.org:2222/db-primary",
+        "nixos://[2001:db8::1]:22/web",
+        "nixos://[fe80::1%eth0]",
+        "nixos://web1",
+    ] {
         assert_eq!(target(text).to_string(), text);
     }
 }

@@ -869,7 +869,11 @@ impl<'a> Agent<'a> {
     /// Activates a system for a test, under the watchdog, and sees whether it works.
     fn try_out(&mut self, trial: &Trial) -> Event {
         let unhealthy = |stage, error: Error| Event::Unhealthy { stage, reason: format!("{error:#}") };
-        let had_timer = match self.system.arm_watchdog(self.trial_seconds(&trial.toplevel)).and_then(|()| self.system.has_timer()) {
+        let had_timer = match self
+            .system
+            .arm_watchdog(self.trial_seconds(&trial.toplevel))
+            .and_then(|()| self.system.has_timer())
+        {
             Ok(had_timer) => had_timer,
             Err(error) => return unhealthy(Stage::Activate, error.context("cannot arm the watchdog")),
         };

@@ -280,8 +280,7 @@ fn explain(destination: &Destination, options: &[String], lines: &[String], late
     let named = said.iter().find_map(|line| {
         // an address may have colons
         let connected = line.strip_prefix("ssh: connect to host ").and_then(|rest| rest.split_once(" port "));
-        let resolved =
-            || line.strip_prefix("ssh: Could not resolve hostname ").and_then(|rest| rest.split_once(": "));
+        let resolved = || line.strip_prefix("ssh: Could not resolve hostname ").and_then(|rest| rest.split_once(": "));
         Some(connected.or_else(resolved)?.0.to_owned())
     });
     let refused = has("Permission denied").and_then(|line| line.split_once(": Permission denied"));
