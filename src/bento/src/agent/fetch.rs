@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::files::{self, TEMPORARY};
+use crate::hub::numbers;
 use crate::manifest::{Manifest, release_dir};
 use crate::package::{PackageFile, place};
 use crate::secrets::secrets_dir;
@@ -81,27 +82,11 @@ fn write(target: &Path, content: &[u8], mode: u32) -> Result<()> {
 
 /// Removes all but the newest of the fetched releases.
 fn prune(releases: &Path, current: u64) -> Result<()> {
-    let serials = serials(releases)?;
+    let serials = numbers(releases)?;
     for serial in &serials[..serials.len().saturating_sub(KEPT)] {
         if *serial != current {
             files::remove(&releases.join(serial.to_string()))?;
         }
     }
     Ok(())
-}
-
-/// The highest serial of the fetched releases below `releases`; 0 if there are none.
-pub fn newest(releases: &Path) -> Result<u64> {
-    let none = !releases.try_exists().with_context(|| format!("cannot see whether {} exists", releases.display()))?;
-    if none { Ok(0) } else { Ok(serials(releases)?.last().copied().unwrap_or(0)) }
-}
-
-/// The serials of the fetched releases, the highest last.
-fn serials(releases: &Path) -> Result<Vec<u64>> {
-    let mut serials = Vec::new();
-    for entry in fs::read_dir(releases).with_context(|| format!("cannot list {}", releases.display()))? {
-        serials.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
-    }
-    serials.sort_unstable();
-    Ok(serials)
 }

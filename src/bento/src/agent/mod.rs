@@ -34,6 +34,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::files;
+use crate::hub::numbers;
 use crate::manifest::{self, Manifest};
 use crate::report::{self, InputChange, Outcome, Presence, Report, Stage};
 use crate::sign::{self, Signer, SigningKey};
@@ -305,7 +306,7 @@ fn mend_journal(config: &AgentConfig) -> Result<()> {
     eprintln!("{error:#}, and so is its copy: beginning a new one");
     let system = System::new(config);
     let mut state = State::default();
-    state.serial = fetch::newest(&state_dir.join(RELEASES))?;
+    state.serial = numbers(&state_dir.join(RELEASES))?.last().copied().unwrap_or(0);
     state.attempts = Outbox::open(state_dir)?.attempts(state.serial)?;
     if let (Some(toplevel), Some(previous)) = (system.running(), system.kept("previous")) {
         let (boot, standby) = (system.boot_id(), system.kept("standby").or_else(|| Some(previous.clone())));
@@ -855,13 +856,10 @@ impl<'a> Agent<'a> {
     fn trial_seconds(&self, toplevel: &StorePath) -> u64 {
         let confirm = &self.config.confirm;
         // the hub is reached by the configuration that the system brings along
-        let timeout = match self.config.of_system(toplevel) {
-            Ok(brought) => brought.hub.timeout.max(self.config.hub.timeout),
-            Err(_) => self.config.hub.timeout,
-        };
+        let brought = self.config.of_system(toplevel).map_or(0, |brought| brought.hub.timeout);
         self.config.system.activation_timeout
             + confirm.settle
-            + confirm.hub_seconds(timeout)
+            + confirm.hub_seconds(brought.max(self.config.hub.timeout))
             + confirm.check_seconds()
             + confirm.margin
     }

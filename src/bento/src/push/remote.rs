@@ -152,11 +152,13 @@ impl Remote {
 
     /// What Nix needs to use this connection: the machine as part of a URL, and options for ssh.
     pub fn for_nix(&self) -> (String, String) {
-        let Destination { user, host, .. } = &self.destination;
-        let mut place = user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
         // a zone is written in more than one way in URLs, and the connection is there already
-        let address = host.split_once('%').map_or(host.as_str(), |(address, _)| address);
-        place += &if address.contains(':') { format!("[{address}]") } else { host.clone() };
+        let host = match self.destination.host.split_once('%') {
+            Some((address, _)) if address.contains(':') => address.to_owned(),
+            _ => self.destination.host.clone(),
+        };
+        // the port is one of the options
+        let place = Destination { host, port: None, ..self.destination.clone() }.to_string();
         let mut options: Vec<String> =
             ["-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes"].map(str::to_owned).into();
         options.extend(self.options.iter().cloned());
