@@ -133,7 +133,7 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
     let key = signer.map(Signer::public_key);
     let Next { serial, manifest, sealed, whole, why } = next_manifest(&dir, candidate, key, now)?;
     if why.is_empty() {
-        finish(&dir, serial, reader, false)?;
+        finish(&dir, serial, reader)?;
         give_to(&dir.releases(), reader)?;
         give_to(&dir.manifest_file(), reader)?;
         if dir.signature_file(serial).exists() {
@@ -168,7 +168,7 @@ pub fn publish(hub: &Hub, candidate: &Candidate<'_>, signer: Option<&Signer>, no
         None => files::sync_dir(&releases)?,
     }
     files::write(&dir.manifest_file(), &text, 0o640, gid)?;
-    finish(&dir, serial, reader, true)?;
+    finish(&dir, serial, reader)?;
     prune(&dir, serial)?;
     Ok(Outcome { published: Published::New { serial }, why, lacks_user })
 }
@@ -416,6 +416,9 @@ fn put_in_place(temporary: &Path, place: &Path, reader: Option<Reader>) -> Resul
 
 /// Lets the host's group read a file or a whole tree, where it can't already; changes no time of modification.
 fn give_to(path: &Path, reader: Option<Reader>) -> Result<()> {
+    if reader.is_none() {
+        return Ok(());
+    }
     give_to_one(path, reader)?;
     if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
@@ -449,16 +452,17 @@ fn sync_dirs(dir: &Path) -> Result<()> {
 
 /// Brings `config` and `last_change_date` in line with the current release, if they aren't.
 ///
-/// All of it lies in one directory, which is made durable at the end if something in it has changed, here or before (`changed`).
-fn finish(dir: &HostDir, serial: u64, reader: Option<Reader>, mut changed: bool) -> Result<()> {
+/// All of it lies in one directory with the manifest, and is made durable at the end: also if nothing is to be changed, as the publish
+/// before this one may have been killed just before that.
+fn finish(dir: &HostDir, serial: u64, reader: Option<Reader>) -> Result<()> {
     let (config, target) = (dir.config(), release_dir(serial));
     // the original bento had a directory here
     if fs::symlink_metadata(&config).is_ok_and(|metadata| metadata.is_dir()) {
         files::remove(&config)?;
     }
-    changed |= point(&config, &target)?;
+    point(&config, &target)?;
     if dir.signature_file(serial).exists() {
-        changed |= point(&dir.path().join(manifest::SIGNATURE_LINK), &signature_file(serial))?;
+        point(&dir.path().join(manifest::SIGNATURE_LINK), &signature_file(serial))?;
     } else {
         files::remove(&dir.path().join(manifest::SIGNATURE_LINK))?;
     }
@@ -475,9 +479,8 @@ fn finish(dir: &HostDir, serial: u64, reader: Option<Reader>, mut changed: bool)
     let touched = modified(&dir.last_change_date());
     if touched.is_none() || touched < modified(&dir.manifest_file()) {
         touch(&dir.last_change_date(), gid(dir), reader)?;
-        changed = true;
     }
-    if changed { files::sync_dir(dir.path()) } else { Ok(()) }
+    files::sync_dir(dir.path())
 }
 
 /// Gives an empty file the time of now, durably; one that can't be written to is replaced. Whether a new name is durable, its parent
@@ -496,13 +499,12 @@ fn gid(dir: &HostDir) -> Option<u32> {
     fs::symlink_metadata(dir.path()).map(|metadata| metadata.gid()).ok()
 }
 
-/// Points a link to its target, if it doesn't already; gives whether that is still to be made durable.
-fn point(link: &Path, target: &str) -> Result<bool> {
+/// Points a link to its target, if it doesn't already; that is for the caller to make durable.
+fn point(link: &Path, target: &str) -> Result<()> {
     if fs::read_link(link).is_ok_and(|current| current == Path::new(target)) {
-        return Ok(false);
+        return Ok(());
     }
-    files::link(target, link)?;
-    Ok(true)
+    files::link(target, link)
 }
 
 /// Removes all but the last few releases.

@@ -25,6 +25,7 @@ use bento::sign::{Signer, SigningKey, read_public_key, verify};
 use bento::source::SourceTree;
 use common::{Lab, candidate};
 use jiff::Timestamp;
+use tempfile::TempDir;
 
 /// The calls that change what a reader sees or what outlives a crash.
 const CALLS: [&str; 16] = [
@@ -153,8 +154,16 @@ fn traced(dir: &Path, options: &[&str]) -> std::process::Output {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "publish_for_another_test"])
         .env("BENTO_CRASH_DIR", dir)
+        .env("XDG_STATE_HOME", dir.join("state"))
         .output()
         .unwrap()
+}
+
+/// A copy of a place.
+fn copy(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    assert!(Command::new("cp").arg("-a").arg(from.join(".")).arg(to.path()).status().unwrap().success());
+    to
 }
 
 #[test]
@@ -162,11 +171,6 @@ fn killed_at_any_step_a_reader_sees_a_whole_release() {
     if !has_strace() {
         return;
     }
-    let copy = |from: &Path| {
-        let to = tempfile::tempdir().unwrap();
-        assert!(Command::new("cp").arg("-a").arg(from.join(".")).arg(to.path()).status().unwrap().success());
-        to
-    };
     let start = tempfile::tempdir().unwrap();
     Place::new(start.path());
     // one run to its end counts the calls that touch the hub; what comes before them is none of the publish
@@ -234,6 +238,54 @@ fn a_file_system_without_hard_links_does_as_well() {
     assert_eq!(fs::read(host.join("releases/2.json")).unwrap(), fs::read(host.join("manifest.json")).unwrap());
     let inode = |file: &str| fs::metadata(host.join(file)).unwrap().ino();
     assert_ne!(inode("releases/1/sub/same.nix"), inode("releases/2/sub/same.nix"));
+}
+
+#[test]
+fn a_disk_that_fails_is_told_and_the_next_publish_makes_all_of_it_durable() {
+    if !has_strace() {
+        return;
+    }
+    let start = tempfile::tempdir().unwrap();
+    Place::new(start.path());
+    // secrets are known again by this, so the next publish has nothing new
+    fs::create_dir_all(start.path().join("state/bento")).unwrap();
+    fs::write(start.path().join("state/bento/secrets.key"), [7; 32]).unwrap();
+    // whether a publish succeeds, what it says, and what it syncs of the hub
+    let publish = |dir: &Path, options: &[&str]| {
+        let log = dir.join("log");
+        let output = traced(dir, &[&["-y", "-e", "trace=fsync", "-o", log.to_str().unwrap()], options].concat());
+        let synced: Vec<String> = fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+            synced,
+        )
+    };
+    let whole = copy(start.path());
+    let (succeeded, _, synced) = publish(whole.path(), &[]);
+    assert!(succeeded && synced.len() > 6 && synced.iter().all(|line| line.contains("/hub/crash-host")), "{synced:?}");
+    let mut mended = 0;
+    for sync in 1..=synced.len() {
+        let run = copy(start.path());
+        let place = Place { dir: run.path().to_owned() };
+        let (succeeded, said, _) = publish(run.path(), &["-e", &format!("inject=fsync:error=EIO:when={sync}")]);
+        let serial = place.whole();
+        // a date that can't be set is written anew; all else fails
+        if succeeded {
+            assert_eq!(serial, 2);
+            continue;
+        }
+        assert!(said.contains("/hub/crash-host") && said.contains("Input/output error"), "{said}");
+        let (succeeded, said, synced) = publish(run.path(), &[]);
+        assert!(succeeded, "{said}");
+        assert_eq!(place.whole(), 2);
+        if serial == 2 {
+            // nothing was left to do but to have the directory with the manifest durable
+            assert!(synced.last().unwrap().contains("/hub/crash-host>"), "{synced:?}");
+            mended += 1;
+        }
+    }
+    assert!(mended > 0);
 }
 
 #[test]
