@@ -156,14 +156,19 @@ pub struct Spoken {
     pub stderr: String,
 }
 
-/// Something to be told to a program while it runs: what it printed so far, and the answer to that, if it is due.
-pub type Answer<'a> = &'a (dyn Fn(&str) -> Option<Vec<u8>> + Sync);
+/// Who answers a program while it runs: is given what it printed so far, again and again, and gives what it shall be told now, if
+/// anything.
+pub type Answer<'a> = &'a mut dyn FnMut(&str) -> Option<Vec<u8>>;
 
 /// Runs a program with all of `input`, which may take as long as `limit`; then it and everything that it started is ended.
 ///
-/// Its input stays open until it ends, so that the other end of a connection can tell whether this process is alive. With an
-/// `answer`, that is asked once whenever something was printed, until it gives something.
-pub fn converse(command: &mut Command, input: &[u8], answer: Option<Answer<'_>>, limit: Duration) -> Result<Spoken> {
+/// Its input stays open until it ends, so that the other end of a connection can tell whether this process is alive.
+pub fn converse(
+    command: &mut Command,
+    input: &[u8],
+    mut answer: Option<Answer<'_>>,
+    limit: Duration,
+) -> Result<Spoken> {
     let program = PathBuf::from(command.get_program());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().with_context(|| not_started(program.as_os_str()))?;
@@ -195,18 +200,14 @@ pub fn converse(command: &mut Command, input: &[u8], answer: Option<Answer<'_>>,
             }
         });
         let mut text = Vec::new();
-        let mut unanswered = answer;
         let ended = loop {
             match printed.recv_timeout(TICK) {
-                Ok(part) => {
-                    text.extend(part);
-                    if let Some(words) = unanswered.and_then(|answer| answer(&String::from_utf8_lossy(&text))) {
-                        unanswered = None;
-                        let _ = more.send(words);
-                    }
-                }
+                Ok(part) => text.extend(part),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+            }
+            if let Some(words) = answer.as_mut().and_then(|answer| answer(&String::from_utf8_lossy(&text))) {
+                let _ = more.send(words);
             }
             match child.try_wait().context("cannot wait for a program") {
                 Ok(Some(status)) => break Ok(Some(status)),

@@ -7,9 +7,12 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use bento::process::converse;
 use bento::push::facts::Facts;
 use bento::push::lockout::Access;
+use bento::push::root::Typist;
 use bento::push::target::Target;
 use tempfile::TempDir;
 
@@ -234,4 +237,34 @@ fn nothing_interrupted_is_nothing_to_resume() {
     let output = bento(fleet.path(), &["deploy", "--resume"]);
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("no push was interrupted"));
+}
+
+/// What a script says that asks for the password `secret`, without what the terminal showed of it.
+fn asked(script: &str) -> String {
+    let mut typist = Typist::new("secret");
+    let mut command = Command::new("bash");
+    let spoken =
+        converse(command.args(["-c", script]), b"", Some(&mut |said| typist.answer(said)), Duration::from_secs(30));
+    typist.unechoed(&spoken.unwrap().stdout.replace('\r', ""))
+}
+
+#[test]
+fn a_password_that_the_terminal_throws_away_is_typed_again_and_not_shown() {
+    // what is typed too early is shown, and lost
+    let lost =
+        "printf 'Password: '; read -r lost; printf '%s\\r\\n' \"$lost\"; read -r got; printf '\\ngot %s\\n' ${#got}";
+    assert_eq!(asked(lost), "Password: \ngot 6\n");
+    // a terminal that is told something about colours after the question
+    let coloured = "printf 'Password: \\033[0m'; read -r got; printf '\\ngot %s\\n' ${#got}";
+    assert_eq!(asked(coloured), "Password: \u{1b}[0m\ngot 6\n");
+}
+
+#[test]
+fn a_password_that_was_read_is_typed_once() {
+    let slow =
+        "printf 'Password:'; sleep 0.2; printf ' '; read -r got; echo; read -r -t 3 more; echo \"${#got} ${#more}\"";
+    assert_eq!(asked(slow), "Password: \n6 0\n");
+    // a wrong one is no answer to the next question, and what is no question has none
+    let wrong = "echo 'the password is:'; printf 'Password: '; read -r got; printf '\\nPassword: '; read -r -t 3 more; echo \"${#more}\"";
+    assert_eq!(asked(wrong), "the password is:\nPassword: \nPassword: 0\n");
 }

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bento_store::content_address::{ContentAddress, ContentAddressMethod};
@@ -12,6 +12,8 @@ use bento_store::nar::{self, NarError};
 use bento_store::store_path::StoreDir;
 use serde::{Deserialize, Serialize};
 
+use crate::ansi::filter_escapes;
+use crate::process::Spoken;
 use crate::push::remote::Remote;
 use crate::store_path::StorePath;
 
@@ -132,11 +134,9 @@ impl Root {
             (Some(password), Some(by)) => {
                 // these read from the terminal, and only what was typed after they asked
                 let script = format!("exec {} {} {what}", by.program(), self.helper);
-                let answer = |said: &str| {
-                    let asks = said.trim_end().ends_with(':') && said.to_lowercase().contains("password");
-                    asks.then(|| format!("{password}\n").into_bytes())
-                };
-                remote.speak_on_terminal(&script, &answer, limit)?
+                let mut typist = Typist::new(password);
+                let spoken = remote.speak_on_terminal(&script, &mut |said| typist.answer(said), limit)?;
+                Spoken { stdout: typist.unechoed(&spoken.stdout), ..spoken }
             }
             _ => {
                 let script = format!("exec {} {what}", self.words());
@@ -173,6 +173,53 @@ impl Root {
             "{tool} does not run the helper {}: {complaint} (`bento deploy --helper` shows what has to be allowed)",
             self.helper
         )
+    }
+}
+
+/// Types a password where a terminal asks for it.
+///
+/// What is typed between the question and the moment at which the terminal stops to show it may be thrown away: polkit's agent
+/// does so (`TCSAFLUSH` after the prompt), doas (`readpassphrase`) before it asks. Who has read a password ends the line.
+#[derive(Debug)]
+pub struct Typist<'a> {
+    password: &'a str,
+    /// What was said when it was typed, when that was last, and how often.
+    typed: Option<(String, Instant, u32)>,
+}
+
+impl<'a> Typist<'a> {
+    /// How long the password may lie there before it is typed again.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    /// How often it is typed at most.
+    const MOST: u32 = 4;
+
+    /// Who has this password.
+    pub fn new(password: &'a str) -> Self {
+        Self { password, typed: None }
+    }
+
+    /// What is to be typed now, after the terminal has shown all of `said`, if anything.
+    pub fn answer(&mut self, said: &str) -> Option<Vec<u8>> {
+        let said = self.unechoed(&filter_escapes(said, false));
+        let said = said.trim_end_matches(' ');
+        let question = said.rsplit('\n').next().unwrap_or_default().to_lowercase();
+        if !(question.ends_with(':') && question.contains("password")) {
+            return None;
+        }
+        let times = match &self.typed {
+            None => 0,
+            // another question, as after a wrong one, has no other answer
+            Some((before, ..)) if *before != said => return None,
+            Some((_, last, times)) if *times == Self::MOST || last.elapsed() < Self::PATIENCE => return None,
+            Some((.., times)) => *times,
+        };
+        self.typed = Some((said.to_owned(), Instant::now(), times + 1));
+        Some(format!("{}\n", self.password).into_bytes())
+    }
+
+    /// A text without the lines that the terminal has shown while they were typed.
+    pub fn unechoed(&self, said: &str) -> String {
+        said.replace(&format!("{}\n", self.password), "")
     }
 }
 
