@@ -380,10 +380,12 @@ fn evaluation(paths: &[String]) -> Result<Evaluation> {
     }
 }
 
-/// The evaluator's settings. Pure, as Nix evaluates flakes: nothing of this machine goes in but what is locked.
+/// The evaluator's settings: those of this machine. Pure, as Nix evaluates flakes: nothing of this machine goes in but what is
+/// locked.
 fn settings(pure: bool) -> Settings {
     let home = std::env::var_os("HOME").map(OsString::into_vec);
-    Settings { pure, home, fetch: crate::nix_conf::fetch_settings(), ..Settings::default() }
+    // a host's files are copied to where no restricted evaluation could read them
+    Settings { pure, restricted: false, home, ..crate::nix_conf::settings() }
 }
 
 /// A flake, with its inputs as its lock has them.

@@ -18,7 +18,7 @@ pub use self::pool::Resources;
 use crate::builtin::BuiltinEvaluator;
 use crate::host::Host;
 use crate::nix::{NixEvaluator, TOPLEVEL};
-use crate::nix_conf::split_nix_path;
+use crate::nix_conf;
 use crate::source::SourceTree;
 use crate::store_path::StorePath;
 
@@ -158,7 +158,9 @@ impl EvaluationOptions {
     /// Where these options have `<name>` looked up.
     pub fn search_path(&self) -> Result<SearchPath> {
         let here = std::env::current_dir().context("cannot tell the working directory")?;
-        SearchPath::new(&self.include, std::env::var("NIX_PATH").ok().as_deref(), &here)
+        let mut machine = nix_conf::search_path();
+        machine.extend(nix_conf::channels());
+        SearchPath::new(&self.include, &machine, &here)
     }
 }
 
@@ -192,12 +194,10 @@ pub struct SearchPath {
 }
 
 impl SearchPath {
-    /// The entries of `-I` options, before those of `NIX_PATH` or, where that is not set, the channels of this machine.
-    /// Relative places are relative to `here`.
-    pub fn new(options: &[String], nix_path: Option<&str>, here: &Path) -> Result<Self> {
-        let from_environment = nix_path.map_or_else(channels, split_nix_path);
+    /// The entries of `-I` options, before those of the machine. Relative places are relative to `here`.
+    pub fn new(options: &[String], machine: &[String], here: &Path) -> Result<Self> {
         let mut entries = Vec::new();
-        for entry in options.iter().chain(&from_environment) {
+        for entry in options.iter().chain(machine) {
             let (name, place) = match entry.split_once('=') {
                 Some((name, place)) => (format!("{name}="), place),
                 None => (String::new(), entry.as_str()),
@@ -235,20 +235,6 @@ impl SearchPath {
         let place = |entry: &String| entry.split_once('=').map_or(entry.as_str(), |(_, place)| place).to_owned();
         self.entries.iter().filter(|entry| is_url(&place(entry))).cloned().collect()
     }
-}
-
-/// What Nix takes for `NIX_PATH` where it is not set: the channels of the user and of root, if there are any.
-pub(crate) fn channels() -> Vec<String> {
-    const ROOT: &str = "/nix/var/nix/profiles/per-user/root/channels";
-    let user = std::env::var("HOME").map(|home| format!("{home}/.nix-defexpr/channels")).ok();
-    let mut entries = Vec::from_iter(user.filter(|place| Path::new(place).exists()));
-    if Path::new(ROOT).join("nixpkgs").exists() {
-        entries.push(format!("nixpkgs={ROOT}/nixpkgs"));
-    }
-    if Path::new(ROOT).exists() {
-        entries.push(ROOT.to_owned());
-    }
-    entries
 }
 
 /// A place that is fetched, not read from this machine.

@@ -150,3 +150,67 @@ fn the_search_path_is_split_as_nix_splits_it() {
         assert_eq!(found.trim_end(), expected, "{nix_path}");
     }
 }
+
+/// What an expression comes to, as JSON, where `nix.conf` says `conf`, and with these options.
+fn under(home: &Path, conf: &str, options: &[&str], expression: &str) -> Result<String, String> {
+    fs::write(home.join("nix.conf"), conf).unwrap();
+    let mut command = eval(Path::new("/"));
+    command.env("HOME", home).env("NIX_CONF_DIR", home).env_remove("NIX_CONFIG").env("NIX_REMOTE", "dummy://");
+    let output = command.args(options).args(["--json", "--strict", "-E", expression]).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim_end().to_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[test]
+fn the_machine_s_configuration_counts() {
+    // what is expected is what `nix-instantiate` of Nix 2.34.8 gives
+    let home = tempfile::tempdir().unwrap();
+    let under = |conf: &str, options: &[&str], expression: &str| under(home.path(), conf, options, expression);
+    let pipe = "1 |> (x: x + 1)";
+    assert!(under("", &[], pipe).unwrap_err().contains("experimental Nix feature 'pipe-operators' is disabled"));
+    assert_eq!(under("experimental-features = flakes pipe-operators", &[], pipe).unwrap(), "2");
+    assert_eq!(under("extra-experimental-features = pipe-operators # |>", &[], pipe).unwrap(), "2");
+    let no_more = ["--experimental-features", "flakes"];
+    assert!(under("experimental-features = pipe-operators", &no_more, pipe).is_err());
+
+    let build = r#"import (derivation { name = "x"; system = "x86_64-linux"; builder = "/bin/sh"; })"#;
+    let refusal = under("allow-import-from-derivation = false", &[], build).unwrap_err();
+    assert!(refusal.contains("because the option 'allow-import-from-derivation' is disabled"), "{refusal}");
+    let allowed = under("allow-import-from-derivation = false", &["--allow-import-from-derivation"], build);
+    assert!(!allowed.unwrap_err().contains("is disabled"));
+
+    let system = "builtins.currentSystem";
+    assert_eq!(under("eval-system = riscv64-linux\nsystem = i686-linux", &[], system).unwrap(), r#""riscv64-linux""#);
+    assert_eq!(under("system = i686-linux", &["--system", "armv7l-linux"], system).unwrap(), r#""armv7l-linux""#);
+    assert!(under("max-call-depth = 20", &[], "let f = x: if x == 0 then 0 else f (x - 1); in f 100").is_err());
+    assert!(under("pure-eval = true", &[], system).is_err());
+    assert!(under("pure-eval = true", &["--impure"], system).is_ok());
+}
+
+#[test]
+fn the_search_path_is_the_machine_s_with_its_channels_last() {
+    // what is expected is what `nix-instantiate` of Nix 2.34.8 gives
+    let home = tempfile::tempdir().unwrap();
+    let path = r#"map (x: "${x.prefix}|${x.path}") (builtins.filter (x: x.path != "/nix/var/nix/profiles/per-user/root/channels") builtins.nixPath)"#;
+    let under = |conf: &str, options: &[&str]| {
+        let found = under(home.path(), conf, options, path).unwrap();
+        found.replace(home.path().to_str().unwrap(), "HOME")
+    };
+    assert_eq!(under("nix-path = a=/x /y", &[]), r#"["a|/x","|/y"]"#);
+    fs::create_dir_all(home.path().join(".nix-defexpr/channels")).unwrap();
+    let channels = r#""|HOME/.nix-defexpr/channels""#;
+    assert_eq!(under("", &[]), format!("[{channels}]"));
+    assert_eq!(under("nix-path = a=/x\nextra-nix-path = b=/y", &[]), format!(r#"["a|/x","b|/y",{channels}]"#));
+    let more = ["--option", "extra-nix-path", "c=/z", "-I", "d=/first"];
+    assert_eq!(under("nix-path = a=/x", &more), format!(r#"["d|/first","a|/x","c|/z",{channels}]"#));
+    assert_eq!(under("nix-path = a=/x", &["--option", "nix-path", "c=/z"]), format!(r#"["c|/z",{channels}]"#));
+    assert_eq!(under("restrict-eval = true\nnix-path = a=/x", &[]), r#"["a|/x"]"#);
+    fs::create_dir_all(home.path().join(".local/state/nix/defexpr/channels")).unwrap();
+    let elsewhere = r#"["|HOME/.local/state/nix/defexpr/channels"]"#;
+    assert_eq!(under("use-xdg-base-directories = true", &[]), elsewhere);
+    let mut command = eval(Path::new("/"));
+    command.env("HOME", home.path()).env("NIX_PATH", "n=/n").env("NIX_CONFIG", "nix-path = a=/x");
+    let output = command.args(["--json", "--strict", "-E", path]).output().unwrap();
+    let found = String::from_utf8(output.stdout).unwrap().replace(home.path().to_str().unwrap(), "HOME");
+    assert_eq!(found.trim_end(), format!(r#"["n|/n",{channels}]"#));
+}

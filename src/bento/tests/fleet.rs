@@ -115,6 +115,21 @@ fn make_equal_packages_once() {
     assert_eq!(fleet.together(), fleet.apart());
 }
 
+#[test]
+fn what_the_machine_s_configuration_allows_is_allowed() {
+    let fleet = Fleet::new();
+    fleet.host("a", "{ pkgs }: { text = pkgs.hello |> (text: text + \"!\"); }");
+    let nixpkgs = format!("nixpkgs={}", fleet.path("nixpkgs").display());
+    let versions = |conf: &str| {
+        let arguments = ["versions", "--no-cache", "-I", &nixpkgs];
+        fleet.command(Path::new(env!("CARGO_BIN_EXE_bento")), &arguments).env("NIX_CONFIG", conf).output().unwrap()
+    };
+    let refused = versions("experimental-features = flakes");
+    assert!(!refused.status.success() && stderr(&refused).contains("'pipe-operators' is disabled"), "{refused:?}");
+    let allowed = versions("extra-experimental-features = pipe-operators");
+    assert!(allowed.status.success(), "{allowed:?}");
+}
+
 /// Each of these hosts has the text; what is before it makes its packages differ from another's.
 #[test]
 fn packages_that_differ_are_made_for_each() {

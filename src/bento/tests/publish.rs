@@ -12,6 +12,7 @@ use std::path::Path;
 use bento::evaluation::SearchPath;
 use bento::host::{Host, HostKind, HostName};
 use bento::hub::Hub;
+use bento::nix_conf::split_nix_path;
 use bento::package::Package;
 use bento::publish::{Candidate, Published, publish};
 use bento::secrets::folder::Folders;
@@ -309,7 +310,7 @@ fn a_directory_of_the_original_bento_is_taken_over() {
 
 #[test]
 fn search_paths_split_at_colons_but_not_in_urls() {
-    let path = |text: &str| SearchPath::new(&[], Some(text), Path::new("/here")).unwrap();
+    let path = |text: &str| SearchPath::new(&[], &split_nix_path(text), Path::new("/here")).unwrap();
     let text = "nixpkgs=/a/b:/c:x=https://example.org/n.tar.gz:channel:nixos-25.05:relative:y=channel:nixos";
     assert_eq!(
         path(text).entries(),
@@ -324,7 +325,7 @@ fn search_paths_split_at_colons_but_not_in_urls() {
     );
     assert_eq!(path(text).portable(), ["x=https://example.org/n.tar.gz", "channel:nixos-25.05", "y=channel:nixos"]);
     let options = ["nixpkgs=/first".to_owned()];
-    let both = SearchPath::new(&options, Some("nixpkgs=/second"), Path::new("/")).unwrap();
+    let both = SearchPath::new(&options, &["nixpkgs=/second".to_owned()], Path::new("/")).unwrap();
     assert_eq!(both.entries(), ["nixpkgs=/first", "nixpkgs=/second"]);
-    assert!(SearchPath::new(&["nixpkgs=".to_owned()], None, Path::new("/")).is_err());
+    assert!(SearchPath::new(&["nixpkgs=".to_owned()], &[], Path::new("/")).is_err());
 }

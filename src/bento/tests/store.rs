@@ -381,7 +381,7 @@ fn a_host_can_be_instantiated() {
     if let Some(dir) = std::env::var_os(HOST) {
         let tree = SourceTree::stage(Path::new(&dir), &Folders::default()).unwrap();
         let host = Host { name: "x".parse().unwrap(), kind: HostKind::NonFlake };
-        let search_path = SearchPath::new(&["nixpkgs=nixpkgs".to_owned()], Some(""), Path::new(&dir)).unwrap();
+        let search_path = SearchPath::new(&["nixpkgs=nixpkgs".to_owned()], &[], Path::new(&dir)).unwrap();
         let resources = Resources { jobs: 1, memory: 4 << 30, time: Duration::from_secs(600) };
         let subjects = [Subject { tree: &tree, host: &host }];
         BuiltinEvaluator::new(resources, None).instantiate_fleet(&subjects, &search_path, &mut |_, evaluation| {

@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use bento_eval::flake::LoadOptions;
 use bento_eval::fs::{bytes_of, path_of};
-use bento_eval::syntax::Lint;
 use bento_eval::text::strings::canon_path;
 use bento_eval::value::{Attrs, Pos, Value};
 use bento_eval::{Aborted, Coerce, Error, Evaluator, Origin, RenderOptions, SearchPath, Settings};
@@ -20,7 +19,7 @@ use clap::{ArgAction, Args};
 
 use super::fetching::{FetchArgs, LockArgs};
 use super::terminal::{Terminal, say};
-use crate::nix_conf::{self, is_pseudo_url, is_true, split_nix_path};
+use crate::nix_conf::{self, is_pseudo_url, is_true};
 use crate::store::{NixStore, store_dir};
 
 /// Evaluate Nix code and print its value, as `nix-instantiate --eval` does
@@ -277,48 +276,29 @@ impl Eval {
     /// The evaluator's settings, and whether whole traces are shown.
     fn settings(&self) -> Result<(Settings, bool)> {
         let base_dir = std::env::current_dir().context("cannot tell the working directory")?;
+        let machine = nix_conf::settings();
+        let abort_on_warn = std::env::var("NIX_ABORT_ON_WARN").is_ok_and(|value| is_true(&value) == Some(true));
         let mut settings = Settings {
             store: store_dir()?,
             home: std::env::var_os("HOME").map(OsString::into_vec),
-            pure: self.pure_eval && !self.impure,
-            restricted: self.restrict_eval && !self.no_restrict_eval,
-            trace_verbose: self.trace_verbose,
-            abort_on_warn: std::env::var("NIX_ABORT_ON_WARN").is_ok_and(|value| is_true(&value) == Some(true)),
-            fetch: nix_conf::fetch_settings(),
-            ..Settings::default()
+            pure: (machine.pure || self.pure_eval) && !self.impure,
+            restricted: (machine.restricted || self.restrict_eval) && !self.no_restrict_eval,
+            trace_verbose: machine.trace_verbose || self.trace_verbose,
+            abort_on_warn: machine.abort_on_warn || abort_on_warn,
+            ..machine
         };
-        let mut show_trace = self.show_trace && !self.no_show_trace;
-        let mut nix_path = None;
+        let mut show_trace = (nix_conf::shows_trace() || self.show_trace) && !self.no_show_trace;
+        let mut nix_path = nix_conf::search_path();
         let mut option = |settings: &mut Settings, name: &str, value: &str| -> Result<()> {
-            let (extra, plain) = name.strip_prefix("extra-").map_or((false, name), |plain| (true, plain));
-            let truth =
-                || is_true(value).with_context(|| format!("Boolean setting '{name}' has invalid value '{value}'"));
-            match plain {
-                "experimental-features" => enable_features(settings, value, extra),
-                "restrict-eval" => settings.restricted = truth()?,
-                "pure-eval" => settings.pure = truth()?,
-                "trace-verbose" => settings.trace_verbose = truth()?,
-                "abort-on-warn" => settings.abort_on_warn = truth()?,
-                "allow-import-from-derivation" => settings.allow_import_from_derivation = truth()?,
-                "trace-import-from-derivation" => settings.trace_import_from_derivation = truth()?,
-                "show-trace" => show_trace = truth()?,
-                "system" | "eval-system" => value.clone_into(&mut settings.system),
-                "nix-path" => {
-                    let entries = value.split_whitespace().map(str::to_owned);
-                    if extra {
-                        nix_path.get_or_insert_with(Vec::new).extend(entries);
-                    } else {
-                        nix_path = Some(entries.collect());
-                    }
+            let entries = || value.split_whitespace().map(str::to_owned);
+            match name {
+                "show-trace" => {
+                    show_trace = is_true(value)
+                        .with_context(|| format!("Boolean setting '{name}' has invalid value '{value}'"))?;
                 }
-                "lint-absolute-path-literals" => settings.lints.absolute_path_literals = lint(name, value)?,
-                "lint-short-path-literals" => settings.lints.short_path_literals = lint(name, value)?,
-                "lint-url-literals" => settings.lints.url_literals = lint(name, value)?,
-                "max-call-depth" => {
-                    settings.max_call_depth =
-                        value.parse().with_context(|| format!("setting '{name}' has invalid value '{value}'"))?;
-                }
-                _ if nix_conf::set(&mut settings.fetch, name, value)? => {}
+                "nix-path" => nix_path = entries().collect(),
+                "extra-nix-path" => nix_path.extend(entries()),
+                _ if nix_conf::set(settings, name, value)? => {}
                 _ => say(&format!("warning: unknown setting '{name}'")),
             }
             Ok(())
@@ -347,13 +327,10 @@ impl Eval {
             }
         }
         self.fetch.apply(&mut settings.fetch)?;
-        let from_environment = match (nix_path, std::env::var("NIX_PATH")) {
-            (Some(entries), _) => entries,
-            (None, Ok(text)) => split_nix_path(&text),
-            (None, Err(_)) if settings.pure || settings.restricted => Vec::new(),
-            (None, Err(_)) => crate::evaluation::channels(),
-        };
-        settings.search_path = search_path(self.include.iter().chain(&from_environment), &base_dir)?;
+        if !settings.pure && !settings.restricted {
+            nix_path.extend(nix_conf::channels());
+        }
+        settings.search_path = search_path(self.include.iter().chain(&nix_path), &base_dir)?;
         Ok((settings, show_trace))
     }
 
@@ -431,31 +408,6 @@ fn read_stdin() -> Result<Vec<u8>> {
     let mut text = Vec::new();
     std::io::stdin().lock().read_to_end(&mut text).context("cannot read standard input")?;
     Ok(text)
-}
-
-/// The value of a setting about how code is written.
-fn lint(name: &str, value: &str) -> Result<Lint> {
-    value
-        .parse()
-        .map_err(|()| anyhow!("option '{name}' has invalid value '{value}' (expected 'ignore', 'warn', or 'fatal')"))
-}
-
-/// Allows experimental features: those that change what is evaluated; the others are none of the evaluator's business.
-fn enable_features(settings: &mut Settings, names: &str, keep: bool) {
-    let names: Vec<&str> = names.split_whitespace().collect();
-    let features = [
-        ("pipe-operators", &mut settings.pipe_operators),
-        ("ca-derivations", &mut settings.ca_derivations),
-        ("dynamic-derivations", &mut settings.dynamic_derivations),
-        ("impure-derivations", &mut settings.impure_derivations),
-        ("git-hashing", &mut settings.git_hashing),
-        ("blake3-hashes", &mut settings.blake3_hashes),
-        ("fetch-closure", &mut settings.fetch_closure),
-        ("parse-toml-timestamps", &mut settings.parse_toml_timestamps),
-    ];
-    for (name, enabled) in features {
-        *enabled = names.contains(&name) || (keep && *enabled);
-    }
 }
 
 /// The search path of these entries. Relative paths start from `base_dir`.

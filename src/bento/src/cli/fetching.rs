@@ -52,7 +52,7 @@ impl FetchArgs {
         ];
         for (name, value) in given {
             if let Some(value) = value {
-                nix_conf::set(settings, name, value)?;
+                nix_conf::set_fetching(settings, name, value)?;
             }
         }
         settings.network &= !self.offline;

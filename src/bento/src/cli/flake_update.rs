@@ -72,7 +72,7 @@ impl FlakeUpdate {
             fetch.ttl = 0;
         }
         let options = LoadOptions { update, policy: LockPolicy::Write { must: true }, ..LoadOptions::default() };
-        let settings = Settings { fetch, ..Settings::default() };
+        let settings = Settings { fetch, ..nix_conf::settings() };
         let mut missed = inputs.clone();
         let mut lines = Vec::new();
         for directory in flakes {

@@ -191,7 +191,7 @@ impl Rollout {
             return Ok(ExitCode::SUCCESS);
         }
         // as it was when the rollout began
-        let search_path = SearchPath::new(&record.search_path, Some(""), &dir)?;
+        let search_path = SearchPath::new(&record.search_path, &[], &dir)?;
         let options = self.pushing.resolve(&config.push, &config.build.options)?;
         let release = Some(releases());
         let desk = Desk { options, screen, evaluator: evaluator.as_ref(), search_path: &search_path, release };
