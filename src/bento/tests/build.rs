@@ -7,14 +7,14 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use bento::build::log::{BuildLog, Progress};
-use common::{Lab, Ran};
+use common::{Lab, Ran, free_port};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
@@ -344,7 +344,7 @@ struct Builder {
 
 impl Builder {
     fn start(lab: &Lab) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         fs::create_dir_all(lab.path("builder/nix")).unwrap();
         lab.write(
             "builder/conf/nix.conf",

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bento::ssh::{HostKey, HubAddress};
-use common::Lab;
+use common::{Lab, free_port};
 
 /// Runs one command of `sftp` as a host. Gives whether it worked, and what was said.
 fn sftp(lab: &Lab, host: &str, command: &str) -> (bool, String) {
@@ -224,7 +224,7 @@ fn gets_no_shell_and_no_tunnel(kind: Kind) {
     let port = lab.port.to_string();
     let tunnel = ssh(&["-W", &format!("127.0.0.1:{port}")]);
     assert!(!tunnel.status.success() && !String::from_utf8_lossy(&tunnel.stdout).contains("SSH-"), "{kind:?}");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = free_port();
     let reverse = ssh(&["-N", "-R", &format!("{free}:127.0.0.1:{port}")]);
     assert!(!reverse.status.success() && reverse.status.code() != Some(124), "{kind:?} {reverse:?}");
 }

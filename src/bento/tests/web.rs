@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bento::status::HostState;
-use common::Lab;
+use common::{Lab, free_port};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -598,7 +598,7 @@ impl Browser {
             println!("skipped: {missing} is missing");
             return None;
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let dir = tempfile::tempdir().unwrap();
         let mut driver = Command::new("chromedriver");
         driver.arg(format!("--port={port}")).env("TMPDIR", dir.path()).stdout(Stdio::null());

@@ -13,6 +13,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use bento::evaluation::Evaluation;
@@ -35,6 +36,16 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tiny");
 const HUB_MODULE: &str = include_str!("../../../../modules/hub.nix");
 /// The program.
 const BENTO: &str = env!("CARGO_BIN_EXE_bento");
+
+/// A port on which a server can be started later: of those that the system gives to no connection by itself.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const PORTS: u16 = 10_000;
+    // other processes of tests begin elsewhere
+    let first = u16::try_from(std::process::id() % u32::from(PORTS)).unwrap();
+    let ports = std::iter::repeat_with(|| 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS);
+    ports.take(PORTS.into()).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
 
 /// Runs in the namespace until its standard input ends, that is, until the test process is gone.
 const HOLD: &str = r#"
@@ -170,7 +181,7 @@ impl Lab {
             .unwrap();
         let mut ready = [0; 6];
         holder.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut lab = Self { dir, holder, sshd: None, port };
         lab.start_hub("hub");
         for host in HOSTS {
