@@ -16,6 +16,7 @@ use crate::evaluation::pool::{Body, Finished, Message, Resources, Work};
 use crate::evaluation::{Evaluation, Evaluator, SearchPath, Subject};
 use crate::host::{Host, HostKind};
 use crate::nix::{TOPLEVEL, flake_url, nix_string, non_flake_expression};
+use crate::nix_conf;
 use crate::package::Package;
 use crate::source::SourceTree;
 use crate::store::NixStore;
@@ -31,6 +32,8 @@ const PATHS: &str = "toplevel: [ toplevel.drvPath toplevel.outPath ]";
 pub struct BuiltinEvaluator {
     resources: Resources,
     cache: Option<Cache>,
+    /// What the machine's configuration says, as it was in the beginning.
+    machine: Settings,
     /// By the place of a tree, which hosts may have in common: what stands for its contents.
     digests: RefCell<HashMap<PathBuf, String>>,
 }
@@ -59,7 +62,15 @@ struct Task<'t> {
 impl BuiltinEvaluator {
     /// An evaluator that uses so much of the machine, and this cache if any.
     pub fn new(resources: Resources, cache: Option<Cache>) -> Self {
-        Self { resources, cache, digests: RefCell::default() }
+        Self { resources, cache, machine: nix_conf::settings(), digests: RefCell::default() }
+    }
+
+    /// The evaluator's settings: those of this machine. Pure, as Nix evaluates flakes: nothing of this machine goes in but what is
+    /// locked.
+    fn settings(&self, pure: bool) -> Settings {
+        let home = std::env::var_os("HOME").map(OsString::into_vec);
+        // a host's files are copied to where no restricted evaluation could read them
+        Settings { pure, restricted: false, home, ..self.machine.clone() }
     }
 
     fn task<'t>(
@@ -85,7 +96,7 @@ impl BuiltinEvaluator {
         let digest = self.digest(tree)?;
         self.task(
             tree,
-            settings(true),
+            self.settings(true),
             &["the names of a flake's hosts", &digest],
             format!("the flake in {}", tree.origin().display()),
             body,
@@ -122,14 +133,20 @@ impl BuiltinEvaluator {
                 });
                 // evaluation is pure: nothing but the tree, with its lock, has a part in the result
                 let digest = self.digest(tree)?;
-                self.task(tree, settings(true), &[&format!("a flake's {what}"), &origin, name, &digest], label, body)
+                self.task(
+                    tree,
+                    self.settings(true),
+                    &[&format!("a flake's {what}"), &origin, name, &digest],
+                    label,
+                    body,
+                )
             }
             HostKind::NonFlake => {
                 let expression = format!("({function}) ({}).{attribute}", non_flake_expression(&tree.path())?);
                 let body: Body<'_> = Box::new(move |evaluator| {
                     strings(evaluator, evaluator.eval_string(expression.as_bytes(), BASE)?, WHAT)
                 });
-                let settings = Settings { search_path: search_path.pairs(), ..settings(false) };
+                let settings = Settings { search_path: search_path.pairs(), ..self.settings(false) };
                 self.task(tree, settings, &[&format!("a {what}"), &origin, name], label, body)
             }
         }
@@ -378,14 +395,6 @@ fn evaluation(paths: &[String]) -> Result<Evaluation> {
         [drv_path, toplevel] => Ok(Evaluation { drv_path: path(drv_path)?, toplevel: path(toplevel)? }),
         _ => Err(anyhow!("{TOPLEVEL} does not have a derivation's two paths")),
     }
-}
-
-/// The evaluator's settings: those of this machine. Pure, as Nix evaluates flakes: nothing of this machine goes in but what is
-/// locked.
-fn settings(pure: bool) -> Settings {
-    let home = std::env::var_os("HOME").map(OsString::into_vec);
-    // a host's files are copied to where no restricted evaluation could read them
-    Settings { pure, restricted: false, home, ..crate::nix_conf::settings() }
 }
 
 /// A flake, with its inputs as its lock has them.

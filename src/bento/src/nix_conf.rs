@@ -19,22 +19,8 @@ const MAX_INCLUDES: u32 = 20;
 /// name, and `NIX_CONFIG`. What can't be read or makes no sense is left out.
 #[must_use]
 pub fn settings() -> Settings {
-    let mut settings = Settings { fetch: fetch_settings(), ..Settings::default() };
-    let mut said = machine();
-    // this one counts more than `system`, wherever it stands
-    said.sort_by_key(|(name, _)| name == "eval-system");
-    for (name, value) in said {
-        // what is wrong there is for Nix to complain of
-        let _ = set(&mut settings, &name, &value);
-    }
-    settings
-}
-
-/// How sources are fetched on this machine, with the network. As [`settings`].
-#[must_use]
-pub fn fetch_settings() -> FetchSettings {
     let directory = conf_dir();
-    let mut settings = FetchSettings {
+    let fetch = FetchSettings {
         network: true,
         cache: Some(cache_dir()),
         ttl: TARBALL_TTL,
@@ -48,8 +34,13 @@ pub fn fetch_settings() -> FetchSettings {
         },
         ..FetchSettings::default()
     };
-    for (name, value) in machine() {
-        let _ = set_fetching(&mut settings, &name, &value);
+    let mut settings = Settings { fetch, ..Settings::default() };
+    let mut said = machine();
+    // this one counts more than `system`, wherever it stands
+    said.sort_by_key(|(name, _)| name == "eval-system");
+    for (name, value) in said {
+        // what is wrong there is for Nix to complain of
+        let _ = set(&mut settings, &name, &value);
     }
     settings
 }

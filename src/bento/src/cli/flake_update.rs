@@ -65,14 +65,13 @@ impl FlakeUpdate {
         let inputs = inputs.collect::<Result<BTreeSet<InputPath>>>()?;
         let update =
             if inputs.is_empty() && !self.missing { Update::Everything } else { Update::Inputs(inputs.clone()) };
-        let mut fetch = nix_conf::fetch_settings();
-        self.fetch.apply(&mut fetch)?;
-        if fetch.network {
+        let mut settings = nix_conf::settings();
+        self.fetch.apply(&mut settings.fetch)?;
+        if settings.fetch.network {
             // what is the newest is asked now
-            fetch.ttl = 0;
+            settings.fetch.ttl = 0;
         }
         let options = LoadOptions { update, policy: LockPolicy::Write { must: true }, ..LoadOptions::default() };
-        let settings = Settings { fetch, ..nix_conf::settings() };
         let mut missed = inputs.clone();
         let mut lines = Vec::new();
         for directory in flakes {
