@@ -84,7 +84,7 @@ pub enum DerivationError {
 }
 
 /// An output of a derivation: what is known of its path before it is built.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DerivationOutput {
     /// The path follows from the derivation's inputs.
     InputAddressed(StorePath),
@@ -149,7 +149,7 @@ pub enum DerivationType {
 }
 
 /// Which outputs of an input derivation are used.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct InputOutputs {
     /// These outputs.
     pub outputs: BTreeSet<String>,
@@ -158,7 +158,7 @@ pub struct InputOutputs {
 }
 
 /// A recipe for outputs. Strings are bytes, as in Nix.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Derivation {
     /// The name, without [`DRV_EXTENSION`]. The ATerm doesn't contain it: it is part of the file's name.
     pub name: String,

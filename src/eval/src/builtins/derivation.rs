@@ -14,9 +14,10 @@ use bento_store::hash::{Hash, HashAlgo};
 use bento_store::nar::NarError;
 use bento_store::placeholder::{DownstreamPlaceholder, hash_placeholder};
 use bento_store::store_path::{StorePath, StorePathError, check_name};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -36,10 +37,20 @@ pub(crate) struct KnownDerivation {
     pub(crate) contents: Rc<[u8]>,
 }
 
-/// The derivations of an evaluation, by the base names of their files.
+/// The derivations of an evaluation.
 #[derive(Default)]
 pub(crate) struct DerivationState {
+    /// By the base names of their files.
     known: RefCell<FxHashMap<StorePath, Rc<KnownDerivation>>>,
+    /// By a number that is made of all that was put into them. Packages are instantiated again and again: what is found here
+    /// needs none of the hashes that its paths are made of.
+    made: RefCell<FxHashMap<u64, Rc<Made>>>,
+}
+
+/// What came of a derivation.
+struct Made {
+    path: StorePath,
+    outputs: BTreeMap<String, DerivationOutput>,
 }
 
 impl From<NarError> for Box<Error> {
@@ -355,10 +366,58 @@ impl Parts {
                 self.drv.env.insert(name.clone().into_bytes(), Vec::new());
                 self.drv.outputs.insert(name.clone(), DerivationOutput::Deferred);
             }
-            self.drv.fill_in_output_paths(&ev.store, |input| ev.hash_modulo(input))?;
         }
-        register(ev, &self.drv)
+        let number = FxBuildHasher.hash_one(&self.drv);
+        let path = match made_before(ev, number, &mut self.drv)? {
+            Some(path) => path,
+            None => make_anew(ev, number, &mut self.drv)?,
+        };
+        result(ev, &path, &self.drv)
     }
+}
+
+/// The path of a derivation that this evaluation has made before of the same; its outputs are put in place.
+fn made_before(ev: &Evaluator<'_>, number: u64, drv: &mut Derivation) -> Result<Option<StorePath>> {
+    let state = &ev.state.derivations;
+    let Some(made) = state.made.borrow().get(&number).cloned() else { return Ok(None) };
+    let Some(known) = state.known.borrow().get(&made.path).cloned() else { return Ok(None) };
+    let blank = std::mem::replace(&mut drv.outputs, made.outputs.clone());
+    let deferred = |name: &str| blank.get(name) == Some(&DerivationOutput::Deferred);
+    for (name, output) in &made.outputs {
+        if let DerivationOutput::InputAddressed(path) = output
+            && deferred(name)
+        {
+            drv.env.insert(name.as_bytes().to_vec(), ev.store.print(path).into_bytes());
+        }
+    }
+    // the number may be that of two, their contents are not
+    if drv.to_aterm(&ev.store)?.as_slice() == &*known.contents {
+        return Ok(Some(made.path.clone()));
+    }
+    for name in blank.keys().filter(|name| deferred(name)) {
+        drv.env.insert(name.as_bytes().to_vec(), Vec::new());
+    }
+    drv.outputs = blank;
+    Ok(None)
+}
+
+/// Computes the paths of a derivation and of its outputs, and remembers it.
+fn make_anew(ev: &Evaluator<'_>, number: u64, drv: &mut Derivation) -> Result<StorePath> {
+    if drv.outputs.values().any(|output| *output == DerivationOutput::Deferred) {
+        drv.fill_in_output_paths(&ev.store, |input| ev.hash_modulo(input))?;
+    }
+    let (path, contents) = drv.to_file(&ev.store)?;
+    let state = &ev.state.derivations;
+    let is_known = state.known.borrow().contains_key(&path);
+    if !is_known {
+        let modulo = drv.hash_modulo(&ev.store, |input| ev.hash_modulo(input))?;
+        let references = drv.input_srcs.iter().chain(drv.input_drvs.keys()).cloned().collect();
+        let known = KnownDerivation { modulo, references, contents: contents.into() };
+        state.known.borrow_mut().insert(path.clone(), Rc::new(known));
+    }
+    let made = Made { path: path.clone(), outputs: drv.outputs.clone() };
+    state.made.borrow_mut().insert(number, Rc::new(made));
+    Ok(path)
 }
 
 /// Adds what an element of a context stands for to the inputs.
@@ -419,20 +478,13 @@ fn add_outputs<'a>(
     Ok(())
 }
 
-fn register<'a>(ev: &Evaluator<'a>, drv: &Derivation) -> Evaluated<'a> {
-    let (path, contents) = drv.to_file(&ev.store)?;
-    let is_known = ev.state.derivations.known.borrow().contains_key(&path);
-    if !is_known {
-        let modulo = drv.hash_modulo(&ev.store, |input| ev.hash_modulo(input))?;
-        let references = drv.input_srcs.iter().chain(drv.input_drvs.keys()).cloned().collect();
-        let known = KnownDerivation { modulo, references, contents: contents.into() };
-        ev.state.derivations.known.borrow_mut().insert(path.clone(), Rc::new(known));
-    }
+/// What `derivationStrict` gives.
+fn result<'a>(ev: &Evaluator<'a>, path: &StorePath, drv: &Derivation) -> Evaluated<'a> {
     let base: Rc<str> = Rc::from(path.as_str());
     let drv_context = ev.contexts.single(Element::DrvDeep(base));
-    let drv_path = ev.heap.string_with_context(ev.store.print(&path).as_bytes(), drv_context);
+    let drv_path = ev.heap.string_with_context(ev.store.print(path).as_bytes(), drv_context);
     let mut entries = vec![(sym::DRV_PATH, Pos::NONE, drv_path)];
-    add_outputs(ev, &path, drv, &mut entries)?;
+    add_outputs(ev, path, drv, &mut entries)?;
     Ok(ev.heap.attrs(&mut entries).into())
 }
 
