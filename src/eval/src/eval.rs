@@ -5,8 +5,8 @@ use crate::builtins;
 use crate::context::{Context, Contexts};
 use crate::error::{Error, ErrorKind, FrameKind, Result};
 use crate::expr::{
-    AttrsExpr, CallExpr, ConcatStringsExpr, Expr, FormalsExpr, LambdaExpr, LetExpr, Name, Scope, SelectExpr,
-    SelectPathExpr, WithVarExpr,
+    AssertExpr, AttrsExpr, CallExpr, ConcatStringsExpr, Expr, FormalsExpr, HasAttrExpr, LambdaExpr, LetExpr, Name,
+    Scope, SelectExpr, SelectPathExpr, WithExpr, WithVarExpr,
 };
 use crate::files::INTERNAL;
 use crate::fs::{OverlayFs, SymlinkResolver};
@@ -229,11 +229,16 @@ impl<'a> Evaluator<'a> {
         match *expr {
             Expr::Var(variable) => self.delay_slot(expr, env, env.up(variable.level), variable.slot),
             Expr::Lambda(lambda) => self.heap.lambda(lambda, env),
-            Expr::Select(select) => match self.selected(select, env) {
-                Some(value) => value,
-                None => self.heap.thunk_of_expr(expr, env),
-            },
+            Expr::Select(select) => self.delay_selection(expr, select, env),
             _ => self.heap.thunk_of_expr(expr, env),
+        }
+    }
+
+    #[inline(never)]
+    fn delay_selection(&self, expr: &'a Expr<'a>, select: &'a SelectExpr<'a>, env: Env<'a>) -> Value<'a> {
+        match self.selected(select, env) {
+            Some(value) => value,
+            None => self.heap.thunk_of_expr(expr, env),
         }
     }
 
@@ -262,138 +267,190 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// The value of an expression in an environment.
+    /// As [`Evaluator::eval`], without a call of that where a variable's value is known.
+    #[inline(always)]
+    fn eval_part(&self, expr: &'a Expr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        let value = match *expr {
+            Expr::Local(_, slot) => env.get(slot),
+            Expr::Var(variable) => env.up(variable.level).get(variable.slot),
+            _ => return self.eval(expr, env),
+        };
+        match value.as_thunk() {
+            None => Ok(value),
+            Some(_) => self.eval(expr, env),
+        }
+    }
+
+    /// The value of an expression in an environment. Every kind has a function of its own, which is the last thing that is called:
+    /// this one needs no stack and saves no registers.
     ///
     /// # Errors
     /// Whatever goes wrong in there.
     pub(crate) fn eval(&self, expr: &'a Expr<'a>, env: Env<'a>) -> Evaluated<'a> {
-        let mut expr = expr;
-        let mut env = env;
-        loop {
-            match *expr {
-                Expr::Const(value) => return self.force(value),
-                Expr::Local(pos, slot) => return self.force_variable(env, slot).map_err(|error| placed(error, pos)),
-                Expr::Var(variable) => {
-                    return self
-                        .force_variable(env.up(variable.level), variable.slot)
-                        .map_err(|error| placed(error, variable.pos));
-                }
-                Expr::WithVar(variable) => return self.eval_with_var(variable, env),
-                Expr::Select(select) => {
-                    let subject = self.eval(&select.subject, env)?;
-                    let Some(attrs) = subject.as_attrs() else {
-                        let context = "while selecting an attribute";
-                        return Err(self.not_a(subject, "a set", select.pos, context).unplaced());
-                    };
-                    let Some((cell, pos)) = attrs.find(select.name) else {
-                        return Err(self.missing(attrs, select.name, select.pos));
-                    };
-                    return self.force_slot(cell).map_err(|error| {
-                        let error = placed(error, pos.or(select.pos));
-                        if self.is_shown(pos) { self.trace_attr(error, pos, select.name) } else { error }
-                    });
-                }
-                Expr::SelectPath(select) => return self.eval_select_path(select, env),
-                Expr::HasAttr(has) => {
-                    let mut subject = self.eval(&has.subject, env)?;
-                    for (index, name) in has.path.iter().enumerate() {
-                        let name = self.eval_name(name, env)?;
-                        let Some(cell) = subject.as_attrs().and_then(|attrs| attrs.get(name)) else {
-                            return Ok(Value::FALSE);
-                        };
-                        if index + 1 < has.path.len() {
-                            subject = self.force_slot(cell).map_err(|error| placed(error, has.subject.pos()))?;
-                        }
-                    }
-                    return Ok(Value::TRUE);
-                }
-                Expr::PlainAttrs(set) => {
-                    let attrs = self.heap.attrs_with_keys(set.keys, |index| self.delay(&set.values[index], env));
-                    return Ok(attrs.into());
-                }
-                Expr::Attrs(set) => return self.eval_attrs(set, env),
-                Expr::List(list) => {
-                    return Ok(self
-                        .heap
-                        .list_with(list.items.len(), |index| self.delay(&list.items[index], env))
-                        .into());
-                }
-                Expr::Lambda(lambda) => return Ok(self.heap.lambda(lambda, env)),
-                Expr::Call(call) => return self.eval_call(call, env),
-                Expr::Let(bindings) => {
-                    env = self.bind(bindings, env);
-                    expr = &bindings.body;
-                }
-                Expr::With(with) => {
-                    let inner = self.heap.env(Some(env), 1);
-                    inner.set(0, self.delay(&with.scope, env));
-                    env = inner;
-                    expr = &with.body;
-                }
-                Expr::If(pos, parts) => {
-                    let condition = self.eval_bool(&parts[0], env, pos, "while evaluating a branch condition")?;
-                    expr = if condition { &parts[1] } else { &parts[2] };
-                }
-                Expr::Assert(assert) => {
-                    if !self.eval_bool(
-                        &assert.condition,
-                        env,
-                        assert.pos,
-                        "in the condition of the assert statement",
-                    )? {
-                        return Err(self.assertion_failed(assert.text, &assert.condition, env, assert.pos));
-                    }
-                    expr = &assert.body;
-                }
-                Expr::Not(operand) => {
-                    let operand = self.eval_bool(operand, env, operand.pos(), "in the argument of the not operator")?;
-                    return Ok(Value::bool(!operand));
-                }
-                Expr::Eq(pos, operands) => return self.eval_eq(operands, env, pos).map(Value::bool),
-                Expr::NotEq(pos, operands) => return self.eval_eq(operands, env, pos).map(|equal| Value::bool(!equal)),
-                Expr::And(pos, operands) => {
-                    if !self.eval_bool(&operands[0], env, pos, "in the left operand of the AND (&&) operator")? {
-                        return Ok(Value::FALSE);
-                    }
-                    return self
-                        .eval_bool(&operands[1], env, pos, "in the right operand of the AND (&&) operator")
-                        .map(Value::bool);
-                }
-                Expr::Or(pos, operands) => {
-                    if self.eval_bool(&operands[0], env, pos, "in the left operand of the OR (||) operator")? {
-                        return Ok(Value::TRUE);
-                    }
-                    return self
-                        .eval_bool(&operands[1], env, pos, "in the right operand of the OR (||) operator")
-                        .map(Value::bool);
-                }
-                Expr::Impl(pos, operands) => {
-                    if !self.eval_bool(&operands[0], env, pos, "in the left operand of the IMPL (->) operator")? {
-                        return Ok(Value::TRUE);
-                    }
-                    return self
-                        .eval_bool(&operands[1], env, pos, "in the right operand of the IMPL (->) operator")
-                        .map(Value::bool);
-                }
-                Expr::Update(_, operands) => {
-                    // Nix evaluates the right operand first.
-                    let right =
-                        self.eval_operand(&operands[1], env, "in the right operand of the update (//) operator")?;
-                    let left =
-                        self.eval_operand(&operands[0], env, "in the left operand of the update (//) operator")?;
-                    return Ok(self.heap.update(left, right).into());
-                }
-                Expr::ConcatLists(pos, operands) => {
-                    let left = self.eval(&operands[0], env)?;
-                    let right = self.eval(&operands[1], env)?;
-                    let context = "while evaluating one of the elements to concatenate";
-                    let (left, right) = (self.expect_list(left, pos, context)?, self.expect_list(right, pos, context)?);
-                    return Ok(self.concat(left, right).into());
-                }
-                Expr::ConcatStrings(concat) => return self.eval_concat_strings(concat, env),
-                Expr::CurPos(pos) => return Ok(self.position_value(pos)),
+        match *expr {
+            Expr::Const(value) if value.as_thunk().is_none() => Ok(value),
+            Expr::Const(_) | Expr::PlainAttrs(_) | Expr::List(_) | Expr::Lambda(_) | Expr::CurPos(_) => {
+                self.eval_constructor(expr, env)
+            }
+            Expr::Local(pos, slot) => self.eval_variable(env, slot, pos),
+            Expr::Var(variable) => self.eval_variable(env.up(variable.level), variable.slot, variable.pos),
+            Expr::WithVar(variable) => self.eval_with_var(variable, env),
+            Expr::Select(select) => self.eval_select(select, env),
+            Expr::SelectPath(select) => self.eval_select_path(select, env),
+            Expr::HasAttr(has) => self.eval_has_attr(has, env),
+            Expr::Attrs(set) => self.eval_attrs(set, env),
+            Expr::Call(call) => self.eval_call(call, env),
+            Expr::Let(bindings) => self.eval_let(bindings, env),
+            Expr::With(with) => self.eval_with(with, env),
+            Expr::If(pos, parts) => self.eval_if(parts, env, pos),
+            Expr::Assert(assert) => self.eval_assert(assert, env),
+            Expr::Not(operand) => self.eval_not(operand, env),
+            Expr::Eq(pos, operands) => self.eval_eq(operands, env, pos, true),
+            Expr::NotEq(pos, operands) => self.eval_eq(operands, env, pos, false),
+            Expr::And(pos, operands) => self.eval_and(operands, env, pos),
+            Expr::Or(pos, operands) => self.eval_or(operands, env, pos),
+            Expr::Impl(pos, operands) => self.eval_impl(operands, env, pos),
+            Expr::Update(_, operands) => self.eval_update(operands, env),
+            Expr::ConcatLists(pos, operands) => self.eval_concat_lists(operands, env, pos),
+            Expr::ConcatStrings(concat) => self.eval_concat_strings(concat, env),
+        }
+    }
+
+    #[inline(always)]
+    fn eval_variable(&self, env: Env<'a>, slot: u32, pos: Pos) -> Evaluated<'a> {
+        let value = env.get(slot);
+        match value.as_thunk() {
+            None => Ok(value),
+            Some(_) => self.eval_promised_variable(env, slot, pos),
+        }
+    }
+
+    #[inline(never)]
+    fn eval_promised_variable(&self, env: Env<'a>, slot: u32, pos: Pos) -> Evaluated<'a> {
+        self.force_variable(env, slot).map_err(|error| placed(error, pos))
+    }
+
+    #[inline(never)]
+    fn eval_select(&self, select: &'a SelectExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        let subject = self.eval_part(&select.subject, env)?;
+        let Some(attrs) = subject.as_attrs() else {
+            let context = "while selecting an attribute";
+            return Err(self.not_a(subject, "a set", select.pos, context).unplaced());
+        };
+        let Some((cell, pos)) = attrs.find(select.name) else {
+            return Err(self.missing(attrs, select.name, select.pos));
+        };
+        self.force_slot(cell).map_err(|error| {
+            let error = placed(error, pos.or(select.pos));
+            if self.is_shown(pos) { self.trace_attr(error, pos, select.name) } else { error }
+        })
+    }
+
+    #[inline(never)]
+    fn eval_has_attr(&self, has: &'a HasAttrExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        let mut subject = self.eval_part(&has.subject, env)?;
+        for (index, name) in has.path.iter().enumerate() {
+            let name = self.eval_name(name, env)?;
+            let Some(cell) = subject.as_attrs().and_then(|attrs| attrs.get(name)) else {
+                return Ok(Value::FALSE);
+            };
+            if index + 1 < has.path.len() {
+                subject = self.force_slot(cell).map_err(|error| placed(error, has.subject.pos()))?;
             }
         }
+        Ok(Value::TRUE)
+    }
+
+    /// The value of what is written as such.
+    #[inline(never)]
+    fn eval_constructor(&self, expr: &'a Expr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        match *expr {
+            Expr::PlainAttrs(set) => {
+                let attrs = self.heap.attrs_with_keys(set.keys, |index| self.delay(&set.values[index], env));
+                Ok(attrs.into())
+            }
+            Expr::List(list) => {
+                Ok(self.heap.list_with(list.items.len(), |index| self.delay(&list.items[index], env)).into())
+            }
+            Expr::Lambda(lambda) => Ok(self.heap.lambda(lambda, env)),
+            Expr::CurPos(pos) => Ok(self.position_value(pos)),
+            Expr::Const(value) => self.force(value),
+            _ => unreachable!("evaluated by a function of its own"),
+        }
+    }
+
+    #[inline(never)]
+    fn eval_let(&self, bindings: &'a LetExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        let env = self.bind(bindings, env);
+        self.eval(&bindings.body, env)
+    }
+
+    #[inline(never)]
+    fn eval_with(&self, with: &'a WithExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        let inner = self.heap.env(Some(env), 1);
+        inner.set(0, self.delay(&with.scope, env));
+        self.eval(&with.body, inner)
+    }
+
+    #[inline(never)]
+    fn eval_if(&self, parts: &'a [Expr<'a>; 3], env: Env<'a>, pos: Pos) -> Evaluated<'a> {
+        let condition = self.eval_bool(&parts[0], env, pos, "while evaluating a branch condition")?;
+        self.eval(if condition { &parts[1] } else { &parts[2] }, env)
+    }
+
+    #[inline(never)]
+    fn eval_assert(&self, assert: &'a AssertExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        if !self.eval_bool(&assert.condition, env, assert.pos, "in the condition of the assert statement")? {
+            return Err(self.assertion_failed(assert.text, &assert.condition, env, assert.pos));
+        }
+        self.eval(&assert.body, env)
+    }
+
+    #[inline(never)]
+    fn eval_not(&self, operand: &'a Expr<'a>, env: Env<'a>) -> Evaluated<'a> {
+        let operand = self.eval_bool(operand, env, operand.pos(), "in the argument of the not operator")?;
+        Ok(Value::bool(!operand))
+    }
+
+    #[inline(never)]
+    fn eval_and(&self, operands: &'a [Expr<'a>; 2], env: Env<'a>, pos: Pos) -> Evaluated<'a> {
+        if !self.eval_bool(&operands[0], env, pos, "in the left operand of the AND (&&) operator")? {
+            return Ok(Value::FALSE);
+        }
+        self.eval_bool(&operands[1], env, pos, "in the right operand of the AND (&&) operator").map(Value::bool)
+    }
+
+    #[inline(never)]
+    fn eval_or(&self, operands: &'a [Expr<'a>; 2], env: Env<'a>, pos: Pos) -> Evaluated<'a> {
+        if self.eval_bool(&operands[0], env, pos, "in the left operand of the OR (||) operator")? {
+            return Ok(Value::TRUE);
+        }
+        self.eval_bool(&operands[1], env, pos, "in the right operand of the OR (||) operator").map(Value::bool)
+    }
+
+    #[inline(never)]
+    fn eval_impl(&self, operands: &'a [Expr<'a>; 2], env: Env<'a>, pos: Pos) -> Evaluated<'a> {
+        if !self.eval_bool(&operands[0], env, pos, "in the left operand of the IMPL (->) operator")? {
+            return Ok(Value::TRUE);
+        }
+        self.eval_bool(&operands[1], env, pos, "in the right operand of the IMPL (->) operator").map(Value::bool)
+    }
+
+    #[inline(never)]
+    fn eval_update(&self, operands: &'a [Expr<'a>; 2], env: Env<'a>) -> Evaluated<'a> {
+        // Nix evaluates the right operand first.
+        let right = self.eval_operand(&operands[1], env, "in the right operand of the update (//) operator")?;
+        let left = self.eval_operand(&operands[0], env, "in the left operand of the update (//) operator")?;
+        Ok(self.heap.update(left, right).into())
+    }
+
+    #[inline(never)]
+    fn eval_concat_lists(&self, operands: &'a [Expr<'a>; 2], env: Env<'a>, pos: Pos) -> Evaluated<'a> {
+        let left = self.eval_part(&operands[0], env)?;
+        let right = self.eval_part(&operands[1], env)?;
+        let context = "while evaluating one of the elements to concatenate";
+        let (left, right) = (self.expect_list(left, pos, context)?, self.expect_list(right, pos, context)?);
+        Ok(self.concat(left, right).into())
     }
 
     fn concat(&self, left: List<'a>, right: List<'a>) -> List<'a> {
@@ -411,7 +468,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn eval_operand(&self, expr: &'a Expr<'a>, env: Env<'a>, context: &str) -> Result<Attrs<'a>> {
-        match self.eval(expr, env) {
+        match self.eval_part(expr, env) {
             Ok(value) => value.as_attrs().ok_or_else(|| self.not_a(value, "a set", expr.pos(), context).unplaced()),
             // In a chain of operators each operand is named once.
             Err(error) if matches!(expr, Expr::Update(..)) => Err(error),
@@ -421,7 +478,7 @@ impl<'a> Evaluator<'a> {
 
     #[inline]
     fn eval_bool(&self, expr: &'a Expr<'a>, env: Env<'a>, pos: Pos, context: &str) -> Result<bool> {
-        let value = self.eval(expr, env).map_err(|error| error.traced(pos, context))?;
+        let value = self.eval_part(expr, env).map_err(|error| error.traced(pos, context))?;
         if value.same(Value::TRUE) {
             Ok(true)
         } else if value.same(Value::FALSE) {
@@ -431,10 +488,12 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn eval_eq(&self, operands: &'a [Expr<'a>; 2], env: Env<'a>, pos: Pos) -> Result<bool> {
-        let left = self.eval(&operands[0], env)?;
-        let right = self.eval(&operands[1], env)?;
-        self.equal_values(left, right, pos)
+    /// Whether two operands are equal, or if `wanted` is false, whether they are not.
+    #[inline(never)]
+    fn eval_eq(&self, operands: &'a [Expr<'a>; 2], env: Env<'a>, pos: Pos, wanted: bool) -> Evaluated<'a> {
+        let left = self.eval_part(&operands[0], env)?;
+        let right = self.eval_part(&operands[1], env)?;
+        Ok(Value::bool(self.equal_values(left, right, pos)? == wanted))
     }
 
     #[inline(never)]
@@ -476,7 +535,7 @@ impl<'a> Evaluator<'a> {
 
     #[inline(never)]
     fn eval_select_path(&self, select: &'a SelectPathExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
-        let subject = self.eval(&select.subject, env)?;
+        let subject = self.eval_part(&select.subject, env)?;
         // Where the attribute is defined that was found last.
         let mut found = Pos::NONE;
         self.follow_path(select, subject, env, &mut found).map_err(|error| {
@@ -632,7 +691,7 @@ impl<'a> Evaluator<'a> {
     #[inline(never)]
     fn eval_concat_strings(&self, concat: &'a ConcatStringsExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
         let (first_pos, first_expr) = &concat.parts[0];
-        let first = self.eval(first_expr, env)?;
+        let first = self.eval_part(first_expr, env)?;
         if !concat.force_string {
             match first.kind() {
                 Kind::Int(_) | Kind::Float(_) => return self.add_numbers(first, concat, env),
@@ -679,7 +738,7 @@ impl<'a> Evaluator<'a> {
         let what = "while evaluating a path segment";
         self.coerce_to_string(first, text, context, mode, first_pos, what)?;
         for (pos, part) in &concat.parts[1..] {
-            let part = self.eval(part, env)?;
+            let part = self.eval_part(part, env)?;
             self.coerce_to_string(part, text, context, mode, *pos, what)?;
         }
         Ok(())
@@ -708,8 +767,9 @@ impl<'a> Evaluator<'a> {
 
     // ---- calls ------------------------------------------------------------------------------------------------------
 
+    #[inline(never)]
     fn eval_call(&self, call: &'a CallExpr<'a>, env: Env<'a>) -> Evaluated<'a> {
-        let function = self.eval(&call.function, env)?;
+        let function = self.eval_part(&call.function, env)?;
         if let Kind::PrimOp(index) = function.kind() {
             let prim_op = builtins::get(index);
             if call.args.len() == prim_op.arity as usize {
@@ -746,15 +806,30 @@ impl<'a> Evaluator<'a> {
         env: Env<'a>,
         prim_op: &'static builtins::PrimOp,
     ) -> Evaluated<'a> {
-        let mut args = [Value::NULL; builtins::MAX_ARITY];
-        for (index, argument) in call.args.iter().enumerate() {
-            args[index] = if prim_op.strict & (1 << index) == 0 {
+        match call.args.len() {
+            1 => self.eval_prim_op_of::<1>(call, env, prim_op),
+            2 => self.eval_prim_op_of::<2>(call, env, prim_op),
+            _ => self.eval_prim_op_of::<{ builtins::MAX_ARITY }>(call, env, prim_op),
+        }
+    }
+
+    /// As [`Evaluator::eval_prim_op_call`], for at most `MOST` arguments.
+    #[inline(never)]
+    fn eval_prim_op_of<const MOST: usize>(
+        &self,
+        call: &'a CallExpr<'a>,
+        env: Env<'a>,
+        prim_op: &'static builtins::PrimOp,
+    ) -> Evaluated<'a> {
+        let mut args = [Value::NULL; MOST];
+        for (index, (place, argument)) in args.iter_mut().zip(call.args).enumerate() {
+            *place = if prim_op.strict & (1 << index) == 0 {
                 self.delay(argument, env)
             } else {
                 match self.eval_argument(argument, env) {
                     Ok(value) => value,
                     Err(error) => {
-                        args[index] = self.failed(error);
+                        *place = self.failed(error);
                         break;
                     }
                 }
