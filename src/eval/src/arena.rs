@@ -27,10 +27,14 @@ pub(crate) const REGION: usize = if cfg!(miri) { 1 << 20 } else { 1 << 32 };
 /// How much is put to use at a time.
 const STEP: usize = if cfg!(miri) { 512 << 10 } else { 2 << 20 };
 
-/// How long getting a step in large pages may take, so that they are worth it. A machine that has the memory at hand needs a
-/// tenth of a millisecond. Where it is a virtual one that gives free memory back to its host, its large free blocks are those that
-/// are gone: to get them again takes 6 ms (512 faults of the host's), small pages out of what was used lately take 1 ms.
-const LARGE_PAGES: Duration = Duration::from_millis(2);
+/// How long getting a step in small pages takes, about.
+const SMALL_PAGES: Duration = Duration::from_millis(1);
+/// How much longer large pages may take in all, so that they are worth it. A machine that has the memory at hand needs half the time of
+/// small ones. Where it is a virtual one that gives free memory back to its host, its large free blocks are those that are gone: to
+/// get them again takes 2 to 6 ms a step (512 faults of the host's), small pages out of what was used lately take 1 ms.
+const PATIENCE: Duration = Duration::from_millis(10);
+/// How much longer for each copy of the process that will work with them: they save it about a twentieth of a second or more.
+const PATIENCE_FOR_COPY: Duration = Duration::from_millis(30);
 
 /// What lies at the start and is never given out, so that small offsets can have other meanings.
 const RESERVED: usize = 64;
@@ -47,8 +51,8 @@ pub(crate) struct Arena {
     used: Cell<usize>,
     committed: Cell<usize>,
     limit: usize,
-    /// Whether large pages are asked for: until they were slow to come, once.
-    large_pages: Cell<bool>,
+    /// How much longer than small pages large ones may still take. They are asked for until this is used up.
+    patience: Cell<Duration>,
     scratch: OnceCell<Borrowed>,
 }
 
@@ -107,9 +111,15 @@ impl Arena {
             used: Cell::new(RESERVED),
             committed: Cell::new(0),
             limit,
-            large_pages: Cell::new(true),
+            patience: Cell::new(PATIENCE),
             scratch: OnceCell::new(),
         })
+    }
+
+    /// Takes longer to get memory that is quicker to use, as so many copies of the process will use it, too.
+    pub(crate) fn expect_copies(&self, count: usize) {
+        let more = PATIENCE_FOR_COPY.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+        self.patience.set(self.patience.get().saturating_add(more));
     }
 
     /// Takes all further memory from `scratch`.
@@ -185,11 +195,12 @@ impl Arena {
             match scratch {
                 Some(scratch) if wanted - scratch.start <= scratch.present => look_at(place, size),
                 Some(_) => populate_from_file(place, size),
-                None if self.large_pages.get() => {
+                None if !self.patience.get().is_zero() => {
                     let begun = Instant::now();
                     ask_for_large_pages(place, size);
                     populate(place, size);
-                    self.large_pages.set(begun.elapsed() <= LARGE_PAGES * (size / STEP) as u32);
+                    let longer = begun.elapsed().saturating_sub(SMALL_PAGES * (size / STEP) as u32);
+                    self.patience.set(self.patience.get().saturating_sub(longer));
                 }
                 None => populate(place, size),
             }

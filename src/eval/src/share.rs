@@ -78,6 +78,12 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// Says that so many copies of the process will go on from what is evaluated now. Memory for values that is slow to get and
+    /// quick to use is worth more then.
+    pub fn expect_copies(&self, count: usize) {
+        self.heap.arena().expect_copies(count);
+    }
+
     /// Has the values that are still to come take the memory of `scratch`. This is for a copy of the process that ends
     /// without returning from its evaluation, so that the next copy finds the memory ready.
     ///

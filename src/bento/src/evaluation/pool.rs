@@ -327,6 +327,7 @@ impl Resources {
         }
         Limits { memory: Some(self.memory - share * running.len() as u64), time: Some(self.time) }.apply();
         ears.sink().index = first;
+        evaluator.expect_copies(queue.len());
         evaluator.share_imports(Some(&works[first].place));
         let result = evaluate(evaluator, &works[first]);
         {
