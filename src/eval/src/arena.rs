@@ -35,6 +35,8 @@ const SMALL_PAGES: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_millis(10);
 /// How much longer for each copy of the process that will work with them: they save it about a twentieth of a second or more.
 const PATIENCE_FOR_COPY: Duration = Duration::from_millis(30);
+/// More of them don't make it worth more: all of an arena's memory is large pages then.
+const MOST_COPIES: usize = 1000;
 
 /// What lies at the start and is never given out, so that small offsets can have other meanings.
 const RESERVED: usize = 64;
@@ -118,8 +120,8 @@ impl Arena {
 
     /// Takes longer to get memory that is quicker to use, as so many copies of the process will use it, too.
     pub(crate) fn expect_copies(&self, count: usize) {
-        let more = PATIENCE_FOR_COPY.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
-        self.patience.set(self.patience.get().saturating_add(more));
+        let more = PATIENCE_FOR_COPY * count.min(MOST_COPIES) as u32;
+        self.patience.set(PATIENCE + more);
     }
 
     /// Takes all further memory from `scratch`.
@@ -199,8 +201,8 @@ impl Arena {
                     let begun = Instant::now();
                     ask_for_large_pages(place, size);
                     populate(place, size);
-                    let longer = begun.elapsed().saturating_sub(SMALL_PAGES * (size / STEP) as u32);
-                    self.patience.set(self.patience.get().saturating_sub(longer));
+                    let expected = SMALL_PAGES * (size / STEP) as u32;
+                    self.patience.set((self.patience.get() + expected).saturating_sub(begun.elapsed()));
                 }
                 None => populate(place, size),
             }

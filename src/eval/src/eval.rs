@@ -281,8 +281,8 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// The value of an expression in an environment. Every kind has a function of its own, which is the last thing that is called:
-    /// this one needs no stack and saves no registers.
+    /// The value of an expression in an environment. Every kind has a function of its own, which is called last: optimised, that is
+    /// a jump, and this one saves no registers.
     ///
     /// # Errors
     /// Whatever goes wrong in there.

@@ -78,8 +78,8 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// Says that so many copies of the process will go on from what is evaluated now. Memory for values that is slow to get and
-    /// quick to use is worth more then.
+    /// Says that so many copies of the process will go on from what is evaluated from now on (0, as in the copies, if none will).
+    /// Memory for values that is slow to get and quick to use is worth more the more there are.
     pub fn expect_copies(&self, count: usize) {
         self.heap.arena().expect_copies(count);
     }

@@ -296,6 +296,7 @@ impl Resources {
         let scratches: Vec<Option<Scratch>> = (0..self.jobs).map(|_| Scratch::new().ok()).collect();
         let copy = |index: usize, place: usize, memory: u64, cold: bool| -> Result<Running> {
             let child = process::spawn(1, Limits { memory: Some(memory), time: Some(self.time) }, |out| {
+                evaluator.expect_copies(0);
                 if let Some(Some(scratch)) = scratches.get(place) {
                     let _ = evaluator.continue_in(scratch);
                 }

@@ -381,21 +381,28 @@ fn made_before(ev: &Evaluator<'_>, number: u64, drv: &mut Derivation) -> Result<
     let state = &ev.state.derivations;
     let Some(made) = state.made.borrow().get(&number).cloned() else { return Ok(None) };
     let Some(known) = state.known.borrow().get(&made.path).cloned() else { return Ok(None) };
+    // the number may be that of two: nothing counts but what they are, and the contents need not say the name
+    let mut outputs = drv.outputs.iter().zip(&made.outputs);
+    let is_alike = outputs.all(|((name, blank), (made_name, output))| {
+        let filled_in = matches!((blank, output), (DerivationOutput::Deferred, DerivationOutput::InputAddressed(_)));
+        name == made_name && (filled_in || blank == output)
+    });
+    if !is_alike || drv.outputs.len() != made.outputs.len() || made.path.derivation_name()? != drv.name {
+        return Ok(None);
+    }
     let blank = std::mem::replace(&mut drv.outputs, made.outputs.clone());
-    let deferred = |name: &str| blank.get(name) == Some(&DerivationOutput::Deferred);
     for (name, output) in &made.outputs {
-        if let DerivationOutput::InputAddressed(path) = output
-            && deferred(name)
-        {
+        if let DerivationOutput::InputAddressed(path) = output {
             drv.env.insert(name.as_bytes().to_vec(), ev.store.print(path).into_bytes());
         }
     }
-    // the number may be that of two, their contents are not
     if drv.to_aterm(&ev.store)?.as_slice() == &*known.contents {
         return Ok(Some(made.path.clone()));
     }
-    for name in blank.keys().filter(|name| deferred(name)) {
-        drv.env.insert(name.as_bytes().to_vec(), Vec::new());
+    for (name, output) in &made.outputs {
+        if matches!(output, DerivationOutput::InputAddressed(_)) {
+            drv.env.insert(name.as_bytes().to_vec(), Vec::new());
+        }
     }
     drv.outputs = blank;
     Ok(None)
